@@ -1,0 +1,80 @@
+"""Matryoshka losses: one classification loss per granularity, summed."""
+
+from collections.abc import Sequence
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from mrl_jax import nesting
+
+
+def cross_entropy(
+  logits_GNC: jax.Array, label_N: jax.Array, *, label_smoothing: float = 0.0
+) -> jax.Array:
+  """Softmax cross-entropy of every example at every granularity, [G, N] nats.
+
+  With smoothing s the target is `(1 - s) * one_hot + s / C`, as in torch.
+  """
+  label_logit_GN = jnp.take_along_axis(
+    logits_GNC, label_N[None, :, None], axis=-1
+  ).squeeze(-1)
+  log_normalizer_GN = jax.nn.logsumexp(logits_GNC, axis=-1)
+  target_logit_GN = (1 - label_smoothing) * label_logit_GN
+  if label_smoothing:
+    target_logit_GN += label_smoothing * logits_GNC.mean(-1)
+  return log_normalizer_GN - target_logit_GN
+
+
+def matryoshka_cross_entropy(
+  logits_GNC: jax.Array,
+  label_N: jax.Array,
+  *,
+  weights_G: Sequence[float] | None = None,
+  label_smoothing: float = 0.0,
+) -> tuple[jax.Array, jax.Array]:
+  """The MRL objective (arXiv 2205.13147, eq. 1): a sum, not a mean, over G.
+
+  Args:
+    logits_GNC: float logits of each granularity.
+    label_N: int classes in [0, C).
+    weights_G: the paper's relative importance c_m; None means all ones.
+    label_smoothing: in [0, 1).
+
+  Returns:
+    The scalar loss `sum_g weights_g * loss_g` and `loss_G`, each granularity's
+    unweighted mean over the N examples, in nats.
+
+  Raises:
+    ValueError: shapes that do not fit, an empty batch, weights of another
+      length or negative, smoothing outside [0, 1), and, where the labels are
+      concrete (outside jit), a label outside [0, C).
+  """
+  if logits_GNC.ndim != 3:
+    raise ValueError(f'logits of shape {logits_GNC.shape}: must be [G, N, C]')
+  G, N, C = logits_GNC.shape
+  if label_N.shape != (N,) or not N:
+    raise ValueError(
+      f'labels of shape {label_N.shape} for logits of shape {logits_GNC.shape}:'
+      ' must be [N], N at least 1'
+    )
+  if not 0 <= label_smoothing < 1:
+    raise ValueError(f'label_smoothing {label_smoothing}: must be in [0, 1)')
+  weights_G = nesting.validate_weights(weights_G, G)
+  if not isinstance(label_N, jax.core.Tracer):
+    validate_labels(np.asarray(label_N), C)
+  logits_GNC = logits_GNC.astype(jnp.float32)
+  loss_G = cross_entropy(
+    logits_GNC, label_N, label_smoothing=label_smoothing
+  ).mean(-1)
+  return jnp.dot(jnp.asarray(weights_G), loss_G), loss_G
+
+
+def validate_labels(label_N: np.ndarray, num_classes: int) -> None:
+  """Raises ValueError naming the first label outside [0, num_classes)."""
+  bad = np.flatnonzero((label_N < 0) | (label_N >= num_classes))
+  if bad.size:
+    raise ValueError(
+      f'label {label_N[bad[0]]} at position {bad[0]}: '
+      f'must be in [0, {num_classes})'
+    )

@@ -1,0 +1,37 @@
+"""Classification metrics at every granularity."""
+
+import jax
+from jax import numpy as jnp
+
+
+def label_rank(logits_GNC: jax.Array, label_N: jax.Array) -> jax.Array:
+  """How many classes rank above the label, int32 [G, N]; ties to the lower id.
+
+  Top-k is right where the rank is below k. A row with NaN logits ranks its
+  label last, so that a diverged model never counts as right.
+  """
+  C = logits_GNC.shape[-1]
+  label_1N1 = label_N[None, :, None]
+  label_logit_GN1 = jnp.take_along_axis(logits_GNC, label_1N1, axis=-1)
+  classes_11C = jnp.arange(C)[None, None, :]
+  below = logits_GNC < label_logit_GN1
+  tied_after = (logits_GNC == label_logit_GN1) & (classes_11C > label_1N1)
+  above = ~(below | tied_after) & (classes_11C != label_1N1)
+  return above.sum(-1, dtype=jnp.int32) + C * jnp.isnan(
+    label_logit_GN1.squeeze(-1)
+  )
+
+
+def masked_sums(
+  loss_GN: jax.Array, rank_GN: jax.Array, mask_N: jax.Array
+) -> dict[str, jax.Array]:
+  """Sums over the examples that count: what one batch adds to the evaluation.
+
+  Returns `count` (scalar), and `loss`, `top1`, `top5` of shape [G].
+  """
+  return {
+    'count': mask_N.sum(),
+    'loss': jnp.where(mask_N, loss_GN, 0).sum(-1),
+    'top1': (mask_N & (rank_GN < 1)).sum(-1),
+    'top5': (mask_N & (rank_GN < 5)).sum(-1),
+  }

@@ -1,0 +1,197 @@
+"""ResNet v1.5 (arXiv 1512.03385; the stride sits in the 3x3 convolution)."""
+
+import dataclasses
+
+from flax import nnx
+import jax
+from jax import numpy as jnp
+
+from mrl_jax.models import initializers
+from mrl_jax.models.batch_norm import BatchNorm
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """What tells one ResNet from another.
+
+  Attributes:
+    depths: blocks in each stage.
+    widths: channels inside the blocks of each stage.
+    bottleneck: 1x1, 3x3, 1x1 blocks of four times the width, else two 3x3.
+    small_image: a 3x3 stem without pooling, for images of about 32 pixels.
+  """
+
+  depths: tuple[int, ...]
+  widths: tuple[int, ...] = (64, 128, 256, 512)
+  bottleneck: bool = True
+  small_image: bool = False
+
+  @property
+  def num_features(self) -> int:
+    return self.widths[-1] * (4 if self.bottleneck else 1)
+
+
+VARIANTS = {
+  'resnet8': Variant((1, 1, 1), (16, 32, 64), False, small_image=True),
+  'resnet20': Variant((3, 3, 3), (16, 32, 64), False, small_image=True),
+  'resnet18': Variant((2, 2, 2, 2), bottleneck=False),
+  'resnet34': Variant((3, 4, 6, 3), bottleneck=False),
+  'resnet50': Variant((3, 4, 6, 3)),
+  'resnet101': Variant((3, 4, 23, 3)),
+}
+
+
+class Conv(nnx.Module):
+  """Bias-free convolution with torch's padding and an optional blur before it.
+
+  The blur is BlurPool's (arXiv 1904.11486) as the MRL recipe uses it: a fixed
+  3x3 binomial filter in front of every strided convolution with at least 16
+  input channels.
+  """
+
+  def __init__(
+    self,
+    in_channels: int,
+    out_channels: int,
+    size: int,
+    stride: int = 1,
+    *,
+    blurpool: bool,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+  ):
+    self.blurs = blurpool and stride > 1 and in_channels >= 16
+    self.conv = nnx.Conv(
+      in_channels,
+      out_channels,
+      (size, size),
+      strides=stride,
+      padding=size // 2,
+      use_bias=False,
+      dtype=dtype,
+      kernel_init=initializers.kaiming_normal,
+      rngs=rngs,
+    )
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.conv(_blur(x) if self.blurs else x)
+
+
+def _blur(x: jax.Array) -> jax.Array:
+  """Convolves each channel with [1 2 1]^T [1 2 1] / 16, zeros outside."""
+  channels = x.shape[-1]
+  filter_3 = jnp.array([1, 2, 1], x.dtype) / 4
+  kernel = jnp.broadcast_to(
+    jnp.outer(filter_3, filter_3)[:, :, None, None], (3, 3, 1, channels)
+  )
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    window_strides=(1, 1),
+    padding=((1, 1), (1, 1)),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    feature_group_count=channels,
+  )
+
+
+class Downsample(nnx.Module):
+  """The projection on a block's shortcut, where its shape changes."""
+
+  def __init__(self, in_channels, out_channels, stride, *, conv, rngs):
+    self.conv = Conv(in_channels, out_channels, 1, stride, **conv, rngs=rngs)
+    self.norm = BatchNorm(out_channels, rngs=rngs)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.norm(self.conv(x))
+
+
+def _downsample(in_channels, out_channels, stride, *, conv, rngs):
+  if stride == 1 and in_channels == out_channels:
+    return None
+  return Downsample(in_channels, out_channels, stride, conv=conv, rngs=rngs)
+
+
+class BasicBlock(nnx.Module):
+  """Two 3x3 convolutions, added to the shortcut."""
+
+  def __init__(self, in_channels, width, stride, *, conv, rngs):
+    self.conv1 = Conv(in_channels, width, 3, stride, **conv, rngs=rngs)
+    self.bn1 = BatchNorm(width, rngs=rngs)
+    self.conv2 = Conv(width, width, 3, **conv, rngs=rngs)
+    self.bn2 = BatchNorm(width, rngs=rngs)
+    self.downsample = _downsample(
+      in_channels, width, stride, conv=conv, rngs=rngs
+    )
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shortcut = x if self.downsample is None else self.downsample(x)
+    x = nnx.relu(self.bn1(self.conv1(x)))
+    return nnx.relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+class Bottleneck(nnx.Module):
+  """1x1, 3x3 and 1x1 convolutions, added to the shortcut."""
+
+  def __init__(self, in_channels, width, stride, *, conv, rngs):
+    out_channels = 4 * width
+    self.conv1 = Conv(in_channels, width, 1, **conv, rngs=rngs)
+    self.bn1 = BatchNorm(width, rngs=rngs)
+    self.conv2 = Conv(width, width, 3, stride, **conv, rngs=rngs)
+    self.bn2 = BatchNorm(width, rngs=rngs)
+    self.conv3 = Conv(width, out_channels, 1, **conv, rngs=rngs)
+    self.bn3 = BatchNorm(out_channels, rngs=rngs)
+    self.downsample = _downsample(
+      in_channels, out_channels, stride, conv=conv, rngs=rngs
+    )
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shortcut = x if self.downsample is None else self.downsample(x)
+    x = nnx.relu(self.bn1(self.conv1(x)))
+    x = nnx.relu(self.bn2(self.conv2(x)))
+    return nnx.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+class ResNet(nnx.Module):
+  """Images to embeddings: stem, stages, global average pooling.
+
+  Parameters are float32; `dtype` is that of the convolutions.
+  """
+
+  def __init__(
+    self,
+    variant: Variant,
+    *,
+    blurpool: bool = False,
+    dtype: jnp.dtype = jnp.float32,
+    rngs: nnx.Rngs,
+  ):
+    self.num_features = variant.num_features
+    self.small_image = variant.small_image
+    self.dtype = dtype
+    conv = {'blurpool': blurpool, 'dtype': dtype}
+    channels = variant.widths[0]
+    stem = {'size': 3} if variant.small_image else {'size': 7, 'stride': 2}
+    self.conv1 = Conv(3, channels, **stem, **conv, rngs=rngs)
+    self.bn1 = BatchNorm(channels, rngs=rngs)
+    block = Bottleneck if variant.bottleneck else BasicBlock
+    for stage, (depth, width) in enumerate(
+      zip(variant.depths, variant.widths, strict=True), start=1
+    ):
+      blocks = []
+      for index in range(depth):
+        stride = 2 if stage > 1 and index == 0 else 1
+        blocks.append(block(channels, width, stride, conv=conv, rngs=rngs))
+        channels = width * (4 if variant.bottleneck else 1)
+      setattr(self, f'layer{stage}', nnx.List(blocks))
+    self.num_stages = len(variant.depths)
+
+  def __call__(self, image_NHWC: jax.Array) -> jax.Array:
+    """Float images [N, H, W, 3] to float32 embeddings [N, num_features]."""
+    x = nnx.relu(self.bn1(self.conv1(image_NHWC.astype(self.dtype))))
+    if not self.small_image:
+      # Torch's padding; 'SAME' would pad only on one side.
+      x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    for stage in range(1, self.num_stages + 1):
+      for block in getattr(self, f'layer{stage}'):
+        x = block(x)
+    return x.mean((1, 2), dtype=jnp.float32)

@@ -1,0 +1,88 @@
+"""Learning-rate schedules per iteration, and torch's SGD."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+from jax import numpy as jnp
+import optax
+
+DECAY_MASKS = ('all', 'no_norm_no_bias', 'reference')
+SCHEDULES = ('cyclic', 'cosine', 'step', 'constant')
+
+
+def schedule(
+  name: str,
+  learning_rate: float,
+  *,
+  steps_per_epoch: int,
+  num_epochs: int,
+  peak_epoch: float = 0,
+  step_epochs: Sequence[float] = (),
+  step_factor: float = 0.1,
+) -> optax.Schedule:
+  """Learning rate as a function of the updates done.
+
+  `cyclic` is the triangle of the paper's recipe (appendix C): from 1e-4 of the
+  peak at step 0 up to the peak at `peak_epoch`, down to 0 at the end; `cosine`
+  warms up linearly from 0 until `peak_epoch`; `step` multiplies by
+  `step_factor` at each of `step_epochs`. Raises ValueError for another name.
+  """
+  total = num_epochs * steps_per_epoch
+  peak = round(peak_epoch * steps_per_epoch)
+  if name not in SCHEDULES:
+    raise ValueError(f'schedule {name!r}: must be one of {SCHEDULES}')
+  if name in ('cyclic', 'cosine') and not 0 <= peak < total:
+    raise ValueError(
+      f'peak_epoch {peak_epoch}: must be in [0, num_epochs={num_epochs})'
+    )
+  if name == 'constant':
+    return optax.constant_schedule(learning_rate)
+  if name == 'step':
+    return optax.piecewise_constant_schedule(
+      learning_rate,
+      {round(epoch * steps_per_epoch): step_factor for epoch in step_epochs},
+    )
+  if name == 'cosine':
+    return optax.warmup_cosine_decay_schedule(0, learning_rate, peak, total)
+  knots = jnp.array([0.0, peak, total])
+  values = jnp.array([1e-4 * learning_rate, learning_rate, 0.0])
+  if not peak:
+    knots, values = knots[1:], values[1:]
+  return lambda step: jnp.interp(step, knots, values)
+
+
+def decay_mask(name: str) -> Callable[[optax.Params], optax.Params]:
+  """Which parameters weight decay applies to, as a function of the parameters.
+
+  `all`: every one. `no_norm_no_bias`: kernels only. `reference`: what the
+  released code does, every parameter but those of modules named `bn…`, so the
+  BatchNorm of each downsampling branch and the head's bias do decay.
+  """
+  if name not in DECAY_MASKS:
+    raise ValueError(f'decay_mask {name!r}: must be one of {DECAY_MASKS}')
+
+  def decays(path: tuple, parameter: jax.Array) -> bool:
+    del parameter
+    names = [
+      str(getattr(key, 'key', getattr(key, 'name', key))) for key in path
+    ]
+    if name == 'no_norm_no_bias':
+      return 'kernel' in names
+    return name == 'all' or not any(part.startswith('bn') for part in names)
+
+  return lambda params: jax.tree_util.tree_map_with_path(decays, params)
+
+
+def sgd(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  momentum: float = 0.0,
+  weight_decay: float = 0.0,
+  mask: str = 'all',
+) -> optax.GradientTransformation:
+  """torch.optim.SGD: decay joins the gradient before the momentum."""
+  return optax.chain(
+    optax.add_decayed_weights(weight_decay, mask=decay_mask(mask)),
+    optax.trace(decay=momentum),
+    optax.scale_by_learning_rate(learning_rate),
+  )
