@@ -1,0 +1,75 @@
+"""Augmentation inside the jitted step: uint8 images to normalised float32."""
+
+from collections.abc import Sequence
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+
+def normalize(
+  image_NHWC: jax.Array, mean: Sequence[float], std: Sequence[float]
+) -> jax.Array:
+  """uint8 to float32, `(image / 255 - mean) / std` for each channel."""
+  mean = 255 * np.array(mean, np.float32).reshape(1, 1, 1, 3)
+  std = 255 * np.array(std, np.float32).reshape(1, 1, 1, 3)
+  return (image_NHWC.astype(jnp.float32) - mean) / std
+
+
+def random_flip(key: jax.Array, image_NHWC: jax.Array) -> jax.Array:
+  """Mirrors each image left to right with probability 1/2."""
+  flip_N = jax.random.bernoulli(key, shape=image_NHWC.shape[:1])
+  return jnp.where(
+    flip_N[:, None, None, None], image_NHWC[:, :, ::-1], image_NHWC
+  )
+
+
+def random_shift(
+  key: jax.Array, image_NHWC: jax.Array, padding: int
+) -> jax.Array:
+  """Pads with zeros and takes a random crop of the size it had."""
+  N, H, W, C = image_NHWC.shape
+  pad = (padding, padding)
+  padded = jnp.pad(image_NHWC, ((0, 0), pad, pad, (0, 0)))
+  corner_N2 = jax.random.randint(key, (N, 2), 0, 2 * padding + 1)
+  crop = lambda image, corner: jax.lax.dynamic_slice(
+    image, (corner[0], corner[1], 0), (H, W, C)
+  )
+  return jax.vmap(crop)(padded, corner_N2)
+
+
+def random_resized_crop(
+  key: jax.Array,
+  image_NHWC: jax.Array,
+  size: int,
+  scale: tuple[float, float],
+  ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> jax.Array:
+  """A random box of each image, resized to [size, size], in float32.
+
+  The box's area is uniform in `scale` (a share of the image's), its aspect
+  ratio log-uniform in `ratio`; sides that would stick out are cut to the image.
+  Bilinear with antialiasing. The values stay in [0, 255].
+  """
+  N, H, W, C = image_NHWC.shape
+  keys = jax.random.split(key, 3)
+  area_N = jax.random.uniform(keys[0], (N,), minval=scale[0], maxval=scale[1])
+  aspect_N = jnp.exp(
+    jax.random.uniform(
+      keys[1], (N,), minval=np.log(ratio[0]), maxval=np.log(ratio[1])
+    )
+  )
+  box_N2 = jnp.sqrt(H * W * area_N)[:, None] * jnp.stack(
+    [aspect_N**-0.5, aspect_N**0.5], axis=1
+  )
+  full_12 = jnp.array([[H, W]], jnp.float32)
+  box_N2 = jnp.minimum(box_N2, full_12)
+  corner_N2 = jax.random.uniform(keys[2], (N, 2)) * (full_12 - box_N2)
+
+  def resize(image, corner, box):
+    zoom = size / box
+    return jax.image.scale_and_translate(
+      image, (size, size, C), (0, 1), zoom, -corner * zoom, 'linear'
+    )
+
+  return jax.vmap(resize)(image_NHWC.astype(jnp.float32), corner_N2, box_N2)

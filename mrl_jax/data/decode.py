@@ -1,0 +1,105 @@
+"""Encoded bytes to uint8 RGB pixels."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+# What begins the files of the formats that Pillow and browsers agree on.
+_SIGNATURES = (b'\xff\xd8\xff', b'\x89PNG', b'GIF8', b'BM', b'II*\0', b'MM\0*')
+
+
+class DamagedImageError(Exception):
+  """An image that begins as one but cannot be decoded."""
+
+
+def is_image(head: bytes) -> bool:
+  """Whether the first 12 bytes say JPEG, PNG, GIF, BMP, TIFF or WebP."""
+  webp = head[:4] == b'RIFF' and head[8:12] == b'WEBP'
+  return webp or head.startswith(_SIGNATURES)
+
+
+def open_rgb(data: bytes) -> Image.Image:
+  """Decodes to an RGB image; grey, palette, CMYK and alpha are converted.
+
+  Raises DamagedImageError.
+  """
+  try:
+    return Image.open(io.BytesIO(data)).convert('RGB')
+  # Pillow raises a dozen types on files cut short or overwritten.
+  except Exception as error:
+    raise DamagedImageError(str(error)) from error
+
+
+def resize_and_crop(data: bytes, *, resize: int, size: int) -> np.ndarray:
+  """The evaluation view: the shorter side to `resize`, then a central square.
+
+  Args:
+    data: an encoded image.
+    resize: pixels of the shorter side, bilinear with antialiasing; 0 takes the
+      image as it is.
+    size: pixels of the square, at most `resize`.
+
+  Returns:
+    uint8 [size, size, 3].
+
+  Raises:
+    DamagedImageError: from `open_rgb`.
+    ValueError: `resize` is 0 and the image is not a square of `size`.
+  """
+  image = open_rgb(data)
+  width, height = image.size
+  if not resize and (width, height) != (size, size):
+    raise ValueError(
+      f'an image of {width}x{height} pixels where all should have {size}x{size}'
+      ': set config.eval_resize to the shorter side to resize them to'
+    )
+  if resize and resize != min(width, height):
+    zoom = resize / min(width, height)
+    width, height = round(width * zoom), round(height * zoom)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+  if (width, height) != (size, size):
+    left, top = (width - size) // 2, (height - size) // 2
+    image = image.crop((left, top, left + size, top + size))
+  return np.asarray(image)
+
+
+def random_resized_crop(
+  data: bytes,
+  rng: np.random.Generator,
+  *,
+  size: int,
+  scale: tuple[float, float],
+  ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> np.ndarray:
+  """torchvision's RandomResizedCrop of an encoded image, uint8 [size, size, 3].
+
+  Args:
+    data: an encoded image.
+    rng: ten tries for a box draw from it; then the central box is taken.
+    size: pixels of the square.
+    scale: range of the box's share of the image's area.
+    ratio: range of the box's aspect ratio, drawn uniformly in its logarithm.
+  """
+  image = open_rgb(data)
+  box = _random_box(image.size, rng, scale, ratio)
+  return np.asarray(
+    image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+  )
+
+
+def _random_box(size, rng, scale, ratio):
+  width, height = size
+  for _ in range(10):
+    area = width * height * rng.uniform(*scale)
+    aspect = np.exp(rng.uniform(*np.log(ratio)))
+    box_width = round(np.sqrt(area * aspect))
+    box_height = round(np.sqrt(area / aspect))
+    if 0 < box_width <= width and 0 < box_height <= height:
+      left = rng.integers(width - box_width + 1)
+      top = rng.integers(height - box_height + 1)
+      return (left, top, left + box_width, top + box_height)
+  box_width = min(width, round(height * ratio[1]))
+  box_height = min(height, round(width / ratio[0]))
+  left, top = (width - box_width) // 2, (height - box_height) // 2
+  return (left, top, left + box_width, top + box_height)

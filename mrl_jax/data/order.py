@@ -1,0 +1,26 @@
+"""The order of the training examples: a pure function of (seed, step)."""
+
+import functools
+
+import numpy as np
+
+
+@functools.lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+  """The order in which an epoch visits the examples: int32 [num_examples]."""
+  rng = np.random.default_rng((seed, epoch))
+  order = rng.permutation(num_examples).astype(np.int32)
+  order.flags.writeable = False
+  return order
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+  """Full batches in an epoch; what is left over waits for the next order.
+
+  Raises ValueError if there is not even one.
+  """
+  if batch_size > num_examples:
+    raise ValueError(
+      f'batch_size {batch_size}: there are only {num_examples} examples'
+    )
+  return num_examples // batch_size

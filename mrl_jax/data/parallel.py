@@ -1,0 +1,38 @@
+"""Work of several threads, in order, a bounded way ahead."""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import concurrent.futures
+import os
+from typing import Any
+
+
+def num_threads(requested: int) -> int:
+  """`requested`, or, for 0, one for every core this process may use."""
+  return requested or len(os.sched_getaffinity(0))
+
+
+def map_batches(
+  pool: concurrent.futures.Executor,
+  function: Callable[[Any], Any],
+  batches: Iterable[Sequence[Any]],
+  *,
+  ahead: int = 2,
+) -> Iterator[list[Any]]:
+  """Yields `[function(x) for x in batch]`, working `ahead` batches in advance.
+
+  An exception in a thread is raised here. Closing the iterator cancels what has
+  not begun.
+  """
+  pending = collections.deque()
+  try:
+    for batch in batches:
+      pending.append([pool.submit(function, item) for item in batch])
+      if len(pending) > ahead:
+        yield [future.result() for future in pending.popleft()]
+    while pending:
+      yield [future.result() for future in pending.popleft()]
+  finally:
+    for futures in pending:
+      for future in futures:
+        future.cancel()

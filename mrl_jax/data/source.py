@@ -1,0 +1,160 @@
+"""Where examples come from: a TFDS dataset, or a folder of class folders."""
+
+from collections.abc import Sequence
+import concurrent.futures
+import hashlib
+import os
+import pathlib
+from typing import NamedTuple, Protocol
+
+from mrl_jax.data import decode
+
+FOLDER_PREFIX = 'folder:'
+_EXTENSIONS = frozenset(
+  ['.jpg', '.jpeg', '.png', '.gif', '.bmp', '.tif', '.tiff', '.webp']
+)
+
+
+class Example(NamedTuple):
+  """One example as it is stored.
+
+  Attributes:
+    data: an encoded image.
+    label: the class.
+    key: what names the example to a person.
+  """
+
+  data: bytes
+  label: int
+  key: str
+
+
+class Source(Protocol):
+  """Random access to the examples of one split. Safe to share by threads."""
+
+  num_classes: int
+
+  def __len__(self) -> int: ...
+
+  def read(self, index: int) -> Example: ...
+
+
+def open_source(dataset: str, split: str, data_dir: str = '') -> Source:
+  """Opens a split of a dataset.
+
+  Args:
+    dataset: a TFDS name (`imagenet2012`, `cifar10`, …), the built-in `digits`,
+      or `folder:/path` with `/path/<split>/<class>/<image>`.
+    split: as TFDS names it (slices such as `train[:90%]` work), or the folder's
+      name; where a folder has no `train`, see `FolderSource`.
+    data_dir: where TFDS datasets are; empty: TFDS's default.
+
+  Raises:
+    ValueError: if there is nothing to read, saying how to get it.
+  """
+  if dataset.startswith(FOLDER_PREFIX):
+    return FolderSource(dataset.removeprefix(FOLDER_PREFIX), split)
+  from mrl_jax.data import tfds_source
+
+  return tfds_source.TfdsSource(dataset, split, data_dir)
+
+
+class FolderSource:
+  """Images in class folders; the classes are the folders' names, sorted.
+
+  The splits are the folders below the root. A root that holds the class folders
+  themselves (no folder `train`) is split by a hash of each file's name into
+  `train` (nine tenths) and `val`.
+  """
+
+  def __init__(self, root: str, split: str):
+    """Raises ValueError for an empty class, or a file that is not an image."""
+    path = pathlib.Path(root).expanduser()
+    if not path.is_dir():
+      raise ValueError(f'dataset {FOLDER_PREFIX}{root}: no such folder')
+    whole = not (path / 'train').is_dir()
+    train_path = path if whole else path / 'train'
+    split_path = path if whole else path / split
+    if (whole and split not in ('train', 'val')) or not split_path.is_dir():
+      have = ('train', 'val') if whole else _folders(path)
+      raise ValueError(
+        f'split {split!r} of {FOLDER_PREFIX}{root}: must be one of {have}'
+      )
+    self.class_names = _folders(train_path)
+    if not self.class_names:
+      raise ValueError(f'{train_path}: no class folders in it')
+    unknown = set(_folders(split_path)) - set(self.class_names)
+    if unknown:
+      raise ValueError(
+        f'{split_path}: classes {sorted(unknown)} are not in {train_path}'
+      )
+    self.num_classes = len(self.class_names)
+    self._root = split_path
+    self._files = [
+      (name, label)
+      for label, class_name in enumerate(self.class_names)
+      for name in _images(split_path, class_name)
+    ]
+    _check_signatures(split_path, [name for name, _ in self._files])
+    if whole:
+      held_out = [_is_held_out(name) for name, _ in self._files]
+      self._files = [
+        file
+        for file, out in zip(self._files, held_out, strict=True)
+        if out == (split == 'val')
+      ]
+    if not self._files:
+      raise ValueError(f'split {split!r} of {FOLDER_PREFIX}{root} is empty')
+
+  def __len__(self) -> int:
+    return len(self._files)
+
+  def read(self, index: int) -> Example:
+    name, label = self._files[index]
+    return Example((self._root / name).read_bytes(), label, name)
+
+
+def _folders(path: pathlib.Path) -> tuple[str, ...]:
+  return tuple(
+    sorted(
+      entry.name
+      for entry in os.scandir(path)
+      if entry.is_dir() and not entry.name.startswith('.')
+    )
+  )
+
+
+def _images(root: pathlib.Path, class_name: str) -> list[str]:
+  """The images below a class folder, sorted; hidden files are passed over."""
+  names = []
+  for folder, _, files in os.walk(root / class_name):
+    for file in files:
+      if not file.startswith('.'):
+        names.append(os.path.relpath(os.path.join(folder, file), root))
+  if not names:
+    raise ValueError(f'class folder {root / class_name} is empty')
+  for name in names:
+    if os.path.splitext(name)[1].lower() not in _EXTENSIONS:
+      raise ValueError(f'{root / name} is not an image')
+  return sorted(names)
+
+
+def _check_signatures(root: pathlib.Path, names: Sequence[str]) -> None:
+  """Reads the first bytes of every file: cheaper than failing hours later."""
+
+  def check(name):
+    with open(root / name, 'rb') as file:
+      return decode.is_image(file.read(12))
+
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    for name, ok in zip(names, pool.map(check, names), strict=True):
+      if not ok:
+        raise ValueError(
+          f'{root / name} is not an image: its first bytes are of no known '
+          'format'
+        )
+
+
+def _is_held_out(name: str) -> bool:
+  # Of the name alone, so that adding images moves none between the splits.
+  return hashlib.sha256(name.encode()).digest()[0] % 10 == 0

@@ -1,0 +1,103 @@
+"""A split of a prepared TFDS dataset, read by random access.
+
+TensorFlow is not needed to read ArrayRecord files, nor to prepare `digits`.
+"""
+
+import contextlib
+import os
+import shlex
+
+import tensorflow_datasets as tfds
+
+from mrl_jax.data import digits
+from mrl_jax.data.source import Example
+
+_ARCHIVES = {
+  'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar')
+}
+
+
+class TfdsSource:
+  """Encoded images and labels of a TFDS image classification dataset."""
+
+  def __init__(self, dataset: str, split: str, data_dir: str = ''):
+    """Raises ValueError for what is unknown, or not prepared (and says how)."""
+    data_dir = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
+    builder = open_builder(dataset, data_dir)
+    if not builder.is_prepared() and builder.name == digits.Digits.name:
+      _prepare(builder)
+    if not builder.is_prepared():
+      raise ValueError(_how_to_prepare(dataset, data_dir))
+    features = builder.info.features
+    if not {'image', 'label'} <= set(features):
+      raise ValueError(
+        f'dataset {dataset}: needs features image and label, has '
+        f'{tuple(features)}'
+      )
+    try:
+      self._records = builder.as_data_source(
+        split=split, decoders={'image': tfds.decode.SkipDecoding()}
+      )
+    except NotImplementedError:
+      raise ValueError(
+        f'dataset {dataset} in {data_dir} is prepared as '
+        f'{builder.info.file_format.value}, which has no random access; '
+        + _how_to_prepare(dataset, os.path.join(data_dir, 'array_record'))
+      ) from None
+    except ValueError as error:
+      raise ValueError(f'dataset {dataset}: {error}') from None
+    if not len(self._records):
+      raise ValueError(f'split {split!r} of dataset {dataset} is empty')
+    self.num_classes = features['label'].num_classes
+    self._split = split
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def read(self, index: int) -> Example:
+    record = self._records[index]
+    key = record.get('file_name', f'{self._split}[{index}]')
+    if isinstance(key, bytes):
+      key = key.decode()
+    return Example(record['image'], int(record['label']), key)
+
+
+def open_builder(dataset: str, data_dir: str) -> tfds.core.DatasetBuilder:
+  """The TFDS builder, for ArrayRecord where nothing is prepared yet."""
+  try:
+    return tfds.builder(
+      dataset, data_dir=data_dir, **_format_if_new(dataset, data_dir)
+    )
+  except tfds.core.DatasetNotFoundError:
+    raise ValueError(
+      f'dataset {dataset!r}: not known to TFDS; for your own images give '
+      'folder:/path'
+    ) from None
+
+
+def _format_if_new(dataset: str, data_dir: str) -> dict[str, str]:
+  # TFDS refuses a format that differs from what lies there already.
+  prepared = os.path.isdir(os.path.join(data_dir, dataset.partition(':')[0]))
+  return {} if prepared else {'file_format': 'array_record'}
+
+
+def _prepare(builder: tfds.core.DatasetBuilder) -> None:
+  # TFDS draws progress bars and prints; there is nothing to wait for here.
+  tfds.disable_progress_bar()
+  with open(os.devnull, 'w') as null, contextlib.redirect_stdout(null):
+    builder.download_and_prepare()
+
+
+def _how_to_prepare(dataset: str, data_dir: str) -> str:
+  """What to put where, and the command that prepares the dataset."""
+  command = [f'--dataset={dataset}', f'--data_dir={data_dir}']
+  archives = _ARCHIVES.get(dataset.partition('/')[0].partition(':')[0])
+  first = ''
+  if archives:
+    manual_dir = os.path.join(data_dir, 'downloads', 'manual')
+    first = f'put {" and ".join(archives)} into {manual_dir}, then '
+  return (
+    f'dataset {dataset} is not prepared in {data_dir}: {first}run: '
+    'pip install tensorflow-cpu && python -m mrl_jax.data.prepare '
+    + shlex.join(command)
+  )
