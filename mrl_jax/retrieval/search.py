@@ -1,0 +1,306 @@
+"""Exact, adaptive and funnel search over one copy of nested embeddings."""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from mrl_jax import nesting
+
+# Rows of queries and of the database scored at a time; and the bytes that the
+# candidates gathered for a block of queries may take.
+_QUERY_BLOCK = 512
+_DATABASE_BLOCK = 32768
+_GATHER_BYTES = 64 << 20
+
+
+class Neighbors(NamedTuple):
+  """The nearest rows of each query, best first; ties go to the lower id.
+
+  Attributes:
+    ids_QK: int64 rows of the database.
+    scores_QK: float32 cosine similarities at the last width that scored them.
+  """
+
+  ids_QK: np.ndarray
+  scores_QK: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Database:
+  """One copy of the embeddings, and the norms of their prefixes.
+
+  Attributes:
+    embedding_MD: on the device, or a `np.memmap`, which is read in blocks.
+    norms: norm_M of the prefix of each prepared width; 1 where it is all zero,
+      so that such a row scores 0.
+  """
+
+  embedding_MD: jax.Array | np.memmap
+  norms: dict[int, jax.Array]
+
+  def norm_M(self, dim: int) -> jax.Array:
+    """The norms at width `dim`, computed now if it was not prepared."""
+    if dim not in self.norms:
+      self.norms.update(_prefix_norms(self.embedding_MD, (dim,)))
+    return self.norms[dim]
+
+
+def prepare(
+  database_MD: np.ndarray | jax.Array, dims: Sequence[int] | None = None
+) -> Database:
+  """Makes a database that every search below takes in place of an array.
+
+  Args:
+    database_MD: float embeddings; a `np.memmap` stays on disk.
+    dims: the widths to compute prefix norms for; None: the full one.
+
+  Raises:
+    ValueError: not two-dimensional, empty, dims that do not fit, or a row with
+      NaN or infinity (its number is given).
+  """
+  if database_MD.ndim != 2 or not len(database_MD):
+    raise ValueError(
+      f'database of shape {database_MD.shape}: must be [M, D], M at least 1'
+    )
+  width = database_MD.shape[1]
+  dims = nesting.validate(dims or (width,), width)
+  if not isinstance(database_MD, np.memmap):
+    database_MD = jnp.asarray(database_MD)
+  norms = _prefix_norms(database_MD, tuple(sorted({*dims, width})))
+  finite_M = np.isfinite(np.asarray(norms[width]))
+  if not finite_M.all():
+    raise ValueError(f'row {finite_M.argmin()} of the database is not finite')
+  return Database(database_MD, norms)
+
+
+def search(
+  query_QD: np.ndarray | jax.Array,
+  database_MD: np.ndarray | jax.Array | Database,
+  k: int,
+  *,
+  dim: int | None = None,
+) -> Neighbors:
+  """The k rows nearest to each query by the cosine of their prefixes.
+
+  Args:
+    query_QD: float queries.
+    database_MD: float rows, or a prepared `Database`.
+    k: neighbours, at most M.
+    dim: width of the prefix; None: all of D.
+
+  Raises:
+    ValueError: k outside [1, M], dim outside [1, D], widths that differ, or a
+      query with NaN or infinity.
+  """
+  query_QD, database = _check(query_QD, database_MD)
+  M, D = database.embedding_MD.shape
+  dim = D if dim is None else dim
+  nesting.validate((dim,), D)
+  if not 1 <= k <= M:
+    raise ValueError(f'k {k}: must be in [1, {M}], the rows of the database')
+  norm_M = database.norm_M(dim)
+  size = min(_DATABASE_BLOCK, M)
+
+  def search_block(query_BD):
+    best = (
+      jnp.full((len(query_BD), k), -jnp.inf),
+      jnp.zeros((len(query_BD), k), jnp.int32),
+    )
+    for start in range(0, M, size):
+      # The last block reaches back, so that all are of one shape.
+      first = min(start, M - size)
+      rows_BD, first_row = database.embedding_MD, first
+      if isinstance(rows_BD, np.memmap):
+        rows_BD, first_row = rows_BD[first : first + size], 0
+      best = _score_block(
+        query_BD, rows_BD, norm_M, best, first_row, first, start,
+        dim=dim, k=k, size=size,
+      )  # fmt: skip
+    return best
+
+  return _by_query_block(search_block, query_QD, _QUERY_BLOCK)
+
+
+def adaptive(
+  query_QD: np.ndarray | jax.Array,
+  database_MD: np.ndarray | jax.Array | Database,
+  k: int,
+  *,
+  shortlist_dim: int,
+  rerank_dim: int,
+  shortlist: int,
+) -> Neighbors:
+  """Adaptive retrieval (arXiv 2205.13147, section 4.3): shortlist, then rerank.
+
+  The `shortlist` nearest rows at width `shortlist_dim` are scored again at
+  `rerank_dim`, and the best k kept. Raises ValueError as `funnel` does.
+  """
+  return funnel(
+    query_QD,
+    database_MD,
+    dims=(shortlist_dim, rerank_dim),
+    shortlists=(shortlist, k),
+  )
+
+
+def funnel(
+  query_QD: np.ndarray | jax.Array,
+  database_MD: np.ndarray | jax.Array | Database,
+  *,
+  dims: Sequence[int],
+  shortlists: Sequence[int],
+) -> Neighbors:
+  """Funnel retrieval (arXiv 2205.13147, section 4.3.1).
+
+  `dims[0]` searches all rows and keeps `shortlists[0]`; `dims[i]` scores those
+  again and keeps `shortlists[i]`; the last is the k of the result. No step
+  changes an earlier one's list.
+
+  Raises:
+    ValueError: lengths that differ, dims that do not increase, shortlists that
+      grow, or what `search` refuses.
+  """
+  query_QD, database = _check(query_QD, database_MD)
+  dims = nesting.validate(dims, database.embedding_MD.shape[1])
+  if len(shortlists) != len(dims):
+    raise ValueError(
+      f'shortlists {tuple(shortlists)}: one is needed for each of dims {dims}'
+    )
+  if any(k < 1 for k in shortlists) or sorted(shortlists, reverse=True) != list(
+    shortlists
+  ):
+    raise ValueError(
+      f'shortlists {tuple(shortlists)}: must be positive and never grow'
+    )
+  neighbors = search(query_QD, database, shortlists[0], dim=dims[0])
+  for dim, k in zip(dims[1:], shortlists[1:], strict=True):
+    neighbors = _rerank(query_QD, database, neighbors.ids_QK, dim=dim, k=k)
+  return neighbors
+
+
+def _rerank(query_QD, database, ids_QK, *, dim, k):
+  # In the order of the rows: reads memory forwards, and lets a stable top-k
+  # give ties to the lower id.
+  ids_QK = np.sort(ids_QK, axis=1)
+  norm_M = database.norm_M(dim)
+
+  def rerank_block(query_BD, ids_BK):
+    rows_MD = database.embedding_MD
+    if isinstance(rows_MD, np.memmap):
+      rows_BKd = jnp.asarray(rows_MD[ids_BK, :dim])
+    else:
+      rows_BKd = _gather(rows_MD, ids_BK, dim=dim)
+    return _score_candidates(query_BD, rows_BKd, norm_M, ids_BK, dim=dim, k=k)
+
+  block = max(1, _GATHER_BYTES // (ids_QK.shape[1] * dim * 4))
+  return _by_query_block(
+    rerank_block, query_QD, min(block, _QUERY_BLOCK), ids_QK.astype(np.int32)
+  )
+
+
+@functools.partial(jax.jit, static_argnames=('dim', 'k', 'size'))
+def _score_block(
+  query_QD, rows_MD, norm_M, best, first_row, first, fresh, *, dim, k, size
+):
+  """Merges the rows [first_row, first_row + size) into the best so far.
+
+  `first` is the id of the first of them; those below `fresh` were scored
+  before and do not count again.
+  """
+  rows_Bd = jax.lax.dynamic_slice(rows_MD, (first_row, 0), (size, dim))
+  norm_B = jax.lax.dynamic_slice(norm_M, (first,), (size,))
+  id_B = first + jnp.arange(size, dtype=jnp.int32)
+  score_QB = _dot(_normalize(query_QD, dim), rows_Bd.T) / norm_B[None, :]
+  score_QB = jnp.where((id_B >= fresh)[None, :], score_QB, -jnp.inf)
+  score_Qk, index_Qk = jax.lax.top_k(score_QB, min(k, size))
+  # Earlier rows first, so that a stable top-k gives ties to the lower id.
+  scores = jnp.concatenate([best[0], score_Qk], axis=1)
+  ids = jnp.concatenate([best[1], id_B[index_Qk]], axis=1)
+  score_Qk, index_Qk = jax.lax.top_k(scores, k)
+  return score_Qk, jnp.take_along_axis(ids, index_Qk, axis=1)
+
+
+@functools.partial(jax.jit, static_argnames='dim')
+def _gather(rows_MD, ids_QK, *, dim):
+  return rows_MD[:, :dim][ids_QK]
+
+
+@functools.partial(jax.jit, static_argnames=('dim', 'k'))
+def _score_candidates(query_QD, rows_QKd, norm_M, ids_QK, *, dim, k):
+  query_Qd = _normalize(query_QD, dim)
+  score_QK = (
+    jnp.einsum('qd,qkd->qk', query_Qd, rows_QKd, precision='highest')
+    / norm_M[ids_QK]
+  )
+  score_Qk, index_Qk = jax.lax.top_k(score_QK, k)
+  return score_Qk, jnp.take_along_axis(ids_QK, index_Qk, axis=1)
+
+
+@functools.partial(jax.jit, static_argnames='dim')
+def _normalize(query_QD, dim):
+  query_Qd = query_QD[:, :dim].astype(jnp.float32)
+  norm_Q1 = jnp.linalg.norm(query_Qd, axis=1, keepdims=True)
+  return query_Qd / jnp.where(norm_Q1 == 0, 1, norm_Q1)
+
+
+def _dot(a, b):
+  return jnp.matmul(a, b, precision='highest')
+
+
+def _prefix_norms(
+  embedding_MD: jax.Array | np.memmap, dims: tuple[int, ...]
+) -> dict[int, jax.Array]:
+  """Norms at all widths in one reading: running sums of segments' squares."""
+
+  @jax.jit
+  def norms_of(rows_BD):
+    squares = [
+      jnp.square(rows_BD[:, start:end].astype(jnp.float32)).sum(1)
+      for start, end in zip((0, *dims), dims, strict=False)
+    ]
+    norm_BG = jnp.sqrt(jnp.cumsum(jnp.stack(squares, axis=1), axis=1))
+    return jnp.where(norm_BG == 0, 1, norm_BG)
+
+  blocks = [
+    norms_of(embedding_MD[start : start + _DATABASE_BLOCK])
+    for start in range(0, len(embedding_MD), _DATABASE_BLOCK)
+  ]
+  norm_MG = jnp.concatenate(blocks)
+  return {dim: norm_MG[:, g] for g, dim in enumerate(dims)}
+
+
+def _check(query_QD, database_MD) -> tuple[np.ndarray | jax.Array, Database]:
+  database = database_MD
+  if not isinstance(database, Database):
+    database = prepare(database_MD)
+  width = database.embedding_MD.shape[1]
+  if query_QD.ndim != 2 or not len(query_QD) or query_QD.shape[1] != width:
+    raise ValueError(
+      f'queries of shape {query_QD.shape} for a database of width {width}: '
+      f'must be [Q, {width}], Q at least 1'
+    )
+  finite_Q = np.isfinite(np.asarray(query_QD)).all(1)
+  if not finite_Q.all():
+    raise ValueError(f'row {finite_Q.argmin()} of the queries is not finite')
+  return query_QD, database
+
+
+def _by_query_block(function, query_QD, size, *others) -> Neighbors:
+  """Maps over blocks of queries of one shape; the last reaches back."""
+  Q = len(query_QD)
+  size = min(size, Q)
+  parts = []
+  for start in range(0, Q, size):
+    first = min(start, Q - size)
+    block = [np.asarray(x[first : first + size]) for x in (query_QD, *others)]
+    score_BK, ids_BK = function(*block)
+    parts.append((ids_BK[start - first :], score_BK[start - first :]))
+  return Neighbors(
+    np.concatenate([np.asarray(ids) for ids, _ in parts]).astype(np.int64),
+    np.concatenate([np.asarray(scores) for _, scores in parts]),
+  )
