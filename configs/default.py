@@ -1,0 +1,104 @@
+"""Every field of a config, with its unit, at the defaults the others share.
+
+Variants derive from this one in a few lines. Any field can be set from the
+command line: `--config.batch_size=512`, `--config.nesting_dims=8,64,512`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  config = ConfigDict()
+  # The default workdir is runs/<name>.
+  config.name = 'default'
+  # Stages that run where --mode is left out.
+  config.modes = ('train', 'evaluate', 'embed', 'retrieve', 'report')
+  # Of the initialisation, the order of the examples, and the augmentation.
+  config.seed = 0
+  # Devices of the mesh; 0: all.
+  config.num_devices = 0
+
+  # Data. A TFDS name, digits, or folder:/path (mrl_jax/data/source.py).
+  config.dataset = 'imagenet2012'
+  # Folder of the prepared TFDS datasets; empty: TFDS's default.
+  config.data_dir = ''
+  config.train_split = 'train'
+  config.eval_split = 'validation'
+  # Classes; 0: as many as the dataset says.
+  config.num_classes = 0
+  # resident: decoded once, kept on the devices. stream: decoded as needed.
+  # auto: resident if the split takes at most `resident_gigabytes`.
+  config.input = 'auto'
+  config.resident_gigabytes = 2.0
+  # Side of the training images, pixels.
+  config.image_size = 224
+  # Evaluation: shorter side resized to (0: images are square and of
+  # eval_image_size already), then side of the central crop, pixels. Resident
+  # training images are stored so, too.
+  config.eval_resize = 256
+  config.eval_image_size = 224
+  # random_resized_crop, shift (pad and crop), or none.
+  config.augmentation = 'random_resized_crop'
+  # Range of the random crop's share of the image's area.
+  config.crop_scale = (0.08, 1.0)
+  # Largest shift, pixels.
+  config.shift = 4
+  # Mirror half of the training images.
+  config.flip = True
+  # Of each channel, where pixels are in [0, 1].
+  config.mean = (0.485, 0.456, 0.406)
+  config.std = (0.229, 0.224, 0.225)
+  # Damaged images a run skips before it stops.
+  config.max_damaged = 10
+  # Threads that decode; 0: one for each core.
+  config.num_threads = 0
+
+  # Model (mrl_jax/models/__init__.py).
+  config.encoder = 'resnet50'
+  # Blur before strided convolutions.
+  config.blurpool = False
+  # Of the computation: float32 or bfloat16. Parameters are float32.
+  config.dtype = 'bfloat16'
+  # mrl, mrl_e or fixed, and the prefix widths of its classifiers.
+  config.head = 'mrl'
+  config.nesting_dims = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+  # Loss weight of each width, the paper's c_m; empty: all 1.
+  config.nesting_weights = ()
+
+  # Training. The batch is the global one, over all devices and processes.
+  config.batch_size = 1024
+  config.num_epochs = 40
+  # At the schedule's peak, for this batch size; it is not rescaled.
+  config.learning_rate = 0.425
+  # cyclic, cosine, step or constant; per iteration.
+  config.schedule = 'cyclic'
+  # Epoch of the peak of cyclic; end of the warm-up of cosine.
+  config.peak_epoch = 2.0
+  # step: multiply by step_factor at each of these epochs.
+  config.step_epochs = (30, 60, 80)
+  config.step_factor = 0.1
+  config.momentum = 0.9
+  config.weight_decay = 1e-4
+  # Parameters that decay: all, no_norm_no_bias, or reference.
+  config.decay_mask = 'reference'
+  config.label_smoothing = 0.1
+
+  # Records. Steps between log lines; epochs between evaluations and
+  # checkpoints (the end of training always has both).
+  config.log_every_steps = 50
+  config.eval_every_epochs = 1
+  config.checkpoint_every_epochs = 1
+  # Checkpoints kept, beside the best.
+  config.keep_checkpoints = 2
+
+  # After training. Checkpoint that is evaluated: last or best.
+  config.checkpoint = 'last'
+  config.eval_batch_size = 512
+  # Widths measured beside the nesting dims: by 1-NN and retrieval, and for
+  # mrl_e by its classifier too.
+  config.eval_dims = ()
+  config.retrieval = ConfigDict()
+  # Neighbours kept for each query; and rows an adaptive search reranks.
+  config.retrieval.k = 100
+  config.retrieval.shortlist = 200
+  return config

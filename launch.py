@@ -1,0 +1,68 @@
+"""Runs the stages of an experiment: train, evaluate, embed, retrieve, report.
+
+    python launch.py --config=configs/digits_mrl.py [--workdir=DIR]
+                     [--mode=train,evaluate] [--config.batch_size=128 …]
+
+Started again on a workdir, finished stages are skipped and an unfinished one
+goes on. `--mode` left out runs the config's own `modes`; `--workdir` left out
+is `runs/<config name>`.
+"""
+
+import os
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file('config')
+_WORKDIR = flags.DEFINE_string('workdir', '', 'Default: runs/<config name>.')
+_MODE = flags.DEFINE_string(
+  'mode', '', "Comma-separated stages. Default: the config's modes."
+)
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise ValueError(f'argument {argv[1]!r}: only --flags are taken')
+  if _CONFIG.value is None:
+    raise ValueError('--config is missing: try configs/digits_mrl.py')
+  config = _CONFIG.value.lock()
+  # After the flags, so that a mistake in them is told at once.
+  from mrl_jax import stages
+
+  stages.run(
+    config,
+    _WORKDIR.value or os.path.join('runs', config.name),
+    _MODE.value.split(',') if _MODE.value else config.modes,
+  )
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  logging.set_verbosity(logging.WARNING)
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    sys.exit(f'ValueError: {error}')
+  # How ml_collections reports an unknown field.
+  except (AttributeError, KeyError) as error:
+    sys.exit(f'ValueError: --config has no such field: {error}')
+
+
+def _one_line(function):
+  """Ends on a ValueError with its line alone; --verbosity=1 shows it all."""
+
+  def run(argv):
+    try:
+      function(argv)
+    except ValueError as error:
+      if logging.level_debug():
+        raise
+      sys.exit(f'ValueError: {error}')
+
+  return run
+
+
+if __name__ == '__main__':
+  app.run(_one_line(main), flags_parser=_parse_flags)

@@ -1,0 +1,71 @@
+"""The device mesh, and how arrays lie on it."""
+
+from collections.abc import Mapping
+
+import jax
+from jax.sharding import AxisType
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+import numpy as np
+
+
+def make_mesh(num_devices: int = 0) -> jax.sharding.Mesh:
+  """A mesh of one axis, `data`, over the first `num_devices` devices; 0: all.
+
+  Raises ValueError for more devices than there are.
+  """
+  devices = jax.devices()
+  if not 0 <= num_devices <= len(devices):
+    raise ValueError(
+      f'num_devices {num_devices}: there are {len(devices)} (0 means all)'
+    )
+  devices = devices[: num_devices or len(devices)]
+  return jax.make_mesh(
+    (len(devices),), ('data',), axis_types=(AxisType.Auto,), devices=devices
+  )
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def over_data(mesh: jax.sharding.Mesh) -> NamedSharding:
+  """Splits the leading axis over `data`."""
+  return NamedSharding(mesh, PartitionSpec('data'))
+
+
+def check_batch_size(
+  name: str, batch_size: int, mesh: jax.sharding.Mesh
+) -> None:
+  """Raises ValueError unless every device gets as many examples."""
+  if batch_size < 1 or batch_size % mesh.size:
+    raise ValueError(
+      f'{name} {batch_size}: must be a positive multiple of the '
+      f'{mesh.size} devices'
+    )
+
+
+def local_rows(batch_size: int) -> slice:
+  """The rows of a global batch that this process reads."""
+  share = batch_size // jax.process_count()
+  start = jax.process_index() * share
+  return slice(start, start + share)
+
+
+def shard_batch(
+  batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh
+) -> dict[str, jax.Array]:
+  """Puts this process's rows of a batch onto its devices."""
+  return {
+    name: jax.make_array_from_process_local_data(over_data(mesh), rows)
+    for name, rows in batch.items()
+  }
+
+
+def to_host(array: jax.Array) -> np.ndarray:
+  """The whole of an array that may be spread over processes, as numpy."""
+  if array.is_fully_addressable:
+    return np.asarray(array)
+  from jax.experimental import multihost_utils
+
+  return multihost_utils.process_allgather(array, tiled=True)
