@@ -29,9 +29,10 @@ def masked_sums(
 
   Returns `count` (scalar), and `loss`, `top1`, `top5` of shape [G].
   """
+  mask_1N = mask_N[None, :]
   return {
     'count': mask_N.sum(),
-    'loss': jnp.where(mask_N, loss_GN, 0).sum(-1),
-    'top1': (mask_N & (rank_GN < 1)).sum(-1),
-    'top5': (mask_N & (rank_GN < 5)).sum(-1),
+    'loss': jnp.where(mask_1N, loss_GN, 0).sum(-1),
+    'top1': (mask_1N & (rank_GN < 1)).sum(-1),
+    'top5': (mask_1N & (rank_GN < 5)).sum(-1),
   }

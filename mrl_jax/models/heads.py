@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import itertools
+import sys
 from typing import Literal
 
 from flax import nnx
@@ -56,7 +57,8 @@ class MatryoshkaHead(nnx.Module):
       raise ValueError(f'head {kind!r}: must be one of {KINDS}')
     if num_classes < 1:
       raise ValueError(f'num_classes {num_classes}: must be at least 1')
-    dims = nesting.validate(nesting_dims, nesting_dims[-1])
+    # The embedding's width is not known yet; `__call__` checks it.
+    dims = nesting.validate(nesting_dims, sys.maxsize)
     if kind == 'fixed' and len(dims) > 1:
       raise ValueError(f'nesting_dims {dims}: the fixed head has one width')
     self.nesting_dims = dims
@@ -138,7 +140,8 @@ class MatryoshkaHead(nnx.Module):
       self._product(embedding_ND[:, start:end], self.kernel[start:end])
       for start, end in itertools.pairwise((0, *dims))
     ]
-    return jnp.stack(list(itertools.accumulate(segments))) + self.bias[...]
+    logits_GNC = jnp.stack(list(itertools.accumulate(segments)))
+    return logits_GNC + self.bias[...][None, None, :]
 
   def _product(self, x_NM: jax.Array, kernel_MC: jax.Array) -> jax.Array:
     return jnp.matmul(

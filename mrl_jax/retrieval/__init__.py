@@ -4,12 +4,12 @@ Similarity is the cosine of prefixes: slice, then normalise. Nothing here knows
 of models or datasets; any embeddings will do.
 """
 
-from mrl_jax.retrieval.search import adaptive
-from mrl_jax.retrieval.search import Database
-from mrl_jax.retrieval.search import funnel
-from mrl_jax.retrieval.search import Neighbors
-from mrl_jax.retrieval.search import prepare
-from mrl_jax.retrieval.search import search
+from mrl_jax.retrieval.neighbors import adaptive
+from mrl_jax.retrieval.neighbors import Database
+from mrl_jax.retrieval.neighbors import funnel
+from mrl_jax.retrieval.neighbors import Neighbors
+from mrl_jax.retrieval.neighbors import prepare
+from mrl_jax.retrieval.neighbors import search
 
 __all__ = (
   'Database',

@@ -1,0 +1,39 @@
+"""Eight simulated devices, strict broadcasting, and the digits once for all."""
+
+import jax
+import pytest
+
+from configs import digits_mrl
+from mrl_jax.data import source
+
+jax.config.update('jax_num_cpu_devices', 8)
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory):
+  """A TFDS folder with the digits prepared."""
+  path = tmp_path_factory.mktemp('data')
+  source.open_source('digits', 'train', str(path))
+  return str(path)
+
+
+@pytest.fixture
+def config(data_dir):
+  """`digits_mrl`, shrunk: 2 epochs of 4 steps, on one device."""
+  config = digits_mrl.get_config()
+  config.data_dir = data_dir
+  config.num_devices = 1
+  config.train_split = 'train[:264]'
+  config.eval_split = 'test[:70]'
+  config.eval_batch_size = 32
+  config.num_epochs = 2
+  config.peak_epoch = 1.0
+  config.nesting_dims = (2, 8, 64)
+  config.eval_dims = (5,)
+  config.log_every_steps = 2
+  config.eval_every_epochs = 1
+  config.checkpoint_every_epochs = 1
+  config.retrieval.k = 20
+  config.retrieval.shortlist = 40
+  return config

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from mrl_jax.retrieval import metrics
+
+# Relevant: [1 0 1 1] and [0 0 1 0].
+NEIGHBORS = np.array([[7, 8, 7, 7], [7, 8, 9, 8]])
+QUERIES = np.array([7, 9])
+
+
+def test_by_hand():
+  accuracy = lambda k: metrics.top_k_accuracy(NEIGHBORS, QUERIES, k)
+  assert [accuracy(1), accuracy(2), accuracy(3)] == [0.5, 0.5, 1.0]
+  assert metrics.precision_at_k(NEIGHBORS, QUERIES, 4) == (3 / 4 + 1 / 4) / 2
+  np.testing.assert_allclose(
+    metrics.recall_at_k(NEIGHBORS, QUERIES, 4), (3 + 1) / 2 / 1300
+  )
+  recall = metrics.recall_at_k(
+    NEIGHBORS, QUERIES, 4, num_relevant=np.array([6, 2])
+  )
+  np.testing.assert_allclose(recall, (3 / 6 + 1 / 2) / 2)
+
+
+def test_mean_average_precision_by_hand():
+  # The first query's precisions at its hits are 1/1, 2/3, 3/4; the second's is
+  # 1/3. The paper divides by k.
+  first, second = 1 + 2 / 3 + 3 / 4, 1 / 3
+  mean = metrics.mean_average_precision(NEIGHBORS, QUERIES, 4)
+  np.testing.assert_allclose(mean, (first / 4 + second / 4) / 2)
+  mean = metrics.mean_average_precision(
+    NEIGHBORS,
+    QUERIES,
+    4,
+    ap_denominator='min(k,R)',
+    num_relevant=np.array([3, 100]),
+  )
+  np.testing.assert_allclose(mean, (first / 3 + second / 4) / 2)
+  mean = metrics.mean_average_precision(NEIGHBORS, QUERIES, 2)
+  np.testing.assert_allclose(mean, (1 / 2 + 0) / 2)
+
+
+def test_equals_a_loop():
+  rng = np.random.default_rng(0)
+  neighbors, queries = rng.integers(0, 3, (50, 20)), rng.integers(0, 3, 50)
+  total = 0
+  for row, label in zip(neighbors, queries, strict=True):
+    hits = 0
+    for i, neighbor in enumerate(row[:10], start=1):
+      hits += neighbor == label
+      total += (neighbor == label) * hits / i / 10
+  np.testing.assert_allclose(
+    metrics.mean_average_precision(neighbors, queries, 10), total / 50
+  )
+
+
+@pytest.mark.parametrize('k', [0, 5])
+def test_k_outside(k):
+  with pytest.raises(ValueError, match=f'k {k}'):
+    metrics.precision_at_k(NEIGHBORS, QUERIES, k)
+
+
+def test_refuses():
+  with pytest.raises(ValueError, match=r'\(1,\)'):
+    metrics.top_k_accuracy(NEIGHBORS, QUERIES[:1])
+  with pytest.raises(ValueError, match='num_relevant 0'):
+    metrics.recall_at_k(NEIGHBORS, QUERIES, 1, num_relevant=0)
+  for kwargs in ({'ap_denominator': 'min(k,R)'}, {'ap_denominator': 'R'}):
+    with pytest.raises(ValueError, match='ap_denominator'):
+      metrics.mean_average_precision(NEIGHBORS, QUERIES, 1, **kwargs)

@@ -1,0 +1,202 @@
+import chex
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from mrl_jax import retrieval
+from mrl_jax.retrieval import cost
+from mrl_jax.retrieval import neighbors as neighbors_lib
+
+
+def brute_force(query_QD, database_MD, k, dim):
+  """In float64: slice, normalise, score everything, sort; ties by id."""
+  query_QD = query_QD[:, :dim].astype(np.float64)
+  database_MD = database_MD[:, :dim].astype(np.float64)
+  query_QD /= np.linalg.norm(query_QD, axis=1, keepdims=True)
+  database_MD /= np.linalg.norm(database_MD, axis=1, keepdims=True)
+  scores_QM = query_QD @ database_MD.T
+  ids_QK = np.argsort(-scores_QM, axis=1, kind='stable')[:, :k]
+  return ids_QK, np.take_along_axis(scores_QM, ids_QK, 1)
+
+
+@pytest.fixture(params=['array', 'memmap'])
+def arrays(request, tmp_path, monkeypatch):
+  """Queries and a database of several ragged blocks."""
+  monkeypatch.setattr(neighbors_lib, '_QUERY_BLOCK', 8)
+  monkeypatch.setattr(neighbors_lib, '_DATABASE_BLOCK', 64)
+  monkeypatch.setattr(neighbors_lib, '_GATHER_BYTES', 1 << 14)
+  rng = np.random.default_rng(0)
+  query_QD = rng.normal(size=(21, 32)).astype(np.float32)
+  database_MD = rng.normal(size=(203, 32)).astype(np.float32)
+  if request.param == 'memmap':
+    np.save(tmp_path / 'x.npy', database_MD)
+    database_MD = np.load(tmp_path / 'x.npy', mmap_mode='r')
+  return query_QD, database_MD
+
+
+@pytest.mark.parametrize('k', [1, 10, 100])
+@pytest.mark.parametrize('dim', [3, 32])
+def test_search_equals_brute_force(arrays, k, dim):
+  neighbors = retrieval.search(*arrays, k, dim=dim)
+  ids_QK, scores_QK = brute_force(*arrays, k, dim)
+  np.testing.assert_array_equal(neighbors.ids_QK, ids_QK)
+  np.testing.assert_allclose(neighbors.scores_QK, scores_QK, atol=1e-6)
+  assert neighbors.ids_QK.dtype == np.int64
+  assert neighbors.scores_QK.dtype == np.float32
+
+
+def test_all_rows_can_be_asked_for(arrays):
+  neighbors = retrieval.search(*arrays, 203)
+  np.testing.assert_array_equal(
+    np.sort(neighbors.ids_QK, axis=1), np.tile(np.arange(203), (21, 1))
+  )
+
+
+def test_one_prepared_copy_serves_every_width(arrays):
+  query_QD, database_MD = arrays
+  database = retrieval.prepare(database_MD, (3, 8))
+  for dim in (3, 8, 20, None):
+    ours = retrieval.search(query_QD, database, 5, dim=dim)
+    expected = retrieval.search(query_QD, database_MD, 5, dim=dim)
+    np.testing.assert_array_equal(ours.ids_QK, expected.ids_QK)
+    np.testing.assert_allclose(ours.scores_QK, expected.scores_QK, rtol=1e-6)
+  # The full width is always there; 20 came when it was asked for.
+  assert set(database.norms) == {3, 8, 20, 32}
+
+
+def test_ties_go_to_the_lower_id(arrays):
+  query_QD, _ = arrays
+  database_MD = np.tile(query_QD[:1], (150, 1))
+  expected = np.tile(np.arange(7), (21, 1))
+  neighbors = retrieval.search(query_QD, database_MD, 7)
+  np.testing.assert_array_equal(neighbors.ids_QK, expected)
+  neighbors = retrieval.adaptive(
+    query_QD, database_MD, 7, shortlist_dim=4, rerank_dim=32, shortlist=20
+  )
+  np.testing.assert_array_equal(neighbors.ids_QK, expected)
+
+
+def test_adaptive_reranks_the_shortlist(arrays):
+  query_QD, database_MD = arrays
+  neighbors = retrieval.adaptive(
+    query_QD, database_MD, 5, shortlist_dim=4, rerank_dim=32, shortlist=40
+  )
+  shortlists, _ = brute_force(query_QD, database_MD, 40, 4)
+  for query_D, ids, row in zip(
+    query_QD, neighbors.ids_QK, shortlists, strict=True
+  ):
+    row = np.sort(row)
+    best, _ = brute_force(query_D[None], database_MD[row], 5, 32)
+    np.testing.assert_array_equal(ids, row[best[0]])
+
+
+def test_a_shortlist_of_everything_is_exact(arrays):
+  query_QD, database_MD = arrays
+  exact = retrieval.search(query_QD, database_MD, 9)
+  neighbors = retrieval.adaptive(
+    query_QD, database_MD, 9, shortlist_dim=2, rerank_dim=32, shortlist=203
+  )
+  np.testing.assert_array_equal(neighbors.ids_QK, exact.ids_QK)
+  np.testing.assert_allclose(neighbors.scores_QK, exact.scores_QK, atol=1e-6)
+
+
+def test_funnel_is_a_chain_of_reranks(arrays):
+  query_QD, database_MD = arrays
+  neighbors = retrieval.funnel(
+    query_QD, database_MD, dims=(4, 8, 32), shortlists=(60, 20, 5)
+  )
+  kept = retrieval.adaptive(
+    query_QD, database_MD, 20, shortlist_dim=4, rerank_dim=8, shortlist=60
+  ).ids_QK
+  for query_D, ids, row in zip(query_QD, neighbors.ids_QK, kept, strict=True):
+    row = np.sort(row)
+    best, _ = brute_force(query_D[None], database_MD[row], 5, 32)
+    np.testing.assert_array_equal(ids, row[best[0]])
+
+
+def test_a_funnel_leaves_its_inputs_alone(arrays):
+  query_QD, database_MD = arrays
+  before = query_QD.copy(), np.array(database_MD)
+  first = retrieval.funnel(
+    query_QD, database_MD, dims=(4, 32), shortlists=(30, 5)
+  )
+  copy = first.ids_QK.copy()
+  retrieval.funnel(query_QD, database_MD, dims=(2, 8), shortlists=(9, 3))
+  chex.assert_trees_all_equal((query_QD, np.array(database_MD)), before)
+  np.testing.assert_array_equal(first.ids_QK, copy)
+
+
+def test_an_all_zero_prefix_scores_zero():
+  database_MD = np.array([[0, 0, 1], [1, 0, 0]], np.float32)
+  neighbors = retrieval.search(
+    np.array([[0, 0, 1], [1, 0, 0]], np.float32), database_MD, 2, dim=2
+  )
+  np.testing.assert_array_equal(neighbors.scores_QK, [[0, 0], [1, 0]])
+  np.testing.assert_array_equal(neighbors.ids_QK, [[0, 1], [1, 0]])
+
+
+@pytest.mark.parametrize(
+  'kwargs, match',
+  [
+    ({'k': 0}, 'k 0'),
+    ({'k': 11}, r'k 11: must be in \[1, 10\]'),
+    ({'k': 1, 'dim': 0}, '0 is not positive'),
+    ({'k': 1, 'dim': 5}, '5 is beyond'),
+  ],
+)
+def test_search_refuses(kwargs, match):
+  with pytest.raises(ValueError, match=match):
+    retrieval.search(np.ones((2, 4)), np.ones((10, 4)), **kwargs)
+
+
+@pytest.mark.parametrize(
+  'query, database, match',
+  [
+    (np.ones((2, 3)), np.ones((10, 4)), r'\(2, 3\)'),
+    (np.ones(4), np.ones((10, 4)), r'\(4,\)'),
+    (np.ones((0, 4)), np.ones((10, 4)), r'\(0, 4\)'),
+    (np.ones((2, 4)), np.ones((0, 4)), r'\(0, 4\)'),
+    (np.ones((2, 4)), np.ones(4), r'\(4,\)'),
+    (np.array([[1.0, np.nan]]), np.ones((3, 2)), 'row 0 of the queries'),
+    (np.ones((1, 2)), np.array([[1, 1], [1, np.inf]]), 'row 1 of the database'),
+  ],
+)
+def test_arrays_refused(query, database, match):
+  with pytest.raises(ValueError, match=match):
+    retrieval.search(query, database, 1)
+
+
+@pytest.mark.parametrize(
+  'dims, shortlists, match',
+  [
+    ((2, 4), (5,), 'one is needed for each'),
+    ((4, 2), (5, 2), '2 after 4'),
+    ((2, 4), (2, 5), 'never grow'),
+    ((2, 4), (2, 0), 'positive'),
+    ((2, 4), (20, 2), 'k 20'),
+  ],
+)
+def test_funnel_refuses(dims, shortlists, match):
+  with pytest.raises(ValueError, match=match):
+    retrieval.funnel(
+      np.ones((2, 4)), np.ones((10, 4)), dims=dims, shortlists=shortlists
+    )
+
+
+def test_device_arrays_are_taken():
+  query_QD = jnp.ones((2, 4))
+  neighbors = retrieval.search(query_QD, jnp.eye(4), 1)
+  assert isinstance(neighbors.ids_QK, np.ndarray)
+
+
+def test_cost_is_the_papers():
+  # Exact at 2048 on ImageNet-1K and -4K; 16 -> 2048; the funnels of appendix F.
+  assert round(cost.mflops(1_281_167, (2048,)), 1) == 2623.8
+  assert round(cost.mflops(4_202_000, (2048,)), 1) == 8605.7
+  assert round(cost.mflops(1_281_167, (16, 2048), (200, 10)), 2) == 20.91
+  funnel = cost.mflops(
+    0, (16, 32, 64, 128, 256, 2048), (200, 100, 50, 25, 10, 10)
+  )
+  assert round(funnel, 3) == 0.046
+  funnel = cost.mflops(0, (8, 16, 32, 64, 128, 2048), (800, 400, 200, 50, 10))
+  assert round(funnel, 3) == 0.065
