@@ -26,9 +26,14 @@ _MODE = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise ValueError(f'argument {argv[1]!r}: only --flags are taken')
-  if _CONFIG.value is None:
+  config = _CONFIG.value
+  if config is None:
     raise ValueError('--config is missing: try configs/digits_mrl.py')
-  config = _CONFIG.value.lock()
+  try:
+    config.lock()
+  except OSError as error:
+    where = ' '.join(str(error).split()).rpartition('Attempted')[-1]
+    raise ValueError(f'--config cannot be read:{where}') from error
   # After the flags, so that a mistake in them is told at once.
   from mrl_jax import stages
 
@@ -44,10 +49,16 @@ def _parse_flags(argv: list[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
-    sys.exit(f'ValueError: {error}')
+    # A config file that raises comes with its traceback; the last line says it.
+    head, traceback, rest = str(error).partition('\n\nTraceback')
+    line = (
+      rest.strip().splitlines()[-1] if traceback else ' '.join(head.split())
+    )
+    sys.exit(f'ValueError: {line.removeprefix("ValueError: ")}')
   # How ml_collections reports an unknown field.
   except (AttributeError, KeyError) as error:
-    sys.exit(f'ValueError: --config has no such field: {error}')
+    name = str(error).strip('"')
+    sys.exit(f'ValueError: --config has no field {name}')
 
 
 def _one_line(function):

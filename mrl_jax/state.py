@@ -95,7 +95,7 @@ def make_train_step(
       batch_stats=batch_stats,
       opt_state=opt_state,
     )
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     return new_state, {'loss': loss, 'loss_G': loss_G, 'grad_norm': grad_norm}
 
   return jax.jit(train_step, donate_argnums=0, out_shardings=sharding)

@@ -20,7 +20,11 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture
 def config(data_dir):
-  """`digits_mrl`, shrunk: 2 epochs of 4 steps, on one device."""
+  return shrunk(data_dir)
+
+
+def shrunk(data_dir):
+  """`digits_mrl` in 2 epochs of 4 steps, on one device."""
   config = digits_mrl.get_config()
   config.data_dir = data_dir
   config.num_devices = 1

@@ -45,7 +45,8 @@ class TfdsSource:
         + _how_to_prepare(dataset, os.path.join(data_dir, 'array_record'))
       ) from None
     except ValueError as error:
-      raise ValueError(f'dataset {dataset}: {error}') from None
+      line = str(error).partition('\n')[0]
+      raise ValueError(f'dataset {dataset}, split {split!r}: {line}') from None
     if not len(self._records):
       raise ValueError(f'split {split!r} of dataset {dataset} is empty')
     self.num_classes = features['label'].num_classes

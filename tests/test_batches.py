@@ -1,0 +1,173 @@
+"""What training and evaluation are fed."""
+
+import itertools
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from mrl_jax import sharding
+from mrl_jax.data import decode
+from mrl_jax.data import order
+from mrl_jax.data import resident
+from mrl_jax.data import stream
+from mrl_jax.data.damage import DamageLog
+from mrl_jax.data.evaluation import EvaluationBatches
+from mrl_jax.data.source import Example
+from tests import images
+
+
+class ListSource:
+  """Images whose label is their number; those in `damaged` are cut short."""
+
+  num_classes = 1000
+
+  def __init__(self, count, damaged=()):
+    self._data = [images.encoded(i) for i in range(count)]
+    for index in damaged:
+      self._data[index] = self._data[index][:50]
+
+  def __len__(self):
+    return len(self._data)
+
+  def read(self, index):
+    return Example(self._data[index], index, f'number {index}')
+
+
+def evaluation(source, batch_size, damage=None):
+  return EvaluationBatches(
+    source,
+    batch_size,
+    resize=8,
+    size=8,
+    damage=damage or DamageLog(0),
+    num_threads=2,
+  )
+
+
+@pytest.mark.parametrize('count, batch_size', [(7, 3), (6, 3), (2, 5), (1, 1)])
+def test_evaluation_counts_everything_once(count, batch_size):
+  batches = list(evaluation(ListSource(count), batch_size))
+  for batch in batches:
+    chex.assert_shape(batch['image'], (batch_size, 8, 8, 3))
+  mask = np.concatenate([batch['mask'] for batch in batches])
+  labels = np.concatenate([batch['label'] for batch in batches])
+  assert len(mask) == -(-count // batch_size) * batch_size
+  np.testing.assert_array_equal(labels[mask], np.arange(count))
+
+
+def test_evaluation_splits_the_rows_over_processes(monkeypatch):
+  whole = list(evaluation(ListSource(10), 4))
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  parts = []
+  for process in range(2):
+    monkeypatch.setattr(jax, 'process_index', lambda process=process: process)
+    parts.append(list(evaluation(ListSource(10), 4)))
+  for batch, *shares in zip(whole, *parts, strict=True):
+    joined = jax.tree.map(lambda *x: np.concatenate(x), *shares)
+    chex.assert_trees_all_equal(joined, batch)
+
+
+def test_evaluation_skips_damaged_images_and_names_them():
+  damage = DamageLog(2)
+  batches = list(evaluation(ListSource(6, damaged=(1, 4)), 4, damage))
+  mask = np.concatenate([batch['mask'] for batch in batches])
+  np.testing.assert_array_equal(mask.nonzero()[0], [0, 2, 3, 5])
+  assert damage.keys == ['number 1', 'number 4']
+  assert 'number 1' in damage.report()
+  assert not damage.report()  # Once is enough.
+
+
+def test_too_many_damaged_images():
+  with pytest.raises(ValueError, match=r'max_damaged=1.*number 1.*number 4'):
+    list(evaluation(ListSource(6, damaged=(1, 4)), 4, DamageLog(1)))
+
+
+def test_epoch_order():
+  first = order.epoch_order(0, 0, 100)
+  np.testing.assert_array_equal(np.sort(first), np.arange(100))
+  np.testing.assert_array_equal(first, order.epoch_order(0, 0, 100))
+  for other in (order.epoch_order(0, 1, 100), order.epoch_order(1, 0, 100)):
+    assert (first != other).any()
+
+
+def test_a_batch_larger_than_the_split():
+  with pytest.raises(ValueError, match='batch_size 8: there are only 7'):
+    order.steps_per_epoch(7, 8)
+
+
+def stream_batches(source, damage=None, num_threads=2):
+  return stream.StreamBatches(
+    source,
+    4,
+    seed=0,
+    size=6,
+    scale=(0.3, 1.0),
+    damage=damage or DamageLog(0),
+    num_threads=num_threads,
+  )
+
+
+def take(iterator, count):
+  result = list(itertools.islice(iterator, count))
+  iterator.close()
+  return result
+
+
+def test_stream_visits_the_epochs_order():
+  batches = take(stream_batches(ListSource(9)).batches(0), 4)
+  labels = [batch['label'] for batch in batches]
+  for epoch in range(2):
+    expected = order.epoch_order(0, epoch, 9)[:8]
+    np.testing.assert_array_equal(
+      np.concatenate(labels[2 * epoch : 2 * epoch + 2]), expected
+    )
+
+
+@pytest.mark.parametrize('start', [1, 2, 3])
+def test_stream_resumes_to_the_same_bytes(start):
+  source = ListSource(9)
+  whole = take(stream_batches(source).batches(0), 5)
+  rest = take(stream_batches(source, num_threads=1).batches(start), 5 - start)
+  chex.assert_trees_all_equal(rest, whole[start:])
+
+
+def test_stream_replaces_damaged_images():
+  damage = DamageLog(3)
+  source = ListSource(9, damaged=(2,))
+  batches = take(stream_batches(source, damage).batches(0), 6)
+  labels = np.concatenate([batch['label'] for batch in batches])
+  assert 2 not in labels
+  assert damage.keys == ['number 2']
+  with pytest.raises(ValueError, match='damaged'):
+    take(stream_batches(ListSource(4, range(4)), DamageLog(9)).batches(0), 1)
+
+
+def test_resident_leaves_damaged_images_out():
+  damage = DamageLog(1)
+  images_NHWC, label_N = resident.load(
+    ListSource(5, damaged=(3,)), resize=8, size=8, damage=damage, num_threads=2
+  )
+  np.testing.assert_array_equal(label_N, [0, 1, 2, 4])
+  expected = decode.resize_and_crop(images.encoded(4), resize=8, size=8)
+  np.testing.assert_array_equal(images_NHWC[3], expected)
+
+
+@pytest.mark.parametrize('num_devices', [1, 8])
+def test_resident_takes_the_streams_order(num_devices):
+  mesh = sharding.make_mesh(num_devices)
+  label_N = np.arange(20, dtype=np.int32)
+  images_NHWC = np.broadcast_to(
+    label_N[:, None, None, None], (20, 2, 2, 3)
+  ).astype(np.uint8)
+  batches = resident.ResidentBatches(images_NHWC, label_N, 8, seed=3, mesh=mesh)
+  taken = jax.jit(lambda batch, step: batches.take({**batch, 'step': step}))
+  start = 1
+  for step, batch in zip(range(start, 6), batches.batches(start), strict=False):
+    image_NHWC, labels = taken(batch, step)
+    epoch, within = divmod(step, 2)
+    expected = order.epoch_order(3, epoch, 20)[8 * within : 8 * within + 8]
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_array_equal(image_NHWC[:, 0, 0, 0], expected)
+    assert len(image_NHWC.sharding.device_set) == num_devices

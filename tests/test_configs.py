@@ -1,0 +1,113 @@
+"""Every config loads, passes the checks, and builds its model."""
+
+import importlib
+import pathlib
+
+from flax import nnx
+import jax
+import pytest
+
+from configs import default
+from configs import digits_mrl
+from mrl_jax import models
+from mrl_jax.models import resnet
+from mrl_jax.stages import build
+from mrl_jax.stages import check
+
+CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
+NAMES = sorted(
+  path.stem
+  for path in CONFIGS.glob('*.py')
+  if path.stem not in ('default', 'fixed_feature')
+)
+
+
+def load(name):
+  module = importlib.import_module(f'configs.{name}')
+  return (
+    module.get_config('16') if name.endswith('_ff') else module.get_config()
+  )
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_config_builds(name):
+  config = load(name)
+  check.check(config)
+  model = nnx.eval_shape(lambda: build.model(config, 10))
+  assert isinstance(model, models.Classifier)
+  assert model.head.nesting_dims == tuple(config.nesting_dims)
+  optimizer, schedule = build.optimizer(config, steps_per_epoch=100)
+  assert schedule(0) >= 0
+  assert config.name.startswith(name)
+  assert set(config) == set(default.get_config())
+  params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+  jax.eval_shape(optimizer.init, params)
+
+
+def test_the_main_configs_are_there():
+  assert set(NAMES) >= {
+    'digits_mrl', 'digits_mrl_e', 'digits_ff', 'cifar10_mrl', 'resnet50_mrl',
+    'resnet50_mrl_e', 'resnet50_ff', 'resnet18_mrl', 'folder_mrl',
+  }  # fmt: skip
+
+
+def test_fixed_feature_configs_take_a_width():
+  from configs import resnet50_ff
+
+  config = resnet50_ff.get_config('512')
+  assert config.name == 'resnet50_ff_512'
+  assert (config.head, config.nesting_dims) == ('fixed', (512,))
+  # A full encoder, of which the classifier reads the first features.
+  model = nnx.eval_shape(lambda: build.model(config, 1000))
+  assert model.encoder.num_features == 2048
+  for width in ('', '0', '-8', 'x', '1.5'):
+    with pytest.raises(ValueError, match=repr(width)):
+      resnet50_ff.get_config(width)
+
+
+def test_the_main_recipe_is_the_released_one():
+  config = load('resnet50_mrl')
+  assert (config.learning_rate, config.batch_size) == (0.425, 1024)
+  assert (config.num_epochs, config.peak_epoch) == (40, 2.0)
+  assert (config.weight_decay, config.label_smoothing) == (1e-4, 0.1)
+  assert config.blurpool and config.encoder in resnet.VARIANTS
+
+
+@pytest.mark.parametrize(
+  'field, value, match',
+  [
+    ('nesting_dims', (8, 4), '4 after 8'),
+    ('nesting_dims', (0, 4), '0 is not positive'),
+    ('nesting_dims', (8, 128), '128 is beyond the embedding width 64'),
+    ('nesting_weights', (1.0, 2.0), '2 weights for 6'),
+    ('eval_dims', (3, 65), 'eval_dims.*65'),
+    ('head', 'mrle', "head 'mrle': must be one of"),
+    ('head', 'fixed', 'one width'),
+    ('encoder', 'resnet9', 'resnet9'),
+    ('schedule', 'linear', 'linear'),
+    ('decay_mask', 'none', 'none'),
+    ('input', 'disk', 'disk'),
+    ('augmentation', 'mixup', 'mixup'),
+    ('dtype', 'float16', 'float16'),
+    ('checkpoint', '12', '12'),
+    ('batch_size', 0, 'batch_size 0'),
+    ('num_epochs', -1, 'num_epochs -1'),
+    ('log_every_steps', 0, 'log_every_steps 0'),
+    ('learning_rate', 0.0, 'learning_rate 0.0'),
+    ('learning_rate', float('nan'), 'learning_rate nan'),
+    ('label_smoothing', 1.0, 'label_smoothing 1.0'),
+    ('eval_resize', 4, 'eval_resize 4'),
+  ],
+)
+def test_bad_values_are_refused(field, value, match):
+  config = digits_mrl.get_config()
+  config[field] = value
+  with pytest.raises(ValueError, match=match):
+    check.check(config)
+
+
+def test_retrieval_fields_are_checked():
+  config = digits_mrl.get_config()
+  config.retrieval.k = 0
+  with pytest.raises(ValueError, match=r'retrieval.k 0'):
+    check.check(config)

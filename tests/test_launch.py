@@ -1,0 +1,102 @@
+"""The command line: flags, errors in one line, and a run that is killed."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHORT = (
+  '--config=configs/digits_mrl.py',
+  '--mode=train',
+  '--config.train_split=train[:640]',
+  '--config.eval_split=test[:32]',
+  '--config.num_epochs=6',
+  '--config.eval_every_epochs=6',
+  '--config.checkpoint_every_epochs=1',
+  '--config.nesting_dims=4,64',
+  '--config.eval_dims=()',
+)
+
+
+def start(*args, cache):
+  return subprocess.Popen(
+    [sys.executable, 'launch.py', *args],
+    cwd=ROOT,
+    env={**os.environ, 'JAX_COMPILATION_CACHE_DIR': str(cache)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def launch(*args, cache):
+  process = start(*args, cache=cache)
+  out, err = process.communicate(timeout=120)
+  return process.returncode, out, err
+
+
+@pytest.mark.parametrize(
+  'args, line',
+  [
+    ((), '--config is missing'),
+    (('--config=configs/nowhere.py',), 'nowhere.py'),
+    (('--config=configs/digits_mrl.py', '--config.batch=3'), "'batch'"),
+    (('--config=configs/digits_mrl.py', '--config.batch_size=x'), "'x'"),
+    (('--config=configs/digits_mrl.py', '--worker=3'), "'worker'"),
+    (('--config=configs/digits_mrl.py', 'train'), "'train'"),
+    (('--config=configs/digits_ff.py',), 'digits_ff.py:16'),
+    (
+      ('--config=configs/digits_mrl.py', '--mode=train,fly'),
+      "stage 'fly': must be one of",
+    ),
+  ],
+)
+def test_mistakes_get_one_line(args, line, tmp_path):
+  workdir = tmp_path / 'run'
+  code, out, err = launch(*args, f'--workdir={workdir}', cache=tmp_path / 'xla')
+  assert code == 1
+  assert not out
+  assert err.startswith('ValueError: ') and line in err
+  assert len(err.strip().splitlines()) == 1
+  assert not workdir.exists()
+
+
+def test_killed_and_started_again_it_ends_in_the_same_bits(data_dir, tmp_path):
+  args = (*SHORT, f'--config.data_dir={data_dir}')
+  cache = tmp_path / 'xla'
+  whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+  code, _, err = launch(*args, f'--workdir={whole}', cache=cache)
+  assert code == 0, err
+  process = start(*args, f'--workdir={killed}', cache=cache)
+  deadline = time.time() + 60
+  while not list(killed.glob('checkpoints/*0')):
+    assert process.poll() is None and time.time() < deadline
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert not (killed / 'stages.json').exists()
+  code, out, err = launch(*args, f'--workdir={killed}', cache=cache)
+  assert code == 0, err
+  assert 'train: resumes at step' in out
+  first, second = (read_arrays(path) for path in (whole, killed))
+  assert len(first) > 20 and first.keys() == second.keys()
+  for name, array in first.items():
+    np.testing.assert_array_equal(array, second[name], err_msg=name)
+
+
+def read_arrays(workdir):
+  """The last checkpoint, read with Orbax alone, as flat numpy arrays."""
+  import jax
+  import orbax.checkpoint as ocp
+
+  tree = ocp.StandardCheckpointer().restore(workdir / 'checkpoints/60/state')
+  return {
+    jax.tree_util.keystr(path): np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }

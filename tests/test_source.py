@@ -1,0 +1,137 @@
+import io
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from mrl_jax.data import source
+from tests import images
+
+
+def open_folder(root, split='train'):
+  return source.open_source(f'folder:{root}', split)
+
+
+def test_digits(data_dir):
+  train = source.open_source('digits', 'train', data_dir)
+  test = source.open_source('digits', 'test', data_dir)
+  assert (len(train), len(test), train.num_classes) == (1348, 449, 10)
+  example = train.read(5)
+  assert example.key == 'train[5]'
+  assert Image.open(io.BytesIO(example.data)).size == (8, 8)
+  assert len(source.open_source('digits', 'train[:50%]', data_dir)) == 674
+
+
+def test_digits_are_all_there(data_dir):
+  """Every one of scikit-learn's images, once, with its label."""
+  from sklearn import datasets
+
+  found = []
+  for split in ('train', 'test'):
+    records = source.open_source('digits', split, data_dir)
+    for index in range(len(records)):
+      example = records.read(index)
+      pixels = np.asarray(Image.open(io.BytesIO(example.data)))
+      found.append((pixels.tobytes(), example.label))
+  digits = datasets.load_digits()
+  pixels = (digits.images * (255 / 16)).round().astype(np.uint8)
+  expected = [
+    (image.tobytes(), label)
+    for image, label in zip(pixels, digits.target, strict=True)
+  ]
+  assert sorted(found) == sorted(expected)
+
+
+def test_folder(tmp_path):
+  root = images.write_folder(tmp_path)
+  (root / 'train' / 'cat' / '.DS_Store').write_text('hidden')
+  train = open_folder(root)
+  assert (len(train), train.num_classes) == (6, 2)
+  assert [train.read(i).label for i in range(6)] == [0, 0, 0, 1, 1, 1]
+  assert train.read(3).key == 'dog/10.png'
+  assert train.read(3).data == images.encoded(10)
+  assert open_folder(root, 'val').read(0).data == images.encoded(100)
+
+
+def test_folder_without_splits_is_split_by_name(tmp_path):
+  root = images.write_folder(tmp_path, splits=(), each=10, classes='abcdef')
+
+  def keys(split):
+    opened = open_folder(root, split)
+    return {opened.read(i).key for i in range(len(opened))}
+
+  train, val = keys('train'), keys('val')
+  assert len(train | val) == 60
+  assert not train & val
+  assert 1 <= len(val) <= 15
+  # A new image moves no other.
+  (root / 'a' / 'new.png').write_bytes(images.encoded(1))
+  assert keys('train') - {'a/new.png'} == train
+  assert keys('val') - {'a/new.png'} == val
+
+
+def test_folder_refuses_an_empty_class(tmp_path):
+  root = images.write_folder(tmp_path)
+  (root / 'train' / 'eel').mkdir()
+  with pytest.raises(ValueError, match='eel is empty'):
+    open_folder(root)
+
+
+@pytest.mark.parametrize(
+  'name, content',
+  [('notes.txt', b'hello'), ('x.png', b'not a png'), ('y.jpg', b'')],
+)
+def test_folder_refuses_a_file_that_is_no_image(tmp_path, name, content):
+  root = images.write_folder(tmp_path)
+  (root / 'train' / 'dog' / name).write_bytes(content)
+  with pytest.raises(ValueError, match=f'dog/{name} is not an image'):
+    open_folder(root)
+
+
+def test_folder_refuses_classes_that_training_lacks(tmp_path):
+  root = images.write_folder(tmp_path)
+  folder = root / 'val' / 'eel'
+  folder.mkdir()
+  (folder / '0.png').write_bytes(images.encoded(0))
+  with pytest.raises(ValueError, match='eel'):
+    open_folder(root, 'val')
+
+
+def test_missing_folder_and_split(tmp_path):
+  with pytest.raises(ValueError, match='nowhere: no such folder'):
+    open_folder(tmp_path / 'nowhere')
+  with pytest.raises(ValueError, match='no class folders'):
+    open_folder(tmp_path)
+  root = images.write_folder(tmp_path)
+  with pytest.raises(ValueError, match=r"'test'.*\('train', 'val'\)"):
+    open_folder(root, 'test')
+
+
+def test_missing_imagenet_says_how_to_get_it(tmp_path):
+  with pytest.raises(ValueError) as error:
+    source.open_source('imagenet2012', 'train', str(tmp_path))
+  message = str(error.value)
+  assert '\n' not in message
+  for part in (
+    'ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into '
+    f'{tmp_path}/downloads/manual',
+    'pip install tensorflow-cpu',
+    'python -m mrl_jax.data.prepare --dataset=imagenet2012 '
+    f'--data_dir={tmp_path}',
+  ):
+    assert part in message
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  'dataset, split, match',
+  [
+    ('imagnet2012', 'train', "'imagnet2012': not known"),
+    ('digits', 'val', "Unknown split 'val'"),
+    ('digits', 'train[', 'train'),
+    ('digits', 'test[:0]', 'test'),
+  ],
+)
+def test_unknown_names(data_dir, dataset, split, match):
+  with pytest.raises(ValueError, match=match):
+    source.open_source(dataset, split, data_dir)

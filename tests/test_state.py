@@ -1,0 +1,194 @@
+"""The train and evaluation steps, and the checkpoints of their state."""
+
+import chex
+from flax import nnx
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from mrl_jax import models
+from mrl_jax import optim
+from mrl_jax import sharding
+from mrl_jax import state as state_lib
+from mrl_jax.checkpoint import Checkpoints
+
+DIMS = (2, 8, 64)
+OPTIMIZER = optim.sgd(0.05, momentum=0.9, weight_decay=1e-3)
+
+
+def create(**kwargs):
+  model = models.Classifier('resnet8', DIMS, 10, rngs=nnx.Rngs(0), **kwargs)
+  return state_lib.create(model, OPTIMIZER)
+
+
+def augment(key, batch):
+  noise = jax.random.normal(key, batch['image'].shape)
+  return batch['image'] + 0.1 * noise, batch['label']
+
+
+def normalize(image_NHWC):
+  return image_NHWC.astype(jnp.float32) / 128 - 1
+
+
+# One compilation for all tests of a single device.
+GRAPHDEF, _ = create()
+TRAIN_STEP = state_lib.make_train_step(
+  GRAPHDEF, OPTIMIZER, augment, seed=0, weights_G=(2, 1, 1), label_smoothing=0.1
+)
+
+
+def fresh(mesh=None):
+  mesh = mesh or sharding.make_mesh(1)
+  return jax.device_put(create()[1], sharding.replicated(mesh))
+
+
+def batch(step, count=16):
+  rng = np.random.default_rng(step)
+  return {
+    'image': rng.normal(size=(count, 8, 8, 3)).astype(np.float32),
+    'label': rng.integers(0, 10, count).astype(np.int32),
+  }
+
+
+def test_golden_step():
+  """A change of these numbers is a change of what training does."""
+  state, first = TRAIN_STEP(fresh(), batch(0))
+  state, second = TRAIN_STEP(state, batch(1))
+  assert int(state.step) == 2
+  # The sum of the widths' losses by their weights.
+  np.testing.assert_allclose(
+    first['loss'], np.dot((2, 1, 1), first['loss_G']), rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    [first['loss'], first['grad_norm'], second['loss'], second['grad_norm']],
+    [9.93096, 5.79402, 10.25194, 5.85304],
+    rtol=1e-3,
+  )
+
+
+def test_the_step_is_traced_once():
+  traced = chex.assert_max_traces(augment, n=1)
+  step = state_lib.make_train_step(GRAPHDEF, OPTIMIZER, traced, seed=0)
+  state = fresh()
+  for i in range(3):
+    state, _ = step(state, batch(i))
+  chex.clear_trace_counter()
+
+
+def test_the_state_is_donated():
+  state = fresh()
+  TRAIN_STEP(state, batch(0))
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def test_the_key_follows_the_step():
+  """The same batch at two steps is augmented differently."""
+  step = jax.jit(
+    lambda state: augment(
+      jax.random.fold_in(jax.random.key(0), state), batch(0)
+    )[0]
+  )
+  assert not np.array_equal(step(0), step(1))
+
+
+def test_eight_devices_equal_one():
+  results = []
+  for num_devices in (1, 8):
+    mesh = sharding.make_mesh(num_devices)
+    step = state_lib.make_train_step(
+      GRAPHDEF,
+      OPTIMIZER,
+      augment,
+      seed=0,
+      sharding=sharding.replicated(mesh),
+    )
+    state = fresh(mesh)
+    for i in range(3):
+      state, metrics = step(state, sharding.shard_batch(batch(i), mesh))
+    results.append(jax.device_get((state, metrics)))
+  chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('at', [1, 2, 3])
+def test_resuming_gives_the_same_bits(tmp_path, at):
+  state = fresh()
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    for i in range(4):
+      if i == at:
+        checkpoints.save(state, {'seed': 0})
+      state, expected_metrics = TRAIN_STEP(state, batch(i))
+  expected = jax.device_get(state)
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    assert checkpoints.latest_step == at
+    state, config = checkpoints.restore(fresh(), at)
+  assert config == {'seed': 0}
+  for i in range(at, 4):
+    state, metrics = TRAIN_STEP(state, batch(i))
+  chex.assert_trees_all_equal(jax.device_get(state), expected)
+  chex.assert_trees_all_equal(metrics, expected_metrics)
+
+
+def save_all(path, scores, keep):
+  """Saves a small state at steps 1, 2, … with these scores."""
+  small = state_lib.State(jnp.array(0), {'w': jnp.arange(3.0)}, {}, ())
+  with Checkpoints(path, keep=keep) as checkpoints:
+    for step, score in enumerate(scores, start=1):
+      state = state_lib.State(jnp.array(step), small.params, {}, ())
+      checkpoints.save(state, {}, score)
+  return small
+
+
+def test_the_last_and_the_best_are_kept(tmp_path):
+  save_all(tmp_path, (0.5, 0.9, None, 0.7, 0.6), keep=2)
+  names = {path.name for path in tmp_path.iterdir() if path.name.isdecimal()}
+  assert names == {'2', '4', '5'}
+  with Checkpoints(tmp_path) as checkpoints:
+    assert (checkpoints.latest_step, checkpoints.best_step) == (5, 2)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+  small = save_all(tmp_path, (0.1, 0.2), keep=2)
+  for path in (tmp_path / '2' / 'state').rglob('*'):
+    if path.is_file():
+      path.write_bytes(path.read_bytes()[:7])
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    with pytest.raises(ValueError, match=f'{tmp_path}/2 cannot be read'):
+      checkpoints.restore(small, 2)
+    restored, _ = checkpoints.restore(small, 1)
+  chex.assert_trees_all_equal(restored.params, small.params)
+
+
+def test_keep_none():
+  with pytest.raises(ValueError, match='keep_checkpoints 0'):
+    Checkpoints('unused', keep=0)
+
+
+@pytest.mark.parametrize('head', ['mrl', 'mrl_e'])
+def test_evaluation_sums_are_exact(head):
+  graphdef, state = create(head=head)
+  dims = (2, 5, 64) if head == 'mrl_e' else None
+  step = state_lib.make_eval_step(graphdef, normalize, dims=dims)
+  rng = np.random.default_rng(0)
+  examples = {
+    'image': rng.integers(0, 256, (6, 8, 8, 3), np.uint8),
+    'label': rng.integers(0, 10, 6).astype(np.int32),
+    'mask': np.ones(6, bool),
+  }
+  whole = step(state.params, state.batch_stats, examples)
+  padded = jax.tree.map(
+    lambda x: np.concatenate([x, np.zeros((2, *x.shape[1:]), x.dtype)]),
+    examples,
+  )
+  chex.assert_trees_all_close(
+    step(state.params, state.batch_stats, padded), whole, rtol=1e-5
+  )
+  assert whole['count'] == 6
+  chex.assert_shape(whole['loss'], (3,))
+
+
+def test_too_many_devices():
+  with pytest.raises(ValueError, match='num_devices 9: there are 8'):
+    sharding.make_mesh(9)
+  with pytest.raises(ValueError, match=r'batch_size 12.*8 devices'):
+    sharding.check_batch_size('batch_size', 12, sharding.make_mesh(8))
