@@ -1,10 +1,13 @@
 import io
+import subprocess
+import sys
 
 import numpy as np
 from PIL import Image
 import pytest
 
 from mrl_jax.data import source
+from mrl_jax.data import tfds_source
 from tests import images
 
 
@@ -135,3 +138,27 @@ def test_missing_imagenet_says_how_to_get_it(tmp_path):
 def test_unknown_names(data_dir, dataset, split, match):
   with pytest.raises(ValueError, match=match):
     source.open_source(dataset, split, data_dir)
+
+
+def test_two_processes_may_prepare_the_digits_at_once(tmp_path):
+  command = (
+    'from mrl_jax.data import source; '
+    f'print(len(source.open_source("digits", "test", "{tmp_path}")))'
+  )
+  processes = [
+    subprocess.Popen(
+      [sys.executable, '-c', command],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for _ in range(2)
+  ]
+  assert [process.communicate() for process in processes] == [('449\n', '')] * 2
+
+
+def test_a_leftover_folder_does_not_change_the_format(tmp_path):
+  """TFDS leaves one when it fails; TFRecord would have no random access."""
+  (tmp_path / 'imagenet2012').mkdir()
+  builder = tfds_source.open_builder('imagenet2012', str(tmp_path))
+  assert builder.info.file_format.value == 'array_record'

@@ -3,10 +3,12 @@
 TensorFlow is not needed to read ArrayRecord files, nor to prepare `digits`.
 """
 
+from collections.abc import Iterator
 import contextlib
 import os
 import shlex
 
+from absl import logging
 import tensorflow_datasets as tfds
 
 from mrl_jax.data import digits
@@ -23,10 +25,13 @@ class TfdsSource:
   def __init__(self, dataset: str, split: str, data_dir: str = ''):
     """Raises ValueError for what is unknown, or not prepared (and says how)."""
     data_dir = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
-    builder = open_builder(dataset, data_dir)
-    if not builder.is_prepared() and builder.name == digits.Digits.name:
-      _prepare(builder)
-    if not builder.is_prepared():
+    # A folder without a dataset in it is no reason to warn.
+    with _only_errors_logged():
+      builder = open_builder(dataset, data_dir)
+      if not builder.is_prepared() and builder.name == digits.Digits.name:
+        builder = _prepare_digits(data_dir)
+      prepared = builder.is_prepared()
+    if not prepared:
       raise ValueError(_how_to_prepare(dataset, data_dir))
     features = builder.info.features
     if not {'image', 'label'} <= set(features):
@@ -64,11 +69,15 @@ class TfdsSource:
 
 
 def open_builder(dataset: str, data_dir: str) -> tfds.core.DatasetBuilder:
-  """The TFDS builder, for ArrayRecord where nothing is prepared yet."""
+  """The TFDS builder; for ArrayRecord, where nothing is prepared yet.
+
+  Raises ValueError for a name that TFDS does not know.
+  """
   try:
-    return tfds.builder(
-      dataset, data_dir=data_dir, **_format_if_new(dataset, data_dir)
-    )
+    builder = tfds.builder(dataset, data_dir=data_dir)
+    if builder.is_prepared():
+      return builder
+    return tfds.builder(dataset, data_dir=data_dir, file_format='array_record')
   except tfds.core.DatasetNotFoundError:
     raise ValueError(
       f'dataset {dataset!r}: not known to TFDS; for your own images give '
@@ -76,17 +85,29 @@ def open_builder(dataset: str, data_dir: str) -> tfds.core.DatasetBuilder:
     ) from None
 
 
-def _format_if_new(dataset: str, data_dir: str) -> dict[str, str]:
-  # TFDS refuses a format that differs from what lies there already.
-  prepared = os.path.isdir(os.path.join(data_dir, dataset.partition(':')[0]))
-  return {} if prepared else {'file_format': 'array_record'}
-
-
-def _prepare(builder: tfds.core.DatasetBuilder) -> None:
+def _prepare_digits(data_dir: str) -> tfds.core.DatasetBuilder:
   # TFDS draws progress bars and prints; there is nothing to wait for here.
   tfds.disable_progress_bar()
+  builder = open_builder(digits.Digits.name, data_dir)
   with open(os.devnull, 'w') as null, contextlib.redirect_stdout(null):
-    builder.download_and_prepare()
+    try:
+      builder.download_and_prepare()
+    except OSError:
+      # Another process may have been first.
+      builder = open_builder(digits.Digits.name, data_dir)
+      if not builder.is_prepared():
+        raise
+  return builder
+
+
+@contextlib.contextmanager
+def _only_errors_logged() -> Iterator[None]:
+  before = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(before)
 
 
 def _how_to_prepare(dataset: str, data_dir: str) -> str:

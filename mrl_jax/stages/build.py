@@ -142,11 +142,11 @@ def train_batches(
 def _is_resident(config: ConfigDict, opened: Source) -> bool:
   if config.input != 'auto':
     return config.input == 'resident'
-  gigabytes = len(opened) * 3 * config.eval_image_size**2 / 1e9
-  fits = gigabytes <= config.resident_gigabytes
+  size = len(opened) * 3 * config.eval_image_size**2
+  fits = size <= 1e9 * config.resident_gigabytes
   writer.say(
-    f'input: {len(opened):,} images take {gigabytes:.2f} GB decoded: '
-    + ('resident' if fits else 'stream')
+    f'train: {len(opened):,} images take {size / 1e6:,.1f} MB decoded: '
+    + ('resident' if fits else 'streamed')
   )
   return fits
 
