@@ -1,0 +1,1 @@
+"""Matryoshka Representation Learning in JAX (arXiv 2205.13147)."""

@@ -27,6 +27,7 @@ FREE_FIELDS = frozenset(
     'num_threads',
     'max_damaged',
     'log_every_steps',
+    'eval_batch_size',
     'eval_every_epochs',
     'checkpoint_every_epochs',
     'keep_checkpoints',
@@ -35,9 +36,9 @@ FREE_FIELDS = frozenset(
 # Fields that the stages after training read; changed, those run again.
 STAGE_FIELDS = {
   'train': frozenset(),
-  'evaluate': frozenset({'eval_dims', 'eval_batch_size', 'checkpoint'}),
-  'embed': frozenset({'eval_batch_size', 'checkpoint'}),
-  'retrieve': frozenset({'eval_dims', 'retrieval', 'checkpoint'}),
+  'evaluate': frozenset({'eval_split', 'eval_dims', 'checkpoint'}),
+  'embed': frozenset({'eval_split', 'checkpoint'}),
+  'retrieve': frozenset({'eval_split', 'eval_dims', 'retrieval', 'checkpoint'}),
   'report': frozenset(),
 }
 # What a stage leaves behind; deleted, the stage runs again.

@@ -133,13 +133,14 @@ class Progress:
         initial=start_step,
         unit='step',
         dynamic_ncols=True,
-        bar_format='{percentage:3.0f}% {n}/{total} [{remaining} left] {desc}',
+        bar_format='{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} '
+        '[{remaining} left] {desc}',
       )
 
   def update(self, step: int, loss_G: Sequence[float]) -> float | None:
     """Called after every step; at each `log_every_steps` returns images/s."""
     if self._bar is not None:
-      self._bar.n = step
+      self._bar.update(step - self._bar.n)
     if step % self._log_every_steps and step != self._total_steps:
       return None
     now, (then, before) = time.perf_counter(), self._last

@@ -5,6 +5,7 @@ import pytest
 
 from mrl_jax import retrieval
 from mrl_jax.retrieval import cost
+from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval import neighbors as neighbors_lib
 
 
@@ -23,7 +24,7 @@ def brute_force(query_QD, database_MD, k, dim):
 def arrays(request, tmp_path, monkeypatch):
   """Queries and a database of several ragged blocks."""
   monkeypatch.setattr(neighbors_lib, '_QUERY_BLOCK', 8)
-  monkeypatch.setattr(neighbors_lib, '_DATABASE_BLOCK', 64)
+  monkeypatch.setattr(database_lib, 'BLOCK', 64)
   monkeypatch.setattr(neighbors_lib, '_GATHER_BYTES', 1 << 14)
   rng = np.random.default_rng(0)
   query_QD = rng.normal(size=(21, 32)).astype(np.float32)

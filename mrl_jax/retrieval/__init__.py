@@ -4,11 +4,11 @@ Similarity is the cosine of prefixes: slice, then normalise. Nothing here knows
 of models or datasets; any embeddings will do.
 """
 
+from mrl_jax.retrieval.database import Database
+from mrl_jax.retrieval.database import prepare
 from mrl_jax.retrieval.neighbors import adaptive
-from mrl_jax.retrieval.neighbors import Database
 from mrl_jax.retrieval.neighbors import funnel
 from mrl_jax.retrieval.neighbors import Neighbors
-from mrl_jax.retrieval.neighbors import prepare
 from mrl_jax.retrieval.neighbors import search
 
 __all__ = (

@@ -25,8 +25,14 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .2rem .8rem; }
 th { border-bottom: 2px solid #1d2330; font-weight: 600; }
 tr:nth-child(even) td { background: #f4f5f8; }
-.scroll { overflow-x: auto; } summary { cursor: pointer; }
+.scroll { overflow-x: auto; margin-top: .8rem; } summary { cursor: pointer; }
 """
+
+_HEADS = {
+  'mrl': 'MRL heads',
+  'mrl_e': 'the MRL-E head',
+  'fixed': 'a fixed-feature head',
+}
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
@@ -75,7 +81,7 @@ def _headline(
   small = next(d for d in dims if values[f'val/top1@{d}'] >= last - 1)
   return (
     f'<h1>{html.escape(config.name)}</h1><p class="lead">'
-    f'{html.escape(config.encoder)} with a {config.head} head on '
+    f'{html.escape(config.encoder)} with {_HEADS[config.head]} on '
     f'{html.escape(config.dataset)}, step {workdir.latest_step():,}. The full '
     f'width {dims[-1]} has {last:.2f} % top-1; width {small} has '
     f'{values[f"val/top1@{small}"]:.2f} %, at 1/{dims[-1] / small:g} of the '

@@ -1,0 +1,1 @@
+"""From stored images to what the steps are fed."""
