@@ -190,6 +190,21 @@ def test_device_arrays_are_taken():
   assert isinstance(neighbors.ids_QK, np.ndarray)
 
 
+@pytest.mark.parametrize('k', [1, 5, 40])
+@pytest.mark.parametrize('values', [3, 10_000])
+def test_top_k_by_groups(monkeypatch, k, values):
+  """Equal to a stable sort, with many ties and with few."""
+  monkeypatch.setattr(neighbors_lib, '_GROUP', 4)
+  score_QB = np.random.default_rng(0).integers(0, values, (20, 400))
+  score_QB = score_QB.astype(np.float32)
+  expected = np.argsort(-score_QB, axis=1, kind='stable')[:, :k]
+  score_Qk, index_Qk = neighbors_lib._top_k(jnp.asarray(score_QB), k)
+  np.testing.assert_array_equal(index_Qk, expected)
+  np.testing.assert_array_equal(
+    score_Qk, np.take_along_axis(score_QB, expected, 1)
+  )
+
+
 def test_cost_is_the_papers():
   # Exact at 2048 on ImageNet-1K and -4K; 16 -> 2048; the funnels of appendix F.
   assert round(cost.mflops(1_281_167, (2048,)), 1) == 2623.8

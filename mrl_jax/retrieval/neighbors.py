@@ -16,6 +16,8 @@ from mrl_jax.retrieval.database import Database
 # the candidates gathered for a block of queries may take.
 _QUERY_BLOCK = 512
 _GATHER_BYTES = 64 << 20
+# Scores whose maximum stands for them while the top k are looked for.
+_GROUP = 32
 
 
 class Neighbors(NamedTuple):
@@ -169,12 +171,31 @@ def _score_block(
   id_B = first + jnp.arange(size, dtype=jnp.int32)
   score_QB = _dot(_normalize(query_QD, dim), rows_Bd.T) / norm_B[None, :]
   score_QB = jnp.where((id_B >= fresh)[None, :], score_QB, -jnp.inf)
-  score_Qk, index_Qk = jax.lax.top_k(score_QB, min(k, size))
+  score_Qk, index_Qk = _top_k(score_QB, min(k, size))
   # Earlier rows first, so that a stable top-k gives ties to the lower id.
   scores = jnp.concatenate([best[0], score_Qk], axis=1)
   ids = jnp.concatenate([best[1], id_B[index_Qk]], axis=1)
   score_Qk, index_Qk = jax.lax.top_k(scores, k)
   return score_Qk, jnp.take_along_axis(ids, index_Qk, axis=1)
+
+
+def _top_k(score_QB: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+  """`lax.top_k`, ties included, by way of the maxima of groups.
+
+  What is among the first k stands in one of the k groups of the best maxima,
+  since any group before its own holds something before it.
+  """
+  Q, B = score_QB.shape
+  if B % _GROUP or 2 * k * _GROUP > B:
+    return jax.lax.top_k(score_QB, k)
+  maximum_QG = score_QB.reshape(Q, B // _GROUP, _GROUP).max(-1)
+  # Groups in the order of their rows, for the ties.
+  group_Qk = jnp.sort(jax.lax.top_k(maximum_QG, k)[1], axis=1)
+  within = jnp.arange(_GROUP, dtype=group_Qk.dtype)
+  index_QX = (_GROUP * group_Qk[:, :, None] + within[None, None]).reshape(Q, -1)
+  score_QX = jnp.take_along_axis(score_QB, index_QX, axis=1)
+  score_Qk, best_Qk = jax.lax.top_k(score_QX, k)
+  return score_Qk, jnp.take_along_axis(index_QX, best_Qk, axis=1)
 
 
 @functools.partial(jax.jit, static_argnames='dim')
