@@ -57,8 +57,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
     sys.exit(f'ValueError: {line.removeprefix("ValueError: ")}')
   # How ml_collections reports an unknown field.
   except (AttributeError, KeyError) as error:
-    name = str(error).strip('"')
-    sys.exit(f'ValueError: --config has no field {name}')
+    line = ' '.join(str(error.args[0]).strip('"').split())
+    sys.exit(f'ValueError: --config has no field {line}')
 
 
 def _one_line(function):
@@ -67,10 +67,12 @@ def _one_line(function):
   def run(argv):
     try:
       function(argv)
+    except KeyboardInterrupt:
+      sys.exit('interrupted; the same command goes on from where it can')
     except ValueError as error:
       if logging.level_debug():
         raise
-      sys.exit(f'ValueError: {error}')
+      sys.exit(f'ValueError: {" ".join(str(error).split())}')
 
   return run
 

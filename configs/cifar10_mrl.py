@@ -1,6 +1,8 @@
 """ResNet-20 on CIFAR-10, MRL at widths 2 to 64.
 
-He et al.'s recipe (arXiv 1512.03385, section 4.2) with a cosine schedule.
+He et al.'s recipe (arXiv 1512.03385, section 4.2; 91.25 % at 64 without
+nesting) with a cosine schedule. An epoch takes under four minutes on two CPU
+cores; it has been run here for one, not to the end.
 
     python launch.py --config=configs/cifar10_mrl.py
 

@@ -1,5 +1,8 @@
 """`digits_mrl` with MRL-E: one classifier, shared by all widths.
 
+Half a minute on two CPU cores. Top-1 to expect, in percent: 74 at 2, 99 at 4,
+and 99.7 or more from 8 on.
+
 python launch.py --config=configs/digits_mrl_e.py
 """
 

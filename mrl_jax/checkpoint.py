@@ -1,4 +1,8 @@
-"""Checkpoints: the state, the config and the metrics of a step, by Orbax."""
+"""Checkpoints: the state, the config and the score of a step, by Orbax.
+
+`<step>/model` holds the parameters and BatchNorm statistics, `<step>/optimizer`
+the step and the optimizer's state, `<step>/config` the config.
+"""
 
 from collections.abc import Mapping
 import os
@@ -18,26 +22,33 @@ class Checkpoints:
   Use as a context manager: leaving it waits for what is being saved.
   """
 
-  def __init__(self, directory: str | os.PathLike, *, keep: int = 1):
-    """`keep`: how many of the last to keep, beside the one of best `score`."""
-    if keep < 1:
+  def __init__(self, directory: str | os.PathLike, *, keep: int | None = None):
+    """Opens to read; with `keep`, to write.
+
+    `keep`: how many of the last to keep, beside the one of best score. One
+    process at a time may write: it clears away what a killed one left behind.
+    """
+    if keep is not None and keep < 1:
       raise ValueError(f'keep_checkpoints {keep}: must be at least 1')
-    score = lambda metrics: metrics['score']
-    policies = [
-      checkpoint_managers.LatestN(keep),
-      checkpoint_managers.BestN(
-        get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
-      ),
-    ]
     self._directory = os.path.abspath(directory)
+    score = lambda metrics: metrics['score']
+    options = {'create': False}
+    if keep is not None:
+      policies = [
+        checkpoint_managers.LatestN(keep),
+        checkpoint_managers.BestN(
+          get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
+        ),
+      ]
+      options = {
+        'preservation_policy': checkpoint_managers.AnyPreservationPolicy(
+          policies
+        ),
+        'cleanup_tmp_directories': True,
+      }
     self._manager = ocp.CheckpointManager(
       self._directory,
-      options=ocp.CheckpointManagerOptions(
-        best_fn=score,
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-        # What a killed run was in the middle of writing.
-        cleanup_tmp_directories=True,
-      ),
+      options=ocp.CheckpointManagerOptions(best_fn=score, **options),
     )
 
   def __enter__(self) -> 'Checkpoints':
@@ -65,36 +76,56 @@ class Checkpoints:
     `score`: what the best checkpoint has most of; None where it was not
     measured.
     """
+    model, optimizer = _split(state)
     self._manager.save(
       int(state.step),
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config)
+        model=ocp.args.StandardSave(model),
+        optimizer=ocp.args.StandardSave(optimizer),
+        config=ocp.args.JsonSave(config),
       ),
       metrics=None if score is None else {'score': score},
     )
 
-  def restore(self, like: State, step: int) -> tuple[State, dict[str, Any]]:
-    """The state, in the shapes and shardings of `like`, and the config.
+  def restore(self, like: State, step: int) -> State:
+    """The state, in the shapes and shardings of `like`.
 
-    Raises ValueError, naming the directory, if it cannot be read.
+    Raises ValueError, naming the directory, if it cannot be read; so do the
+    two below.
     """
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    args = ocp.args.Composite(
-      state=ocp.args.StandardRestore(abstract), config=ocp.args.JsonRestore()
+    model, optimizer = _split(like)
+    restored = self._restore(
+      step, model=_restore_like(model), optimizer=_restore_like(optimizer)
     )
-    try:
-      restored = self._manager.restore(step, args=args)
-    # Orbax and tensorstore raise many types on damaged files.
-    except Exception as error:
-      line = str(error).strip().splitlines()[0] if str(error).strip() else ''
-      raise ValueError(
-        f'checkpoint {os.path.join(self._directory, str(step))} cannot be read '
-        f'({type(error).__name__}: {line[:200]}); without that directory the '
-        'run goes on from the one before it'
-      ) from error
-    return restored.state, restored.config
+    return State(**restored.model, **restored.optimizer)
+
+  def restore_model(self, like: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """The `params` and `batch_stats` alone, as `like` holds them."""
+    return self._restore(step, model=_restore_like(like)).model
 
   def read_config(self, step: int) -> dict[str, Any]:
     """The config a checkpoint was written with."""
-    args = ocp.args.Composite(config=ocp.args.JsonRestore())
-    return self._manager.restore(step, args=args).config
+    return self._restore(step, config=ocp.args.JsonRestore()).config
+
+  def _restore(self, step: int, **items: Any) -> ocp.args.Composite:
+    try:
+      return self._manager.restore(step, args=ocp.args.Composite(**items))
+    # Orbax and tensorstore raise many types on damaged files.
+    except Exception as error:
+      line = ' '.join(str(error).split())[:200]
+      raise ValueError(
+        f'checkpoint {os.path.join(self._directory, str(step))} cannot be read '
+        f'({type(error).__name__}: {line}); without that directory the run '
+        'goes on from the one before it'
+      ) from error
+
+
+def _split(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
+  model = {'params': state.params, 'batch_stats': state.batch_stats}
+  return model, {'step': state.step, 'opt_state': state.opt_state}
+
+
+def _restore_like(tree: Any) -> ocp.args.StandardRestore:
+  return ocp.args.StandardRestore(
+    jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+  )

@@ -67,7 +67,9 @@ def loss_curves(series: Mapping[int, Points]) -> str:
   figure, axes = _figure()
   for index, (dim, points) in enumerate(series.items()):
     color = colormaps['viridis'](index / max(len(series), 2))
-    axes.plot(*zip(*points, strict=True), label=str(dim), color=color)
+    marker = 'o' if len(points) < 3 else ''
+    x, y = zip(*points, strict=True)
+    axes.plot(x, y, marker=marker, label=str(dim), color=color)
   axes.set_xlabel('step')
   axes.set_ylabel('training loss, nats')
   axes.legend(title='width', frameon=False, ncols=2, fontsize=8)

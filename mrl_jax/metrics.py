@@ -1,7 +1,10 @@
 """Classification metrics at every granularity."""
 
+from collections.abc import Mapping, Sequence
+
 import jax
 from jax import numpy as jnp
+import numpy as np
 
 
 def label_rank(logits_GNC: jax.Array, label_N: jax.Array) -> jax.Array:
@@ -35,4 +38,26 @@ def masked_sums(
     'loss': jnp.where(mask_1N, loss_GN, 0).sum(-1),
     'top1': (mask_1N & (rank_GN < 1)).sum(-1),
     'top5': (mask_1N & (rank_GN < 5)).sum(-1),
+  }
+
+
+def from_sums(
+  dims: Sequence[int], sums: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+  """`val/loss@m` in nats, `val/top1@m` and `val/top5@m` in percent."""
+  count = sums['count']
+  return {
+    **per_width('val/loss', dims, sums['loss'] / count),
+    **per_width('val/top1', dims, 100 * sums['top1'] / count),
+    **per_width('val/top5', dims, 100 * sums['top5'] / count),
+  }
+
+
+def per_width(
+  name: str, dims: Sequence[int], values_G: Sequence[float]
+) -> dict[str, float]:
+  """One metric for each width, named as in `train/loss@64`."""
+  return {
+    f'{name}@{dim}': float(value)
+    for dim, value in zip(dims, values_G, strict=True)
   }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import itertools
+import math
 import operator
 
 
@@ -57,14 +58,19 @@ def validate_weights(
   """
   if weights_G is None or not len(weights_G):
     return (1.0,) * num_granularities
-  weights = tuple(float(weight) for weight in weights_G)
+  try:
+    weights = tuple(float(weight) for weight in weights_G)
+  except (TypeError, ValueError):
+    raise ValueError(
+      f'nesting_weights {weights_G!r}: must be numbers'
+    ) from None
   if len(weights) != num_granularities:
     raise ValueError(
       f'nesting_weights {weights}: {len(weights)} weights for '
       f'{num_granularities} nesting dims'
     )
-  # `not (w >= 0)` refuses NaN too.
-  if any(not weight >= 0 for weight in weights) or not sum(weights) > 0:
+  # A comparison that NaN fails.
+  if any(not 0 <= w < math.inf for w in weights) or not sum(weights):
     raise ValueError(
       f'nesting_weights {weights}: must be at least 0, and not all 0'
     )

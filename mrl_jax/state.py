@@ -1,12 +1,13 @@
-"""The training state, and the two jitted functions that use it."""
+"""The training state, and the jitted steps that use it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
 from flax import nnx
 import jax
 from jax import numpy as jnp
+import numpy as np
 import optax
 
 from mrl_jax import losses
@@ -48,9 +49,12 @@ def create(
 def make_train_step(
   graphdef: nnx.GraphDef,
   optimizer: optax.GradientTransformation,
-  augment: Callable[[jax.Array, Arrays], tuple[jax.Array, jax.Array]],
+  augment: Callable[
+    [jax.Array, Arrays, jax.Array], tuple[jax.Array, jax.Array]
+  ],
   *,
   seed: int,
+  schedule: optax.Schedule | None = None,
   weights_G: Sequence[float] | None = None,
   label_smoothing: float = 0.0,
   sharding: jax.sharding.Sharding | None = None,
@@ -60,14 +64,16 @@ def make_train_step(
   Args:
     graphdef: the static part of a `models.Classifier`.
     optimizer: what turns gradients into updates.
-    augment: `(key, batch) -> (image_NHWC, label_N)`, traced inside the step;
-      the images come out normalised, in float32.
+    augment: `(key, batch, step) -> (image_NHWC, label_N)`, traced inside the
+      step; the images come out normalised, in float32.
     seed: of all randomness in the step; the key is `fold_in(key(seed), step)`.
+    schedule: the learning rate, if it is to be among the metrics.
     weights_G: the loss weight of each granularity.
     label_smoothing: see `losses.matryoshka_cross_entropy`.
     sharding: of the new state and the metrics; None leaves it to the compiler.
 
-  The metrics are scalars `loss` and `grad_norm` and the vector `loss_G`.
+  The metrics are the vector `loss_G` and the scalars `loss`, `grad_norm`,
+  `update_norm` and, with a schedule, `learning_rate`.
   """
 
   def loss_fn(params, batch_stats, image_NHWC, label_N):
@@ -82,9 +88,8 @@ def make_train_step(
     return loss, (loss_G, batch_stats)
 
   def train_step(state, batch):
-    # `augment` is told the step too: resident data is sliced by it.
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    image_NHWC, label_N = augment(key, {**batch, 'step': state.step})
+    image_NHWC, label_N = augment(key, batch, state.step)
     (loss, (loss_G, batch_stats)), grads = jax.value_and_grad(
       loss_fn, has_aux=True
     )(state.params, state.batch_stats, image_NHWC, label_N)
@@ -95,8 +100,15 @@ def make_train_step(
       batch_stats=batch_stats,
       opt_state=opt_state,
     )
-    grad_norm = optax.tree.norm(grads)
-    return new_state, {'loss': loss, 'loss_G': loss_G, 'grad_norm': grad_norm}
+    values = {
+      'loss': loss,
+      'loss_G': loss_G,
+      'grad_norm': optax.tree.norm(grads),
+      'update_norm': optax.tree.norm(updates),
+    }
+    if schedule is not None:
+      values['learning_rate'] = schedule(state.step)
+    return new_state, values
 
   return jax.jit(train_step, donate_argnums=0, out_shardings=sharding)
 
@@ -106,14 +118,15 @@ def make_eval_step(
   normalize: Callable[[jax.Array], jax.Array],
   *,
   dims: Sequence[int] | None = None,
+  sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[[Arrays, Arrays, Arrays], Arrays]:
   """Returns the jitted `(params, batch_stats, batch) -> sums`.
 
   The batch is `image` (uint8 NHWC), `label` and `mask`; the sums are those of
   `metrics.masked_sums`, at the head's nesting dims, or at `dims` (MRL-E only).
+  `sharding` is that of the sums; None leaves it to the compiler.
   """
 
-  @jax.jit
   def eval_step(params, batch_stats, batch):
     model = _evaluation_model(graphdef, params, batch_stats)
     embedding_ND = model.encoder(normalize(batch['image']))
@@ -125,20 +138,55 @@ def make_eval_step(
     rank_GN = metrics.label_rank(logits_GNC, batch['label'])
     return metrics.masked_sums(loss_GN, rank_GN, batch['mask'])
 
-  return eval_step
+  return jax.jit(eval_step, out_shardings=sharding)
+
+
+def evaluate(
+  eval_step: Callable[[Arrays, Arrays, Arrays], Arrays],
+  params: Arrays,
+  batch_stats: Arrays,
+  batches: Iterable[Arrays],
+) -> dict[str, np.ndarray]:
+  """Adds up the sums of `make_eval_step` over all batches, in float64.
+
+  Raises ValueError if no example counts, or a loss is not finite.
+  """
+  totals, pending = {}, None
+  for batch in batches:
+    sums = eval_step(params, batch_stats, batch)
+    # One batch late, so that the host decodes while the device works.
+    if pending:
+      _add(totals, pending)
+    pending = sums
+  _add(totals, pending)
+  if not totals['count']:
+    raise ValueError('every image of the evaluation split is damaged')
+  if not np.isfinite(totals['loss']).all():
+    raise ValueError(f'the evaluation loss is not finite: {totals["loss"]}')
+  return totals
+
+
+def _add(totals: dict[str, np.ndarray], sums: Arrays) -> None:
+  for name, value in jax.device_get(sums).items():
+    totals[name] = totals.get(name, 0) + np.asarray(value, np.float64)
 
 
 def make_embed_step(
-  graphdef: nnx.GraphDef, normalize: Callable[[jax.Array], jax.Array]
+  graphdef: nnx.GraphDef,
+  normalize: Callable[[jax.Array], jax.Array],
+  *,
+  sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[[Arrays, Arrays, Arrays], jax.Array]:
-  """Returns the jitted `(params, batch_stats, batch) -> embedding_ND`."""
+  """Returns the jitted `(params, batch_stats, batch) -> embedding_ND`.
 
-  @jax.jit
+  `sharding` is that of the embeddings; None leaves it to the compiler.
+  """
+
   def embed_step(params, batch_stats, batch):
     model = _evaluation_model(graphdef, params, batch_stats)
     return model.encoder(normalize(batch['image']))
 
-  return embed_step
+  return jax.jit(embed_step, out_shardings=sharding)
 
 
 def _evaluation_model(graphdef, params, batch_stats):

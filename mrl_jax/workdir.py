@@ -7,60 +7,35 @@ metrics.jsonl                one JSON object a line
 embeddings/, retrieval/, report/
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import pathlib
 import time
 from typing import Any
-import uuid
 
-# Fields whose value changes no number: a run may go on with another.
-FREE_FIELDS = frozenset(
-  {
-    'name',
-    'modes',
-    'data_dir',
-    'num_devices',
-    'num_threads',
-    'max_damaged',
-    'log_every_steps',
-    'eval_batch_size',
-    'eval_every_epochs',
-    'checkpoint_every_epochs',
-    'keep_checkpoints',
-  }
-)
-# Fields that the stages after training read; changed, those run again.
-STAGE_FIELDS = {
-  'train': frozenset(),
-  'evaluate': frozenset({'eval_split', 'eval_dims', 'checkpoint'}),
-  'embed': frozenset({'eval_split', 'checkpoint'}),
-  'retrieve': frozenset({'eval_split', 'eval_dims', 'retrieval', 'checkpoint'}),
-  'report': frozenset(),
-}
-# What a stage leaves behind; deleted, the stage runs again.
-_OUTPUT = {
-  'train': 'checkpoints',
-  'evaluate': 'metrics.jsonl',
-  'embed': 'embeddings',
-  'retrieve': 'retrieval/retrieval.json',
-  'report': 'report/index.html',
-}
-_AFTER_TRAINING = frozenset().union(*STAGE_FIELDS.values())
+from mrl_jax import files
 
 
 class Workdir:
   """Paths, the config of record, and the marks of finished stages."""
 
-  def __init__(self, path: str | os.PathLike, config: Mapping[str, Any]):
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    config: Mapping[str, Any],
+    *,
+    free: Collection[str] = (),
+  ):
     """Looks, and writes nothing.
 
     Args:
       path: need not exist yet.
       config: the resolved config, as plain JSON types.
+      free: the fields that training does not depend on.
 
     Raises:
       ValueError: `path` is a file or cannot be written, or the config there
@@ -68,9 +43,12 @@ class Workdir:
     """
     self.path = pathlib.Path(path).expanduser().absolute()
     self.config = json.loads(json.dumps(config))
+    self._free = frozenset(free)
     _check_writable(self.path)
-    recorded = read_json(self.path / 'config.json', missing={})
-    self.check_config(recorded, self.path / 'config.json')
+    config_path = self.path / 'config.json'
+    recorded = files.read_json(config_path, missing={})
+    if recorded:
+      self.check_config(recorded, config_path)
 
   @property
   def checkpoints(self) -> pathlib.Path:
@@ -99,12 +77,9 @@ class Workdir:
 
     The line names each field that differs, with both values.
     """
-    if not recorded:
-      return
-    names = (self.config.keys() | recorded.keys()) - FREE_FIELDS
     pairs = [
       (name, recorded.get(name), self.config.get(name))
-      for name in sorted(names - _AFTER_TRAINING)
+      for name in sorted((self.config.keys() | recorded.keys()) - self._free)
     ]
     differences = [
       f'{name} is {there!r} there and {here!r} now'
@@ -118,24 +93,28 @@ class Workdir:
       )
 
   def write_config(self) -> None:
-    write_json(self.path / 'config.json', self.config)
+    files.write_json(self.path / 'config.json', self.config)
 
-  def is_finished(self, stage: str) -> bool:
-    """Whether the stage is done, for this config and the latest checkpoint."""
-    marks = read_json(self.path / 'stages.json', missing={})
-    return (
-      marks.get(stage, {}).get('fingerprint') == self._fingerprint(stage)
-      and (self.path / _OUTPUT[stage]).exists()
-    )
+  def hash_of(self, names: Collection[str] | None = None) -> str:
+    """Of these fields, or those training depends on: 12 hexadecimal digits."""
+    if names is None:
+      names = self.config.keys() - self._free
+    chosen = {name: self.config.get(name) for name in sorted(names)}
+    return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:12]
 
-  def mark_finished(self, stage: str, seconds: float) -> None:
-    marks = read_json(self.path / 'stages.json', missing={})
+  def marks(self) -> dict[str, dict[str, Any]]:
+    """What `mark` wrote of each stage."""
+    return files.read_json(self.path / 'stages.json', missing={})
+
+  def mark(self, stage: str, fingerprint: str, seconds: float) -> None:
+    """Records that a stage is finished, and of what."""
+    marks = self.marks()
     marks[stage] = {
-      'fingerprint': self._fingerprint(stage),
+      'fingerprint': fingerprint,
       'seconds': round(seconds, 3),
       'finished': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
     }
-    write_json(self.path / 'stages.json', marks)
+    files.write_json(self.path / 'stages.json', marks)
 
   def latest_step(self) -> int:
     """Of the checkpoints; 0 if there is none."""
@@ -144,68 +123,30 @@ class Workdir:
     names = (entry.name for entry in self.checkpoints.iterdir())
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
-  def require(self, stage: str, needed_by: str, path: pathlib.Path) -> None:
-    """Raises ValueError, naming the stage to run, unless `path` is there."""
-    if not path.exists():
-      raise ValueError(
-        f'{needed_by} reads {path}, which is not there: run '
-        f'--mode={stage} first'
-      )
+  @contextlib.contextmanager
+  def locked(self) -> Iterator[None]:
+    """Keeps other trainings out; the lock ends with the process, however.
 
-  def config_hash(self) -> str:
-    """Of the settings that training depends on: 12 hexadecimal digits."""
-    return self._hash(self.config.keys() - FREE_FIELDS - _AFTER_TRAINING)
-
-  def _fingerprint(self, stage: str) -> str:
-    # The report shows all of them, so it depends on every stage's fields.
-    fields = _AFTER_TRAINING if stage == 'report' else STAGE_FIELDS[stage]
-    return f'{self.config_hash()}-{self._hash(fields)}-{self.latest_step()}'
-
-  def _hash(self, names) -> str:
-    chosen = {name: self.config.get(name) for name in sorted(names)}
-    return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:12]
+    Raises ValueError if another process holds it.
+    """
+    self.path.mkdir(parents=True, exist_ok=True)
+    with open(self.path / '.lock', 'w') as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        raise ValueError(
+          f'workdir {self.path}: another process is training in it'
+        ) from None
+      yield
 
 
 def _check_writable(path: pathlib.Path) -> None:
-  if path.exists() and not path.is_dir():
-    raise ValueError(f'workdir {path} is a file')
+  if (path.exists() or path.is_symlink()) and not path.is_dir():
+    raise ValueError(f'workdir {path} is a file, or a link to nothing')
   existing = path
   while not existing.exists():
     existing = existing.parent
-  if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+  if not existing.is_dir():
+    raise ValueError(f'workdir {path}: {existing} is a file')
+  if not os.access(existing, os.W_OK | os.X_OK):
     raise ValueError(f'workdir {path}: {existing} is not writable')
-
-
-@contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a temporary path beside `path`, and renames it at the end.
-
-  A reader sees the file that was there before, or the whole new one. On an
-  exception the temporary file goes, and the old one stays.
-  """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f'.{uuid.uuid4().hex[:8]}.{path.name}')
-  try:
-    yield temporary
-    with open(temporary, 'rb') as file:
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-  with replacing(path) as temporary:
-    temporary.write_text(json.dumps(value, indent=2) + '\n')
-
-
-def read_json(path: pathlib.Path, *, missing: Any = None) -> Any:
-  """Raises ValueError, naming the file, if it is not JSON."""
-  try:
-    return json.loads(path.read_text())
-  except FileNotFoundError:
-    if missing is None:
-      raise
-    return missing
-  except json.JSONDecodeError as error:
-    raise ValueError(f'{path} is not JSON: {error}') from None

@@ -35,43 +35,75 @@ class ListSource:
     return Example(self._data[index], index, f'number {index}')
 
 
-def evaluation(source, batch_size, damage=None):
-  return EvaluationBatches(
+def evaluation(source, batch_size, damage=None, num_devices=1):
+  batches = EvaluationBatches(
     source,
     batch_size,
+    mesh=sharding.make_mesh(num_devices),
     resize=8,
     size=8,
     damage=damage or DamageLog(0),
     num_threads=2,
   )
+  return [jax.device_get(batch) for batch in batches]
 
 
-@pytest.mark.parametrize('count, batch_size', [(7, 3), (6, 3), (2, 5), (1, 1)])
-def test_evaluation_counts_everything_once(count, batch_size):
-  batches = list(evaluation(ListSource(count), batch_size))
-  for batch in batches:
-    chex.assert_shape(batch['image'], (batch_size, 8, 8, 3))
+@pytest.mark.parametrize(
+  'count, batch_size, num_devices, padded',
+  [(7, 3, 1, 9), (6, 3, 1, 6), (2, 5, 1, 2), (1, 1, 1, 1), (11, 5, 8, 16)],
+)
+def test_evaluation_counts_everything_once(
+  count, batch_size, num_devices, padded
+):
+  batches = evaluation(ListSource(count), batch_size, num_devices=num_devices)
   mask = np.concatenate([batch['mask'] for batch in batches])
   labels = np.concatenate([batch['label'] for batch in batches])
-  assert len(mask) == -(-count // batch_size) * batch_size
+  images_NHWC = np.concatenate([batch['image'] for batch in batches])
+  assert len(mask) == padded
   np.testing.assert_array_equal(labels[mask], np.arange(count))
+  for index, image in enumerate(images_NHWC[mask]):
+    expected = decode.resize_and_crop(images.encoded(index), resize=8, size=8)
+    np.testing.assert_array_equal(image, expected)
+  assert not images_NHWC[~mask].any()
 
 
 def test_evaluation_splits_the_rows_over_processes(monkeypatch):
-  whole = list(evaluation(ListSource(10), 4))
-  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  whole = evaluation(ListSource(10), 4)
+  monkeypatch.setattr(sharding, 'shard_batch', lambda batch, mesh: batch)
   parts = []
-  for process in range(2):
-    monkeypatch.setattr(jax, 'process_index', lambda process=process: process)
-    parts.append(list(evaluation(ListSource(10), 4)))
+  for rows in ([0, 1], [2, 3]):
+    monkeypatch.setattr(sharding, 'local_rows', lambda *_, rows=rows: rows)
+    parts.append(evaluation(ListSource(10), 4))
   for batch, *shares in zip(whole, *parts, strict=True):
     joined = jax.tree.map(lambda *x: np.concatenate(x), *shares)
     chex.assert_trees_all_equal(joined, batch)
 
 
+def test_rows_of_one_process_are_all_rows():
+  assert sharding.local_rows(16, sharding.make_mesh(8)) == list(range(16))
+
+
+@pytest.mark.parametrize('label', [-1, 3])
+def test_labels_that_are_no_class_are_refused(label):
+  """As in TFDS's imagenet2012 test split, whose labels are all -1."""
+  source = ListSource(4)
+  source.num_classes = 3 if label == 3 else 1000
+  read = source.read
+  source.read = lambda index: read(index)._replace(
+    label=label if index == 2 else 0
+  )
+  match = rf'label {label} of number 2: must be in \[0, '
+  with pytest.raises(ValueError, match=match):
+    evaluation(source, 4)
+  with pytest.raises(ValueError, match=match):
+    resident.load(source, resize=8, size=8, damage=DamageLog(0))
+  with pytest.raises(ValueError, match=match):
+    take(stream_batches(source).batches(0), 1)
+
+
 def test_evaluation_skips_damaged_images_and_names_them():
   damage = DamageLog(2)
-  batches = list(evaluation(ListSource(6, damaged=(1, 4)), 4, damage))
+  batches = evaluation(ListSource(6, damaged=(1, 4)), 4, damage)
   mask = np.concatenate([batch['mask'] for batch in batches])
   np.testing.assert_array_equal(mask.nonzero()[0], [0, 2, 3, 5])
   assert damage.keys == ['number 1', 'number 4']
@@ -81,7 +113,7 @@ def test_evaluation_skips_damaged_images_and_names_them():
 
 def test_too_many_damaged_images():
   with pytest.raises(ValueError, match=r'max_damaged=1.*number 1.*number 4'):
-    list(evaluation(ListSource(6, damaged=(1, 4)), 4, DamageLog(1)))
+    evaluation(ListSource(6, damaged=(1, 4)), 4, DamageLog(1))
 
 
 def test_epoch_order():
@@ -97,20 +129,22 @@ def test_a_batch_larger_than_the_split():
     order.steps_per_epoch(7, 8)
 
 
-def stream_batches(source, damage=None, num_threads=2):
+def stream_batches(source, damage=None, num_threads=2, scale=(0.3, 1.0)):
   return stream.StreamBatches(
     source,
     4,
+    mesh=sharding.make_mesh(1),
     seed=0,
+    resize=7,
     size=6,
-    scale=(0.3, 1.0),
+    scale=scale,
     damage=damage or DamageLog(0),
     num_threads=num_threads,
   )
 
 
 def take(iterator, count):
-  result = list(itertools.islice(iterator, count))
+  result = jax.device_get(list(itertools.islice(iterator, count)))
   iterator.close()
   return result
 
@@ -123,6 +157,14 @@ def test_stream_visits_the_epochs_order():
     np.testing.assert_array_equal(
       np.concatenate(labels[2 * epoch : 2 * epoch + 2]), expected
     )
+
+
+def test_stream_without_random_crops():
+  batch = take(stream_batches(ListSource(9), scale=None).batches(0), 1)[0]
+  for image, label in zip(batch['image'], batch['label'], strict=True):
+    data = images.encoded(int(label))
+    expected = decode.resize_and_crop(data, resize=7, size=6)
+    np.testing.assert_array_equal(image, expected)
 
 
 @pytest.mark.parametrize('start', [1, 2, 3])
@@ -162,7 +204,7 @@ def test_resident_takes_the_streams_order(num_devices):
     label_N[:, None, None, None], (20, 2, 2, 3)
   ).astype(np.uint8)
   batches = resident.ResidentBatches(images_NHWC, label_N, 8, seed=3, mesh=mesh)
-  taken = jax.jit(lambda batch, step: batches.take({**batch, 'step': step}))
+  taken = jax.jit(lambda batch, step: batches.take(batch, step))
   start = 1
   for step, batch in zip(range(start, 6), batches.batches(start), strict=False):
     image_NHWC, labels = taken(batch, step)

@@ -97,6 +97,22 @@ def test_the_main_recipe_is_the_released_one():
     ('learning_rate', float('nan'), 'learning_rate nan'),
     ('label_smoothing', 1.0, 'label_smoothing 1.0'),
     ('eval_resize', 4, 'eval_resize 4'),
+    ('eval_resize', -3, 'eval_resize -3'),
+    ('seed', -1, 'seed -1'),
+    ('num_threads', -1, 'num_threads -1'),
+    ('max_damaged', -1, 'max_damaged -1'),
+    ('shift', -1, 'shift -1'),
+    ('momentum', 7.0, 'momentum 7.0'),
+    ('weight_decay', float('nan'), 'weight_decay nan'),
+    ('resident_gigabytes', float('nan'), 'resident_gigabytes nan'),
+    ('peak_epoch', 30.0, 'peak_epoch 30.0: must be below num_epochs=30'),
+    ('std', (0.0, 1.0, 1.0), 'std .*above 0'),
+    ('mean', (0.5,), 'mean .*three numbers'),
+    ('mean', ('a', 'b', 'c'), 'mean .*three numbers'),
+    ('crop_scale', (1.0, 0.08), 'crop_scale'),
+    ('crop_scale', (1.0,), 'crop_scale'),
+    ('nesting_weights', ('a',) * 6, 'nesting_weights'),
+    ('nesting_weights', (float('inf'),) * 6, 'nesting_weights'),
   ],
 )
 def test_bad_values_are_refused(field, value, match):
@@ -104,6 +120,16 @@ def test_bad_values_are_refused(field, value, match):
   config[field] = value
   with pytest.raises(ValueError, match=match):
     check.check(config)
+
+
+def test_step_epochs_are_checked():
+  config = digits_mrl.get_config()
+  config.schedule = 'step'
+  check.check(config)
+  for epochs in ((60, 30), ('a',), (30, 30)):
+    config.step_epochs = epochs
+    with pytest.raises(ValueError, match='step_epochs'):
+      check.check(config)
 
 
 def test_retrieval_fields_are_checked():

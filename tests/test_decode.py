@@ -37,6 +37,21 @@ def test_cut_short(image_format, keep):
     decode.open_rgb(data[: int(keep * len(data))])
 
 
+def test_sixteen_bits_are_scaled_to_eight():
+  wide = np.array([[0, 255, 256], [1000, 32768, 65535]], np.uint16)
+  buffer = io.BytesIO()
+  Image.fromarray(wide).save(buffer, 'PNG')
+  pixels = np.asarray(decode.open_rgb(buffer.getvalue()))
+  np.testing.assert_array_equal(pixels[..., 0], wide >> 8)
+
+
+def test_floating_point_pixels_are_refused():
+  buffer = io.BytesIO()
+  Image.fromarray(np.zeros((4, 4), np.float32)).save(buffer, 'TIFF')
+  with pytest.raises(decode.DamagedImageError, match='floating-point'):
+    decode.open_rgb(buffer.getvalue())
+
+
 def test_resize_takes_the_shorter_side_and_the_centre():
   gradient = np.arange(40, dtype=np.uint8)[None, :, None].repeat(20, 0)
   buffer = io.BytesIO()

@@ -6,10 +6,9 @@ import sys
 
 import pytest
 
+from mrl_jax import embeddings
 from mrl_jax import stages
 from mrl_jax.data import source
-from mrl_jax.stages import embed
-from mrl_jax.workdir import Workdir
 
 ilsvrc2012 = pytest.importorskip(
   'tests.ilsvrc2012', reason='scikit-image is not installed'
@@ -73,10 +72,10 @@ def test_training_on_it(imagenet, tmp_path):
     dtype='float32',
   )
   config.retrieval.k = 3
-  stages.run(config, tmp_path, ('train', 'evaluate', 'retrieve'))
-  workdir = Workdir(tmp_path, config.to_dict())
+  stages.run(config, tmp_path, ('train', 'embed', 'retrieve'))
+  workdir = stages.open_workdir(config, tmp_path)
   assert workdir.latest_step() == 4
-  embedding_ND, label_N, _ = embed.load(workdir, 'validation')
+  embedding_ND, label_N, _ = embeddings.load(workdir.embeddings, 'validation')
   assert embedding_ND.shape == (5, 64)
   assert all(label_N < 1000)
 

@@ -95,7 +95,11 @@ def read_arrays(workdir):
   import jax
   import orbax.checkpoint as ocp
 
-  tree = ocp.StandardCheckpointer().restore(workdir / 'checkpoints/60/state')
+  with ocp.StandardCheckpointer() as checkpointer:
+    tree = {
+      item: checkpointer.restore(workdir / 'checkpoints' / '60' / item)
+      for item in ('model', 'optimizer')
+    }
   return {
     jax.tree_util.keystr(path): np.asarray(leaf)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

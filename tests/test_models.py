@@ -88,6 +88,19 @@ def test_bfloat16_keeps_float32_state_and_embedding():
     assert leaf.dtype == jnp.float32
 
 
+def test_bfloat16_evaluation_is_close_to_float32():
+  """Compiled as a whole, where XLA may fuse what it likes."""
+  embeddings = []
+  for dtype in (jnp.float32, jnp.bfloat16):
+    model = models.create('resnet8', dtype=dtype, rngs=nnx.Rngs(0))
+    graphdef, state = nnx.split(nnx.view(model, use_running_average=True))
+    image_NHWC = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    run = jax.jit(lambda s, x, g=graphdef: nnx.merge(g, s)(x))
+    embeddings.append(run(state, image_NHWC))
+  scale = np.abs(embeddings[0]).max()
+  np.testing.assert_allclose(*embeddings, atol=0.05 * scale)
+
+
 def test_batch_norm_by_hand():
   norm = BatchNorm(1, rngs=nnx.Rngs(0))
   x = jnp.array([1.0, 2.0, 6.0]).reshape(3, 1, 1, 1)

@@ -46,6 +46,19 @@ def test_search_equals_brute_force(arrays, k, dim):
   assert neighbors.scores_QK.dtype == np.float32
 
 
+def test_search_equals_faiss(arrays):
+  faiss = pytest.importorskip('faiss', reason='faiss is not installed')
+  query_QD, database_MD = (np.array(x[:, :8]) for x in arrays)
+  for x in (query_QD, database_MD):
+    faiss.normalize_L2(x)
+  index = faiss.IndexFlatIP(8)
+  index.add(database_MD)
+  scores_QK, ids_QK = index.search(query_QD, 10)
+  neighbors = retrieval.search(*arrays, 10, dim=8)
+  np.testing.assert_array_equal(neighbors.ids_QK, ids_QK)
+  np.testing.assert_allclose(neighbors.scores_QK, scores_QK, atol=1e-6)
+
+
 def test_all_rows_can_be_asked_for(arrays):
   neighbors = retrieval.search(*arrays, 203)
   np.testing.assert_array_equal(

@@ -1,4 +1,5 @@
 import io
+import shutil
 import subprocess
 import sys
 
@@ -51,7 +52,7 @@ def test_folder(tmp_path):
   train = open_folder(root)
   assert (len(train), train.num_classes) == (6, 2)
   assert [train.read(i).label for i in range(6)] == [0, 0, 0, 1, 1, 1]
-  assert train.read(3).key == 'dog/10.png'
+  assert train.read(3).key == 'train/dog/10.png'
   assert train.read(3).data == images.encoded(10)
   assert open_folder(root, 'val').read(0).data == images.encoded(100)
 
@@ -100,7 +101,16 @@ def test_folder_refuses_classes_that_training_lacks(tmp_path):
     open_folder(root, 'val')
 
 
+def test_a_split_may_lack_a_class(tmp_path):
+  root = images.write_folder(tmp_path)
+  shutil.rmtree(root / 'val' / 'cat')
+  opened = open_folder(root, 'val')
+  assert [opened.read(i).label for i in range(len(opened))] == [1, 1, 1]
+
+
 def test_missing_folder_and_split(tmp_path):
+  with pytest.raises(ValueError, match='has no path'):
+    source.open_source('folder:', 'train')
   with pytest.raises(ValueError, match='nowhere: no such folder'):
     open_folder(tmp_path / 'nowhere')
   with pytest.raises(ValueError, match='no class folders'):
@@ -131,8 +141,8 @@ def test_missing_imagenet_says_how_to_get_it(tmp_path):
   [
     ('imagnet2012', 'train', "'imagnet2012': not known"),
     ('digits', 'val', "Unknown split 'val'"),
-    ('digits', 'train[', 'train'),
-    ('digits', 'test[:0]', 'test'),
+    ('digits', 'train[', r"split 'train\['"),
+    ('digits', 'test[:0]', r"split 'test\[:0\]'"),
   ],
 )
 def test_unknown_names(data_dir, dataset, split, match):

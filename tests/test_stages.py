@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 
 import chex
 import jax
 import numpy as np
 import pytest
 
+from mrl_jax import embeddings
 from mrl_jax import retrieval
 from mrl_jax import stages
 from mrl_jax import state as state_lib
@@ -15,9 +17,6 @@ from mrl_jax import writer
 from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.retrieval import metrics
 from mrl_jax.stages import build
-from mrl_jax.stages import embed
-from mrl_jax.stages import evaluate
-from mrl_jax.workdir import Workdir
 from tests import images
 
 ALL = ('train', 'evaluate', 'embed', 'retrieve', 'report')
@@ -32,7 +31,7 @@ def finished(tmp_path_factory, data_dir):
   config = conftest.shrunk(data_dir)
   path = tmp_path_factory.mktemp('run')
   stages.run(config, path, ALL)
-  return config, Workdir(path, config.to_dict())
+  return config, stages.open_workdir(config, path)
 
 
 def values_of(workdir):
@@ -76,7 +75,9 @@ def test_it_learns(finished):
 
 def test_embeddings_and_manifest(finished):
   config, workdir = finished
-  embedding_ND, label_N, manifest = embed.load(workdir, config.train_split)
+  embedding_ND, label_N, manifest = embeddings.load(
+    workdir.embeddings, config.train_split
+  )
   assert (embedding_ND.shape, embedding_ND.dtype) == ((264, 64), np.float32)
   assert (label_N.shape, label_N.dtype) == ((264,), np.int32)
   assert isinstance(embedding_ND, np.memmap)
@@ -84,18 +85,20 @@ def test_embeddings_and_manifest(finished):
   assert manifest['nesting_dims'] == [2, 8, 64]
   assert manifest['step'] == 8
   assert not manifest['normalised']
-  names = {path.name for path in workdir.embeddings.iterdir()}
-  assert names == {
-    f'{stem}{end}'
-    for stem in ('train_264', 'test_70')
-    for end in ('-x.npy', '-y.npy', '.json')
+  expected = {
+    path
+    for split in (config.train_split, config.eval_split)
+    for path in embeddings.paths(workdir.embeddings, split)
   }
+  assert set(workdir.embeddings.iterdir()) == expected
 
 
 def test_embeddings_are_those_of_the_logits(finished):
   """The exported prefixes times the head give the evaluation's top-1."""
   config, workdir = finished
-  embedding_ND, label_N, _ = embed.load(workdir, config.eval_split)
+  embedding_ND, label_N, _ = embeddings.load(
+    workdir.embeddings, config.eval_split
+  )
   params = restored(config, workdir.path, 8).params['head']
   kernel, bias = params['kernel'], params['bias']
   offset = 0
@@ -111,8 +114,12 @@ def test_embeddings_are_those_of_the_logits(finished):
 
 def test_retrieval_files(finished):
   config, workdir = finished
-  database_MD, database_label_M, _ = embed.load(workdir, config.train_split)
-  query_QD, query_label_Q, _ = embed.load(workdir, config.eval_split)
+  database_MD, database_label_M, _ = embeddings.load(
+    workdir.embeddings, config.train_split
+  )
+  query_QD, query_label_Q, _ = embeddings.load(
+    workdir.embeddings, config.eval_split
+  )
   with np.load(workdir.retrieval / '8.npz', allow_pickle=False) as file:
     ids_QK, scores_QK = file['ids'], file['scores']
   expected = retrieval.search(query_QD, database_MD, 20, dim=8)
@@ -162,8 +169,7 @@ def restored(config, path, step):
   optimizer, _ = build.optimizer(config, 1)
   _, like = state_lib.create(build.model(config, 10), optimizer)
   with Checkpoints(path / 'checkpoints') as checkpoints:
-    state, _ = checkpoints.restore(like, step)
-  return jax.device_get(state)
+    return jax.device_get(checkpoints.restore(like, step))
 
 
 def training_records(path):
@@ -194,7 +200,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
   with monkeypatch.context() as patch:
     if where == 'evaluation':
       patch.setattr(
-        evaluate, 'accumulate', stop_at_the_second(evaluate.accumulate)
+        state_lib, 'evaluate', stop_at_the_second(state_lib.evaluate)
       )
     else:
       patch.setattr(Checkpoints, 'save', stop_at_the_second(Checkpoints.save))
@@ -214,21 +220,26 @@ def test_a_loss_that_is_not_finite_stops_training(config, tmp_path):
   config.update(
     schedule='step', step_epochs=(1.25,), step_factor=1e30, num_epochs=3
   )
-  with pytest.raises(ValueError, match=r'nan at step 7: .* of step 4'):
+  with pytest.raises(ValueError, match=r'inf at step 6: .* of step 4'):
     stages.run(config, tmp_path, ('train',))
-  workdir = Workdir(tmp_path, config.to_dict())
+  workdir = stages.open_workdir(config, tmp_path)
   assert workdir.latest_step() == 4
-  assert not workdir.is_finished('train')
+  assert not stages.is_finished('train', config, workdir)
   for leaf in jax.tree.leaves(restored(config, tmp_path, 4)):
     assert np.isfinite(leaf).all()
 
 
-@pytest.mark.parametrize('stage', ALL[1:])
-def test_stages_out_of_order(config, tmp_path, stage):
-  missing = {'evaluate': 'train', 'embed': 'train', 'retrieve': 'embed'}
-  with pytest.raises(
-    ValueError, match=f'--mode={missing.get(stage, "train")} first'
-  ):
+@pytest.mark.parametrize(
+  'stage, missing',
+  [
+    ('evaluate', 'train'),
+    ('embed', 'train'),
+    ('retrieve', 'embed'),
+    ('report', 'evaluate'),
+  ],
+)
+def test_stages_out_of_order(config, tmp_path, stage, missing):
+  with pytest.raises(ValueError, match=f'run --mode={missing} first'):
     stages.run(config, tmp_path / 'run', (stage,))
   assert not (tmp_path / 'run').exists()
 
@@ -239,64 +250,98 @@ def test_unknown_stage(config, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
-def test_report_needs_the_evaluation(config, tmp_path):
-  stages.run(config, tmp_path, ('train',))
-  with pytest.raises(ValueError, match='--mode=evaluate first'):
-    stages.run(config, tmp_path, ('report',))
-
-
-def test_another_config_is_refused(finished):
+@pytest.mark.parametrize('stage', ['train', 'evaluate', 'report'])
+@pytest.mark.parametrize('record', ['config.json', 'checkpoint'])
+def test_another_config_is_refused(finished, tmp_path, stage, record):
   config, workdir = finished
+  path = shutil.copytree(workdir.path, tmp_path / 'copy')
+  if record == 'checkpoint':
+    (path / 'config.json').unlink()
+  before = contents(path)
   other = config.copy_and_resolve_references()
   other.learning_rate = 0.5
-  with pytest.raises(ValueError, match=r'learning_rate is 0.05 there and 0.5'):
-    stages.run(other, workdir.path, ('train',))
-  # Without config.json, the checkpoint still knows.
-  record = workdir.path / 'config.json'
-  text = record.read_text()
-  record.unlink()
-  try:
-    with pytest.raises(
-      ValueError, match=r'checkpoints/8 was made with another'
-    ):
-      stages.run(other, workdir.path, ('evaluate',))
-  finally:
-    record.write_text(text)
+  match = 'learning_rate is 0.05 there and 0.5 now'
+  with pytest.raises(ValueError, match=match):
+    stages.run(other, path, (stage,))
+  assert contents(path) == before
+
+
+def contents(path):
+  return {p: p.read_bytes() for p in path.rglob('*') if p.is_file()}
 
 
 def test_other_widths_are_evaluated_again(finished):
   config, workdir = finished
   other = config.copy_and_resolve_references()
   other.eval_dims = (30,)
-  other = Workdir(workdir.path, other.to_dict())
-  assert other.is_finished('train') and other.is_finished('embed')
-  for stage in ('evaluate', 'retrieve', 'report'):
-    assert not other.is_finished(stage)
+  workdir = stages.open_workdir(other, workdir.path)
+  finished = {s: stages.is_finished(s, other, workdir) for s in ALL}
+  assert finished == {
+    'train': True,
+    'embed': True,
+    'evaluate': False,
+    'retrieve': False,
+    'report': True,  # Until those two have run.
+  }
 
 
-def test_a_manifest_that_disagrees(finished):
+def test_a_stage_whose_file_is_gone_runs_again(finished, tmp_path, capsys):
   config, workdir = finished
-  path = workdir.embeddings / 'test_70.json'
-  text = path.read_text()
-  for name, value in (('count', 71), ('dim', 32)):
-    path.write_text(json.dumps({**json.loads(text), name: value}))
-    with pytest.raises(ValueError, match=rf'test_70\.json says.*{value}'):
-      embed.load(workdir, config.eval_split)
-  path.write_text(text)
-  embed.load(workdir, config.eval_split)
+  path = shutil.copytree(workdir.path, tmp_path / 'copy')
+  gone = next((path / 'embeddings').glob('test*-x.npy'))
+  expected = gone.read_bytes()
+  gone.unlink()
+  with pytest.raises(ValueError, match='run --mode=embed first'):
+    (path / 'retrieval' / 'retrieval.json').unlink()
+    stages.run(config, path, ('retrieve',))
+  stages.run(config, path, ('embed', 'retrieve'))
+  assert gone.read_bytes() == expected
+  assert 'embed: finished' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('name', ['test_70-x.npy', 'test_70-y.npy'])
-def test_embeddings_cut_short(finished, name):
-  config, workdir = finished
-  path = workdir.embeddings / name
-  content = path.read_bytes()
-  path.write_bytes(content[:-100])
-  try:
-    with pytest.raises(ValueError, match=r'test_70-x\.npy.*cannot be read'):
-      embed.load(workdir, config.eval_split)
-  finally:
-    path.write_bytes(content)
+def test_the_report_follows_what_it_shows(config, tmp_path):
+  config.num_epochs = 1
+  config.peak_epoch = 0.5
+  stages.run(config, tmp_path, ('train', 'evaluate', 'report'))
+  page = tmp_path / 'report' / 'index.html'
+  assert 'mAP' not in page.read_text()
+  stages.run(config, tmp_path, ('retrieve', 'report'))
+  assert 'mAP' in page.read_text()
+
+
+def test_plan_is_the_papers_funnel():
+  from mrl_jax import nesting
+  from mrl_jax.stages import retrieve
+
+  dims = nesting.doubling(8, 2048)
+  methods = retrieve.plan(dims, (*dims, 3000), k=100, shortlist=200)
+  assert methods['16'] == ((16,), (100,))
+  assert methods['16-2048'] == ((16, 2048), (200, 100))
+  # Section 4.3.1: 200, 100, 50, 25, 10 with 16, 32, 64, 128, 256, 2048.
+  assert methods['16-32-64-128-256-2048'] == (
+    (16, 32, 64, 128, 256, 2048),
+    (200, 100, 50, 25, 10, 10),
+  )
+
+
+@pytest.mark.parametrize('num_devices', [8])
+def test_training_on_eight_devices(finished, config, tmp_path, num_devices):
+  """The same run, spread, ends in nearly the same numbers."""
+  one, workdir = finished
+  config.num_devices = num_devices
+  stages.run(config, tmp_path, ('train', 'evaluate'))
+  chex.assert_trees_all_close(
+    restored(config, tmp_path, 8).params,
+    restored(one, workdir.path, 8).params,
+    rtol=1e-3,
+    atol=1e-4,
+  )
+  values, expected = (
+    values_of(w) for w in (stages.open_workdir(config, tmp_path), workdir)
+  )
+  for dim in (2, 8, 64):
+    name = f'val/loss@{dim}'
+    np.testing.assert_allclose(values[name], expected[name], rtol=1e-2)
 
 
 def test_folder_by_stream_with_a_damaged_image(config, tmp_path, capsys):
@@ -316,13 +361,13 @@ def test_folder_by_stream_with_a_damaged_image(config, tmp_path, capsys):
   )
   config.retrieval.k = 5
   stages.run(config, tmp_path / 'run', ALL)
-  workdir = Workdir(tmp_path / 'run', config.to_dict())
+  workdir = stages.open_workdir(config, tmp_path / 'run')
   # MRL-E has a classifier at every width.
   assert {f'val/top1@{dim}' for dim in WIDTHS} <= values_of(workdir).keys()
-  embedding_ND, _, manifest = embed.load(workdir, 'train')
-  assert manifest['damaged'] == ['cat/0.png']
+  embedding_ND, _, manifest = embeddings.load(workdir.embeddings, 'train')
+  assert manifest['damaged'] == ['train/cat/0.png']
   assert len(embedding_ND) == 11
-  assert 'skipped damaged images: cat/0.png' in capsys.readouterr().out
+  assert 'skipped damaged images: train/cat/0.png' in capsys.readouterr().out
   config.max_damaged = 0
-  with pytest.raises(ValueError, match=r'max_damaged=0.*cat/0.png'):
+  with pytest.raises(ValueError, match=r'max_damaged=0.*train/cat/0.png'):
     stages.run(config, tmp_path / 'other', ('train',))

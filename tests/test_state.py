@@ -1,5 +1,7 @@
 """The train and evaluation steps, and the checkpoints of their state."""
 
+import dataclasses
+
 import chex
 from flax import nnx
 import jax
@@ -22,7 +24,8 @@ def create(**kwargs):
   return state_lib.create(model, OPTIMIZER)
 
 
-def augment(key, batch):
+def augment(key, batch, step):
+  del step
   noise = jax.random.normal(key, batch['image'].shape)
   return batch['image'] + 0.1 * noise, batch['label']
 
@@ -82,14 +85,19 @@ def test_the_state_is_donated():
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
-def test_the_key_follows_the_step():
-  """The same batch at two steps is augmented differently."""
-  step = jax.jit(
-    lambda state: augment(
-      jax.random.fold_in(jax.random.key(0), state), batch(0)
-    )[0]
-  )
-  assert not np.array_equal(step(0), step(1))
+def test_randomness_is_a_function_of_seed_and_step():
+  """The same batch at two steps, and with two seeds, differs; else not."""
+
+  def loss(seed, step):
+    state = fresh()
+    state = dataclasses.replace(state, step=jnp.array(step, jnp.int32))
+    return float(STEPS[seed](state, batch(0))[1]['loss'])
+
+  other = state_lib.make_train_step(GRAPHDEF, OPTIMIZER, augment, seed=1)
+  first = state_lib.make_train_step(GRAPHDEF, OPTIMIZER, augment, seed=0)
+  STEPS = {0: first, 1: other}
+  assert loss(0, 0) == loss(0, 0)
+  assert len({loss(0, 0), loss(0, 1), loss(1, 0)}) == 3
 
 
 def test_eight_devices_equal_one():
@@ -119,10 +127,10 @@ def test_resuming_gives_the_same_bits(tmp_path, at):
         checkpoints.save(state, {'seed': 0})
       state, expected_metrics = TRAIN_STEP(state, batch(i))
   expected = jax.device_get(state)
-  with Checkpoints(tmp_path, keep=2) as checkpoints:
+  with Checkpoints(tmp_path) as checkpoints:
     assert checkpoints.latest_step == at
-    state, config = checkpoints.restore(fresh(), at)
-  assert config == {'seed': 0}
+    assert checkpoints.read_config(at) == {'seed': 0}
+    state = checkpoints.restore(fresh(), at)
   for i in range(at, 4):
     state, metrics = TRAIN_STEP(state, batch(i))
   chex.assert_trees_all_equal(jax.device_get(state), expected)
@@ -135,7 +143,7 @@ def save_all(path, scores, keep):
   with Checkpoints(path, keep=keep) as checkpoints:
     for step, score in enumerate(scores, start=1):
       state = state_lib.State(jnp.array(step), small.params, {}, ())
-      checkpoints.save(state, {}, score)
+      checkpoints.save(state, {'dataset': 'digits'}, score)
   return small
 
 
@@ -147,16 +155,33 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     assert (checkpoints.latest_step, checkpoints.best_step) == (5, 2)
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
+@pytest.mark.parametrize('item', ['model', 'optimizer', 'config'])
+def test_a_damaged_checkpoint_is_named(tmp_path, item):
   small = save_all(tmp_path, (0.1, 0.2), keep=2)
-  for path in (tmp_path / '2' / 'state').rglob('*'):
+  for path in (tmp_path / '2' / item).rglob('*'):
     if path.is_file():
       path.write_bytes(path.read_bytes()[:7])
-  with Checkpoints(tmp_path, keep=2) as checkpoints:
+  with Checkpoints(tmp_path) as checkpoints:
     with pytest.raises(ValueError, match=f'{tmp_path}/2 cannot be read'):
-      checkpoints.restore(small, 2)
-    restored, _ = checkpoints.restore(small, 1)
+      if item == 'config':
+        checkpoints.read_config(2)
+      else:
+        checkpoints.restore(small, 2)
+    restored = checkpoints.restore(small, 1)
   chex.assert_trees_all_equal(restored.params, small.params)
+
+
+def test_reading_beside_a_save_leaves_it_alone(tmp_path):
+  state = fresh()
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    for step in (1, 2, 3):
+      checkpoints.save(dataclasses.replace(state, step=jnp.array(step)), {})
+      with Checkpoints(tmp_path) as reader:
+        assert reader.latest_step in (None, 1, 2, 3)
+  with Checkpoints(tmp_path) as reader:
+    assert reader.latest_step == 3
+    restored = reader.restore(state, 3)
+  chex.assert_trees_all_equal(restored.params, state.params)
 
 
 def test_keep_none():
@@ -191,4 +216,4 @@ def test_too_many_devices():
   with pytest.raises(ValueError, match='num_devices 9: there are 8'):
     sharding.make_mesh(9)
   with pytest.raises(ValueError, match=r'batch_size 12.*8 devices'):
-    sharding.check_batch_size('batch_size', 12, sharding.make_mesh(8))
+    sharding.check_batch_size(12, sharding.make_mesh(8))

@@ -25,7 +25,14 @@ def open_rgb(data: bytes) -> Image.Image:
   Raises DamagedImageError.
   """
   try:
-    return Image.open(io.BytesIO(data)).convert('RGB')
+    image = Image.open(io.BytesIO(data))
+    if image.mode.startswith('I'):
+      # 16 bits a channel, which `convert` would clip to 8 instead of scaling.
+      wide = np.asarray(image).astype(np.int64).clip(0, 65535)
+      image = Image.fromarray((wide >> 8).astype(np.uint8))
+    elif image.mode == 'F':
+      raise ValueError('floating-point pixels have no known range')
+    return image.convert('RGB')
   # Pillow raises a dozen types on files cut short or overwritten.
   except Exception as error:
     raise DamagedImageError(str(error)) from error
@@ -55,11 +62,12 @@ def resize_and_crop(data: bytes, *, resize: int, size: int) -> np.ndarray:
       ': set config.eval_resize to the shorter side to resize them to'
     )
   if resize and resize != min(width, height):
-    zoom = resize / min(width, height)
-    width, height = round(width * zoom), round(height * zoom)
+    # torchvision's rounding, here and of the corner.
+    shorter = min(width, height)
+    width, height = width * resize // shorter, height * resize // shorter
     image = image.resize((width, height), Image.Resampling.BILINEAR)
   if (width, height) != (size, size):
-    left, top = (width - size) // 2, (height - size) // 2
+    left, top = round((width - size) / 2), round((height - size) / 2)
     image = image.crop((left, top, left + size, top + size))
   return np.asarray(image)
 

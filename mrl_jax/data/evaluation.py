@@ -3,20 +3,41 @@
 from collections.abc import Iterator
 import concurrent.futures
 
+import jax
 import numpy as np
 
 from mrl_jax import sharding
 from mrl_jax.data import decode
 from mrl_jax.data import parallel
+from mrl_jax.data import source as source_lib
 from mrl_jax.data.damage import DamageLog
 from mrl_jax.data.source import Source
+
+
+def view(
+  source: Source, index: int, *, resize: int, size: int, damage: DamageLog
+) -> tuple[np.ndarray, int] | None:
+  """The evaluation view of an example and its label; None if it is damaged.
+
+  See `decode.resize_and_crop`. Raises ValueError, naming the example, for a
+  label that is no class or an image that does not fit.
+  """
+  example = source_lib.read(source, index)
+  try:
+    image = decode.resize_and_crop(example.data, resize=resize, size=size)
+    return image, example.label
+  except decode.DamagedImageError as error:
+    damage.add(example.key, error)
+    return None
+  except ValueError as error:
+    raise ValueError(f'{example.key}: {error}') from None
 
 
 class EvaluationBatches:
   """Batches `image` (uint8), `label` (int32) and `mask` (bool) of a split.
 
-  The last batch is padded; padding and damaged images have `mask` False. Each
-  process gets its own rows of every global batch.
+  They lie on the devices of the mesh, each process reading its own rows. The
+  last batch is padded; padding and damaged images have `mask` False.
   """
 
   def __init__(
@@ -24,57 +45,52 @@ class EvaluationBatches:
     source: Source,
     batch_size: int,
     *,
+    mesh: jax.sharding.Mesh,
     resize: int,
     size: int,
     damage: DamageLog,
     num_threads: int = 0,
   ):
-    """See `decode.resize_and_crop` for `resize` and `size`."""
+    """`batch_size`: rounded up to a multiple of the devices."""
     self._source = source
+    self._mesh = mesh
     self._resize = resize
     self._size = size
     self._damage = damage
     self._num_threads = num_threads
-    self.batch_size = batch_size
-    self.num_examples = len(source)
+    batch_size = min(batch_size, len(source))
+    self.batch_size = -(-batch_size // mesh.size) * mesh.size
 
-  def __len__(self) -> int:
-    return -(-self.num_examples // self.batch_size)
-
-  def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-    rows = sharding.local_rows(self.batch_size)
-    starts = range(rows.start, len(self) * self.batch_size, self.batch_size)
-    indices = (range(start, start + rows.stop - rows.start) for start in starts)
+  def __iter__(self) -> Iterator[dict[str, jax.Array]]:
+    rows = sharding.local_rows(self.batch_size, self._mesh)
+    starts = range(0, len(self._source), self.batch_size)
+    indices = ([start + row for row in rows] for start in starts)
     with concurrent.futures.ThreadPoolExecutor(
       parallel.num_threads(self._num_threads)
     ) as pool:
-      for examples in parallel.map_batches(pool, self._decode, indices):
-        yield self._stack(examples)
+      for views in parallel.map_batches(pool, self._view, indices):
+        yield sharding.shard_batch(self._stack(views), self._mesh)
 
-  def _decode(self, index):
-    if index >= self.num_examples:
+  def _view(self, index):
+    if index >= len(self._source):
       return None
-    example = self._source.read(index)
-    try:
-      image = decode.resize_and_crop(
-        example.data, resize=self._resize, size=self._size
-      )
-    except decode.DamagedImageError as error:
-      self._damage.add(example.key, error)
-      return None
-    return image, example.label, example.key
+    return view(
+      self._source,
+      index,
+      resize=self._resize,
+      size=self._size,
+      damage=self._damage,
+    )
 
-  def _stack(self, examples):
+  def _stack(self, views):
     shape = (self._size, self._size, 3)
     batch = {
-      'image': np.zeros((len(examples), *shape), np.uint8),
-      'label': np.zeros(len(examples), np.int32),
-      'mask': np.zeros(len(examples), bool),
+      'image': np.zeros((len(views), *shape), np.uint8),
+      'label': np.zeros(len(views), np.int32),
+      'mask': np.zeros(len(views), bool),
     }
-    for row, example in enumerate(examples):
+    for row, example in enumerate(views):
       if example is not None:
-        image, label, _ = example
-        batch['image'][row] = image
-        batch['label'][row] = label
+        batch['image'][row], batch['label'][row] = example
         batch['mask'][row] = True
     return batch

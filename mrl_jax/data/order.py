@@ -21,6 +21,7 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
   """
   if batch_size > num_examples:
     raise ValueError(
-      f'batch_size {batch_size}: there are only {num_examples} examples'
+      f'batch_size {batch_size}: there are only {num_examples} examples to '
+      'train on; set --config.batch_size'
     )
   return num_examples // batch_size

@@ -7,23 +7,15 @@ in DIR/downloads/manual, or in --manual_dir. Needs TensorFlow (tensorflow-cpu);
 reading what is prepared does not.
 """
 
+import argparse
 import importlib.util
 import os
 import sys
 
-from absl import app
-from absl import flags
+from absl import logging
 import tensorflow_datasets as tfds
 
 from mrl_jax.data import tfds_source
-
-_DATASET = flags.DEFINE_string('dataset', None, 'TFDS name.', required=True)
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', '', "Where to write; default: TFDS's own folder."
-)
-_MANUAL_DIR = flags.DEFINE_string(
-  'manual_dir', '', 'Where the archives are; default: DIR/downloads/manual.'
-)
 
 
 def prepare(dataset: str, data_dir: str = '', manual_dir: str = '') -> None:
@@ -33,6 +25,7 @@ def prepare(dataset: str, data_dir: str = '', manual_dir: str = '') -> None:
   """
   if importlib.util.find_spec('tensorflow') is None:
     raise ValueError('TensorFlow is missing: pip install tensorflow-cpu')
+  logging.set_verbosity(logging.ERROR)
   data_dir = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
   builder = tfds_source.open_builder(dataset, data_dir)
   download_config = tfds.download.DownloadConfig(
@@ -42,19 +35,31 @@ def prepare(dataset: str, data_dir: str = '', manual_dir: str = '') -> None:
     builder.download_and_prepare(download_config=download_config)
   # How TFDS says that the manual folder is missing, or an archive in it.
   except (AssertionError, FileNotFoundError) as error:
-    raise ValueError(str(error).replace('\n', ' ')) from error
+    raise ValueError(' '.join(str(error).split())) from error
   for name, split in builder.info.splits.items():
     print(f'{dataset} {name}: {split.num_examples:,} examples')
   print(f'in {builder.data_dir}')
 
 
-def main(argv: list[str]) -> None:
-  del argv
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    prog='python -m mrl_jax.data.prepare', description=__doc__.split('\n')[0]
+  )
+  parser.add_argument('--dataset', required=True, help='TFDS name')
+  parser.add_argument(
+    '--data_dir', default='', help="where to write; default: TFDS's own folder"
+  )
+  parser.add_argument(
+    '--manual_dir',
+    default='',
+    help='where the archives are; default: DATA_DIR/downloads/manual',
+  )
+  args = parser.parse_args()
   try:
-    prepare(_DATASET.value, _DATA_DIR.value, _MANUAL_DIR.value)
+    prepare(args.dataset, args.data_dir, args.manual_dir)
   except ValueError as error:
     sys.exit(f'ValueError: {error}')
 
 
 if __name__ == '__main__':
-  app.run(main)
+  main()

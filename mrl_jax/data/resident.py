@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from mrl_jax import sharding
-from mrl_jax.data import decode
+from mrl_jax.data import evaluation
 from mrl_jax.data import order
 from mrl_jax.data import parallel
 from mrl_jax.data.damage import DamageLog
@@ -27,21 +27,19 @@ def load(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Decodes a split: uint8 [N, size, size, 3] and int32 [N].
 
-  Damaged images are left out. See `decode.resize_and_crop` for `resize` and
-  `size`.
+  Damaged images are left out. See `evaluation.view` for the rest.
   """
   images_NHWC = np.empty((len(source), size, size, 3), np.uint8)
-  label_N = np.full(len(source), -1, np.int32)
+  label_N = np.empty(len(source), np.int32)
+  good_N = np.zeros(len(source), bool)
 
   def fill(index):
-    example = source.read(index)
-    try:
-      images_NHWC[index] = decode.resize_and_crop(
-        example.data, resize=resize, size=size
-      )
-      label_N[index] = example.label
-    except decode.DamagedImageError as error:
-      damage.add(example.key, error)
+    example = evaluation.view(
+      source, index, resize=resize, size=size, damage=damage
+    )
+    if example is not None:
+      images_NHWC[index], label_N[index] = example
+      good_N[index] = True
 
   with concurrent.futures.ThreadPoolExecutor(
     parallel.num_threads(num_threads)
@@ -49,7 +47,6 @@ def load(
     # In chunks, so that a large split does not queue a future for each image.
     for start in range(0, len(source), _CHUNK):
       list(pool.map(fill, range(len(source))[start : start + _CHUNK]))
-  good_N = label_N >= 0
   if good_N.all():
     return images_NHWC, label_N
   return images_NHWC[good_N], label_N[good_N]
@@ -68,38 +65,34 @@ class ResidentBatches:
     label_N: np.ndarray,
     batch_size: int,
     *,
-    seed: int,
     mesh: jax.sharding.Mesh,
+    seed: int,
   ):
     self.steps_per_epoch = order.steps_per_epoch(len(label_N), batch_size)
-    self.batch_size = batch_size
-    self._seed = seed
+    self._batch_size = batch_size
     self._mesh = mesh
-    self._images_NHWC, self._label_N = jax.device_put(
-      (images_NHWC, label_N), sharding.replicated(mesh)
-    )
+    self._seed = seed
+    self._images_NHWC = sharding.replicate(images_NHWC, mesh)
+    self._label_N = sharding.replicate(label_N, mesh)
 
   def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
     """What `take` needs at each step from `start_step` on."""
-    for epoch in itertools.count(start_step // self.steps_per_epoch):
-      visits_N = jax.device_put(
-        order.epoch_order(self._seed, epoch, len(self._label_N)),
-        sharding.replicated(self._mesh),
-      )
-      first = start_step % self.steps_per_epoch
-      for _ in range(first, self.steps_per_epoch):
-        yield {
-          'images': self._images_NHWC,
-          'labels': self._label_N,
-          'order': visits_N,
-        }
-      start_step = 0
+    for step in itertools.count(start_step):
+      epoch, within = divmod(step, self.steps_per_epoch)
+      if step == start_step or within == 0:
+        visits = order.epoch_order(self._seed, epoch, len(self._label_N))
+        visits_N = sharding.replicate(visits, self._mesh)
+      yield {
+        'images': self._images_NHWC,
+        'labels': self._label_N,
+        'order': visits_N,
+      }
 
-  def take(self, batch) -> tuple[jax.Array, jax.Array]:
-    """The images and labels of step `batch['step']`, traced inside the step."""
-    start = batch['step'] % self.steps_per_epoch * self.batch_size
+  def take(self, batch, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The images and labels of a step, traced inside it."""
+    start = step % self.steps_per_epoch * self._batch_size
     rows_N = jax.lax.dynamic_slice_in_dim(
-      batch['order'], start, self.batch_size
+      batch['order'], start, self._batch_size
     )
     rows_N = jax.lax.with_sharding_constraint(
       rows_N, sharding.over_data(self._mesh)

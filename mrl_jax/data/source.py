@@ -14,6 +14,8 @@ _EXTENSIONS = frozenset(
   ['.jpg', '.jpeg', '.png', '.gif', '.bmp', '.tif', '.tiff', '.webp']
 )
 
+_CHUNK = 4096
+
 
 class Example(NamedTuple):
   """One example as it is stored.
@@ -59,6 +61,17 @@ def open_source(dataset: str, split: str, data_dir: str = '') -> Source:
   return tfds_source.TfdsSource(dataset, split, data_dir)
 
 
+def read(source: Source, index: int) -> Example:
+  """Reads an example; raises ValueError if its label is not a class."""
+  example = source.read(index)
+  if not 0 <= example.label < source.num_classes:
+    raise ValueError(
+      f'label {example.label} of {example.key}: must be in '
+      f'[0, {source.num_classes})'
+    )
+  return example
+
+
 class FolderSource:
   """Images in class folders; the classes are the folders' names, sorted.
 
@@ -69,10 +82,15 @@ class FolderSource:
 
   def __init__(self, root: str, split: str):
     """Raises ValueError for an empty class, or a file that is not an image."""
+    if not root:
+      raise ValueError(
+        'dataset folder: has no path: give --config.dataset=folder:/path'
+      )
     path = pathlib.Path(root).expanduser()
     if not path.is_dir():
       raise ValueError(f'dataset {FOLDER_PREFIX}{root}: no such folder')
     whole = not (path / 'train').is_dir()
+    self._prefix = '' if whole else f'{split}/'
     train_path = path if whole else path / 'train'
     split_path = path if whole else path / split
     if (whole and split not in ('train', 'val')) or not split_path.is_dir():
@@ -93,6 +111,7 @@ class FolderSource:
     self._files = [
       (name, label)
       for label, class_name in enumerate(self.class_names)
+      if (split_path / class_name).is_dir()  # A small split may lack some.
       for name in _images(split_path, class_name)
     ]
     _check_signatures(split_path, [name for name, _ in self._files])
@@ -111,7 +130,8 @@ class FolderSource:
 
   def read(self, index: int) -> Example:
     name, label = self._files[index]
-    return Example((self._root / name).read_bytes(), label, name)
+    data = (self._root / name).read_bytes()
+    return Example(data, label, self._prefix + name)
 
 
 def _folders(path: pathlib.Path) -> tuple[str, ...]:
@@ -147,12 +167,15 @@ def _check_signatures(root: pathlib.Path, names: Sequence[str]) -> None:
       return decode.is_image(file.read(12))
 
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    for name, ok in zip(names, pool.map(check, names), strict=True):
-      if not ok:
-        raise ValueError(
-          f'{root / name} is not an image: its first bytes are of no known '
-          'format'
-        )
+    # In chunks, so that a large folder does not queue a future for each image.
+    for start in range(0, len(names), _CHUNK):
+      chunk = names[start : start + _CHUNK]
+      for name, ok in zip(chunk, pool.map(check, chunk), strict=True):
+        if not ok:
+          raise ValueError(
+            f'{root / name} is not an image: its first bytes are of no known '
+            'format'
+          )
 
 
 def _is_held_out(name: str) -> bool:

@@ -4,20 +4,23 @@ from collections.abc import Iterator
 import concurrent.futures
 import itertools
 
+import jax
 import numpy as np
 
 from mrl_jax import sharding
 from mrl_jax.data import decode
 from mrl_jax.data import order
 from mrl_jax.data import parallel
+from mrl_jax.data import source as source_lib
 from mrl_jax.data.damage import DamageLog
 from mrl_jax.data.source import Source
 
 
 class StreamBatches:
-  """Batches `image` (uint8 [N, size, size, 3], random crops) and `label`.
+  """Batches `image` (uint8 [N, size, size, 3]) and `label` (int32 [N]).
 
-  Which example stands at a position, and its crop, are pure functions of
+  They lie on the devices of the mesh, each process reading its own rows. Which
+  example stands at a position, and its crop, are pure functions of
   (seed, position), so a run may resume at any step at once. A damaged image is
   replaced by the example that follows it in the order.
   """
@@ -27,54 +30,68 @@ class StreamBatches:
     source: Source,
     batch_size: int,
     *,
+    mesh: jax.sharding.Mesh,
     seed: int,
+    resize: int,
     size: int,
-    scale: tuple[float, float],
+    scale: tuple[float, float] | None,
     damage: DamageLog,
     num_threads: int = 0,
   ):
-    """See `decode.random_resized_crop` for `size` and `scale`."""
+    """`scale` is that of `decode.random_resized_crop`; with None, images come
+    by `decode.resize_and_crop`, to which `resize` belongs."""
     self.steps_per_epoch = order.steps_per_epoch(len(source), batch_size)
-    self.batch_size = batch_size
     self._source = source
+    self._batch_size = batch_size
+    self._mesh = mesh
     self._seed = seed
+    self._resize = resize
     self._size = size
     self._scale = scale
     self._damage = damage
     self._num_threads = num_threads
 
-  def batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-    """This process's rows of the batch of each step from `start_step` on."""
+  def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
+    """The batch of each step from `start_step` on."""
+    rows = sharding.local_rows(self._batch_size, self._mesh)
     with concurrent.futures.ThreadPoolExecutor(
       parallel.num_threads(self._num_threads)
     ) as pool:
-      for examples in parallel.map_batches(
-        pool, self._decode, map(self._positions, itertools.count(start_step))
-      ):
+      positions = (
+        self._positions(step, rows) for step in itertools.count(start_step)
+      )
+      for examples in parallel.map_batches(pool, self._decode, positions):
         images, labels = zip(*examples, strict=True)
-        yield {'image': np.stack(images), 'label': np.array(labels, np.int32)}
+        batch = {'image': np.stack(images), 'label': np.array(labels, np.int32)}
+        yield sharding.shard_batch(batch, self._mesh)
 
-  def _positions(self, step: int) -> list[tuple[int, int]]:
+  def take(self, batch, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The images and labels of a batch, traced inside the step."""
+    del step  # The host took them already.
+    return batch['image'], batch['label']
+
+  def _positions(self, step: int, rows: list[int]) -> list[tuple[int, int]]:
     epoch, step = divmod(step, self.steps_per_epoch)
-    rows = sharding.local_rows(self.batch_size)
-    start = step * self.batch_size
-    return [(epoch, start + row) for row in range(rows.start, rows.stop)]
+    return [(epoch, step * self._batch_size + row) for row in rows]
 
   def _decode(self, where: tuple[int, int]) -> tuple[np.ndarray, int]:
     epoch, position = where
     visits = order.epoch_order(self._seed, epoch, len(self._source))
-    # The damage log ends the loop at its limit.
-    for attempt in itertools.count():
-      example = self._source.read(
-        int(visits[(position + attempt) % len(visits)])
-      )
+    for attempt in range(len(visits)):
+      index = visits[(position + attempt) % len(visits)]
+      example = source_lib.read(self._source, int(index))
       rng = np.random.default_rng((self._seed, epoch, position, attempt))
       try:
-        image = decode.random_resized_crop(
-          example.data, rng, size=self._size, scale=self._scale
-        )
-        return image, example.label
+        return self._crop(example.data, rng), example.label
       except decode.DamagedImageError as error:
         self._damage.add(example.key, error)
-        if attempt + 1 == len(visits):
-          raise ValueError('every image of the split is damaged') from error
+      except ValueError as error:
+        raise ValueError(f'{example.key}: {error}') from None
+    raise ValueError('every image of the training split is damaged')
+
+  def _crop(self, data: bytes, rng: np.random.Generator) -> np.ndarray:
+    if self._scale is None:
+      return decode.resize_and_crop(data, resize=self._resize, size=self._size)
+    return decode.random_resized_crop(
+      data, rng, size=self._size, scale=self._scale
+    )

@@ -4,6 +4,7 @@ Similarity is the cosine of prefixes: slice, then normalise. Nothing here knows
 of models or datasets; any embeddings will do.
 """
 
+from mrl_jax.retrieval import metrics
 from mrl_jax.retrieval.database import Database
 from mrl_jax.retrieval.database import prepare
 from mrl_jax.retrieval.neighbors import adaptive
@@ -16,6 +17,7 @@ __all__ = (
   'Neighbors',
   'adaptive',
   'funnel',
+  'metrics',
   'prepare',
   'search',
 )

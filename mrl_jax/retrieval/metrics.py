@@ -42,8 +42,7 @@ def recall_at_k(
   ImageNet class has, for every dataset and class.
   """
   hits_Q = _relevant(neighbor_label_QK, query_label_Q, k).sum(1)
-  if not np.all(np.asarray(num_relevant) > 0):
-    raise ValueError(f'num_relevant {num_relevant}: must be positive')
+  _check_positive(num_relevant)
   return float((hits_Q / num_relevant).mean())
 
 
@@ -65,6 +64,7 @@ def mean_average_precision(
   if ap_denominator == 'k':
     denominator = k
   elif ap_denominator == 'min(k,R)' and num_relevant is not None:
+    _check_positive(num_relevant)
     denominator = np.minimum(k, num_relevant)
   else:
     raise ValueError(
@@ -72,6 +72,11 @@ def mean_average_precision(
       'num_relevant given'
     )
   return float(((relevant_QK * precision_QK).sum(1) / denominator).mean())
+
+
+def _check_positive(num_relevant):
+  if not np.all(np.asarray(num_relevant) > 0):
+    raise ValueError(f'num_relevant {num_relevant}: must be positive')
 
 
 def _relevant(neighbor_label_QK, query_label_Q, k):

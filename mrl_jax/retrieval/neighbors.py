@@ -23,6 +23,9 @@ _GROUP = 32
 class Neighbors(NamedTuple):
   """The nearest rows of each query, best first; ties go to the lower id.
 
+  Ties are those of the float32 scores. A matrix product may round two equal
+  rows differently in the last bit, by their place in it.
+
   Attributes:
     ids_QK: int64 rows of the database.
     scores_QK: float32 cosine similarities at the last width that scored them.
@@ -59,25 +62,29 @@ def search(
     raise ValueError(f'k {k}: must be in [1, {M}], the rows of the database')
   norm_M = database.norm_M(dim)
   size = min(database_lib.BLOCK, M)
-
-  def search_block(query_BD):
-    best = (
+  blocks = _query_blocks(query_QD, _QUERY_BLOCK)
+  best = [
+    (
       jnp.full((len(query_BD), k), -jnp.inf),
       jnp.zeros((len(query_BD), k), jnp.int32),
     )
-    for start in range(0, M, size):
-      # The last block reaches back, so that all are of one shape.
-      first = min(start, M - size)
-      rows_BD, first_row = database.embedding_MD, first
-      if isinstance(rows_BD, np.memmap):
-        rows_BD, first_row = rows_BD[first : first + size], 0
-      best = _score_block(
-        query_BD, rows_BD, norm_M, best, first_row, first, start,
+    for _, query_BD in blocks
+  ]
+  for start in range(0, M, size):
+    # The last block reaches back, so that all are of one shape.
+    first = min(start, M - size)
+    rows_BD, first_row = database.embedding_MD, first
+    if isinstance(rows_BD, np.memmap):
+      # Each row is read once, and only as far as the prefix goes.
+      rows_BD, first_row = rows_BD[first : first + size, :dim], 0
+    for i, (_, query_BD) in enumerate(blocks):
+      best[i] = _score_block(
+        query_BD, rows_BD, norm_M, best[i], first_row, first, start,
         dim=dim, k=k, size=size,
       )  # fmt: skip
-    return best
-
-  return _by_query_block(search_block, query_QD, _QUERY_BLOCK)
+    # So that blocks do not pile up on the way to the device.
+    jax.block_until_ready(best)
+  return _gather_blocks(blocks, best)
 
 
 def adaptive(
@@ -143,18 +150,21 @@ def _rerank(query_QD, database, ids_QK, *, dim, k):
   ids_QK = np.sort(ids_QK, axis=1)
   norm_M = database.norm_M(dim)
 
-  def rerank_block(query_BD, ids_BK):
+  blocks = _query_blocks(
+    query_QD,
+    min(_QUERY_BLOCK, max(1, _GATHER_BYTES // (ids_QK.shape[1] * dim * 4))),
+    ids_QK.astype(np.int32),
+  )
+  results = []
+  for _, query_BD, ids_BK in blocks:
     rows_MD = database.embedding_MD
     if isinstance(rows_MD, np.memmap):
       rows_BKd = jnp.asarray(rows_MD[ids_BK, :dim])
     else:
       rows_BKd = _gather(rows_MD, ids_BK, dim=dim)
-    return _score_candidates(query_BD, rows_BKd, norm_M, ids_BK, dim=dim, k=k)
-
-  block = max(1, _GATHER_BYTES // (ids_QK.shape[1] * dim * 4))
-  return _by_query_block(
-    rerank_block, query_QD, min(block, _QUERY_BLOCK), ids_QK.astype(np.int32)
-  )
+    scored = _score_candidates(query_BD, rows_BKd, norm_M, ids_BK, dim=dim, k=k)
+    results.append(jax.block_until_ready(scored))
+  return _gather_blocks(blocks, results)
 
 
 @functools.partial(jax.jit, static_argnames=('dim', 'k', 'size'))
@@ -240,17 +250,26 @@ def _check(query_QD, database_MD) -> tuple[np.ndarray | jax.Array, Database]:
   return query_QD, database
 
 
-def _by_query_block(function, query_QD, size, *others) -> Neighbors:
-  """Maps over blocks of queries of one shape; the last reaches back."""
+def _query_blocks(query_QD, size: int, *others) -> list[tuple]:
+  """(rows that are new, queries, *others) blocks of one shape.
+
+  The last block reaches back, and only its end is new.
+  """
   Q = len(query_QD)
   size = min(size, Q)
-  parts = []
+  blocks = []
   for start in range(0, Q, size):
     first = min(start, Q - size)
-    block = [np.asarray(x[first : first + size]) for x in (query_QD, *others)]
-    score_BK, ids_BK = function(*block)
-    parts.append((ids_BK[start - first :], score_BK[start - first :]))
-  return Neighbors(
-    np.concatenate([np.asarray(ids) for ids, _ in parts]).astype(np.int64),
-    np.concatenate([np.asarray(scores) for _, scores in parts]),
-  )
+    rows = [np.asarray(x[first : first + size]) for x in (query_QD, *others)]
+    blocks.append((slice(start - first, None), *rows))
+  return blocks
+
+
+def _gather_blocks(blocks, results) -> Neighbors:
+  """Joins the (scores, ids) of each block."""
+  parts = [
+    (np.asarray(ids_BK)[new], np.asarray(score_BK)[new])
+    for (new, *_), (score_BK, ids_BK) in zip(blocks, results, strict=True)
+  ]
+  ids, scores = zip(*parts, strict=True)
+  return Neighbors(np.concatenate(ids).astype(np.int64), np.concatenate(scores))

@@ -1,31 +1,97 @@
-"""The stages of an experiment, in the order in which they feed each other."""
+"""The stages of an experiment: which there are, and when each is to run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import dataclasses
+import json
 import os
+import pathlib
 import time
 
 import jax
 from ml_collections import ConfigDict
 
-from mrl_jax import workdir as workdir_lib
-from mrl_jax import writer
+from mrl_jax import sharding
+from mrl_jax import terminal
+from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.stages import check
 from mrl_jax.stages import embed
 from mrl_jax.stages import evaluate
 from mrl_jax.stages import report
 from mrl_jax.stages import retrieve
 from mrl_jax.stages import train
+from mrl_jax.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A stage and what it hangs on.
+
+  Attributes:
+    run: does the work.
+    outputs: the paths it leaves; it is to run again if one is gone.
+    fields: what it reads of the config, beside what training depends on.
+    needs: stages that must be finished before.
+    first: stages that are run before it if they are not finished.
+    shows: stages whose results it uses if they are there.
+    alone: the first process does it all; it has no part for the others.
+  """
+
+  run: Callable[[ConfigDict, Workdir], None]
+  outputs: Callable[[ConfigDict, Workdir], Sequence[pathlib.Path]]
+  fields: frozenset[str] = frozenset()
+  needs: tuple[str, ...] = ()
+  first: tuple[str, ...] = ()
+  shows: tuple[str, ...] = ()
+  alone: bool = False
+
 
 STAGES = {
-  'train': train.run,
-  'evaluate': evaluate.run,
-  'embed': embed.run,
-  'retrieve': retrieve.run,
-  'report': report.run,
+  'train': Stage(train.run, train.outputs),
+  'evaluate': Stage(
+    evaluate.run,
+    evaluate.outputs,
+    fields=frozenset({'eval_split', 'eval_dims', 'checkpoint'}),
+    first=('embed',),
+  ),
+  'embed': Stage(
+    embed.run, embed.outputs, fields=frozenset({'eval_split', 'checkpoint'})
+  ),
+  'retrieve': Stage(
+    retrieve.run,
+    retrieve.outputs,
+    fields=frozenset({'eval_split', 'eval_dims', 'retrieval', 'checkpoint'}),
+    needs=('embed',),
+    alone=True,
+  ),
+  'report': Stage(
+    report.run,
+    report.outputs,
+    needs=('evaluate',),
+    shows=('retrieve',),
+    alone=True,
+  ),
 }
+# Fields whose value changes no number: a run may go on with another.
+_FREE_FIELDS = frozenset(
+  {
+    'name',
+    'modes',
+    'data_dir',
+    'num_devices',
+    'num_threads',
+    'max_damaged',
+    'log_every_steps',
+    'eval_every_epochs',
+    'eval_batch_size',
+    'checkpoint_every_epochs',
+    'keep_checkpoints',
+  }
+)
 
 
-def run(config: ConfigDict, path: str, modes: Sequence[str]) -> None:
+def run(
+  config: ConfigDict, path: str | os.PathLike, modes: Sequence[str]
+) -> None:
   """Runs the stages named by `modes` that are not finished in the workdir.
 
   Raises ValueError, before anything is written, for an unknown stage or a
@@ -35,19 +101,77 @@ def run(config: ConfigDict, path: str, modes: Sequence[str]) -> None:
     if mode not in STAGES:
       raise ValueError(f'stage {mode!r}: must be one of {tuple(STAGES)}')
   check.check(config)
-  workdir = workdir_lib.Workdir(path, config.to_dict())
+  workdir = open_workdir(config, path)
   _use_compilation_cache()
+  done = set()
   for mode in modes:
-    if workdir.is_finished(mode):
-      writer.say(f'{mode}: already finished in {workdir.path}, skipped')
+    if mode in done:
       continue
-    writer.say(f'{mode}: {config.name} in {workdir.path}')
-    start = time.perf_counter()
-    STAGES[mode](config, workdir)
-    seconds = time.perf_counter() - start
-    if not jax.process_index():
-      workdir.mark_finished(mode, seconds)
-    writer.say(f'{mode}: finished in {seconds:.1f} s')
+    if is_finished(mode, config, workdir):
+      terminal.say(f'{mode}: already finished in {workdir.path}, skipped')
+      continue
+    _run_stage(mode, config, workdir, done)
+
+
+def open_workdir(config: ConfigDict, path: str | os.PathLike) -> Workdir:
+  """The workdir at `path`, which need not exist; writes nothing.
+
+  Raises ValueError if what lies there was trained with another config.
+  """
+  free = _FREE_FIELDS.union(*(stage.fields for stage in STAGES.values()))
+  workdir = Workdir(path, config.to_dict(), free=free)
+  if step := workdir.latest_step():
+    with Checkpoints(workdir.checkpoints) as checkpoints:
+      recorded = checkpoints.read_config(step)
+    workdir.check_config(recorded, workdir.checkpoints / str(step))
+  return workdir
+
+
+def is_finished(name: str, config: ConfigDict, workdir: Workdir) -> bool:
+  """Whether the stage is done, for this config and the latest checkpoint."""
+  mark = workdir.marks().get(name, {})
+  return mark.get('fingerprint') == _fingerprint(name, workdir) and all(
+    path.exists() for path in STAGES[name].outputs(config, workdir)
+  )
+
+
+def _run_stage(
+  name: str, config: ConfigDict, workdir: Workdir, done: set[str]
+) -> None:
+  stage = STAGES[name]
+  for other in stage.needs:
+    if not is_finished(other, config, workdir):
+      raise ValueError(
+        f'{name} reads what {other} writes, which is not in {workdir.path} for '
+        f'this config and checkpoint: run --mode={other} first'
+      )
+  for other in stage.first:
+    if not is_finished(other, config, workdir):
+      terminal.say(f'{name}: needs the stage {other}, which runs first')
+      _run_stage(other, config, workdir, done)
+  terminal.say(f'{name}: {config.name} in {workdir.path}')
+  start = time.perf_counter()
+  if not (stage.alone and jax.process_index()):
+    stage.run(config, workdir)
+  sharding.barrier(f'{name} ran')
+  seconds = time.perf_counter() - start
+  if not jax.process_index():
+    workdir.mark(name, _fingerprint(name, workdir), seconds)
+  sharding.barrier(f'{name} is marked')
+  done.add(name)
+  terminal.say(f'{name}: finished in {seconds:.1f} s')
+
+
+def _fingerprint(name: str, workdir: Workdir) -> str:
+  """Of everything the stage's results depend on."""
+  stage = STAGES[name]
+  marks = workdir.marks()
+  sources = [
+    marks.get(other, {}).get('fingerprint')
+    for other in (*stage.needs, *stage.first, *stage.shows)
+  ]
+  parts = (workdir.hash_of(), workdir.hash_of(stage.fields), sources)
+  return json.dumps([*parts, workdir.latest_step()])
 
 
 def _use_compilation_cache() -> None:

@@ -1,8 +1,8 @@
 """From a config to the objects the stages work with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
@@ -11,19 +11,18 @@ from ml_collections import ConfigDict
 import optax
 
 from mrl_jax import models
-from mrl_jax import nesting
 from mrl_jax import optim
 from mrl_jax import sharding
-from mrl_jax import state as state_lib
-from mrl_jax import writer
+from mrl_jax import terminal
 from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.data import augment
 from mrl_jax.data import resident
-from mrl_jax.data import stream
 from mrl_jax.data.damage import DamageLog
 from mrl_jax.data.evaluation import EvaluationBatches
+from mrl_jax.data.resident import ResidentBatches
 from mrl_jax.data.source import open_source
 from mrl_jax.data.source import Source
+from mrl_jax.data.stream import StreamBatches
 from mrl_jax.workdir import Workdir
 
 
@@ -85,11 +84,10 @@ def normalize(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
 def evaluation_batches(
   config: ConfigDict, opened: Source, mesh: jax.sharding.Mesh, damage: DamageLog
 ) -> EvaluationBatches:
-  # Rounded up, since the evaluation pads anyway.
-  batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size
   return EvaluationBatches(
     opened,
-    batch_size,
+    config.eval_batch_size,
+    mesh=mesh,
     resize=config.eval_resize,
     size=config.eval_image_size,
     damage=damage,
@@ -99,44 +97,53 @@ def evaluation_batches(
 
 def train_batches(
   config: ConfigDict, opened: Source, mesh: jax.sharding.Mesh, damage: DamageLog
-):
+) -> tuple[ResidentBatches | StreamBatches, Callable]:
   """The training input, and the `augment` of `state.make_train_step`."""
+  random_crop = config.augmentation == 'random_resized_crop'
+  crop_scale = tuple(config.crop_scale)
   if _is_resident(config, opened):
-    size = config.eval_image_size
-    if (
-      config.augmentation != 'random_resized_crop' and size != config.image_size
-    ):
-      raise ValueError(
-        f'image_size {config.image_size}: resident images are stored at '
-        f'eval_image_size={size}, which only random_resized_crop can change'
-      )
+    # Random crops are cut inside the step, from images as large as those of
+    # the evaluation: their shorter side and central square.
+    size = config.eval_image_size if random_crop else config.image_size
     images_NHWC, label_N = resident.load(
       opened,
-      # To the shorter side itself: the central square loses least.
       resize=size if config.eval_resize else 0,
       size=size,
       damage=damage,
       num_threads=config.num_threads,
     )
-    batches = resident.ResidentBatches(
-      images_NHWC, label_N, config.batch_size, seed=config.seed, mesh=mesh
+    batches = ResidentBatches(
+      images_NHWC, label_N, config.batch_size, mesh=mesh, seed=config.seed
     )
-    return batches, functools.partial(_augment_resident, config, batches)
-  if config.augmentation != 'random_resized_crop':
-    raise ValueError(
-      f'augmentation {config.augmentation!r}: input stream has only '
-      "'random_resized_crop'"
+    crop = random_crop
+  else:
+    batches = StreamBatches(
+      opened,
+      config.batch_size,
+      mesh=mesh,
+      seed=config.seed,
+      resize=config.image_size if config.eval_resize else 0,
+      size=config.image_size,
+      scale=crop_scale if random_crop else None,
+      damage=damage,
+      num_threads=config.num_threads,
     )
-  batches = stream.StreamBatches(
-    opened,
-    config.batch_size,
-    seed=config.seed,
-    size=config.image_size,
-    scale=tuple(config.crop_scale),
-    damage=damage,
-    num_threads=config.num_threads,
-  )
-  return batches, functools.partial(_augment_stream, config)
+    crop = False  # The host has cropped.
+
+  def augment_batch(key, batch, step):
+    image_NHWC, label_N = batches.take(batch, step)
+    crop_key, flip_key = jax.random.split(key)
+    if config.augmentation == 'shift':
+      image_NHWC = augment.random_shift(crop_key, image_NHWC, config.shift)
+    elif crop:
+      image_NHWC = augment.random_resized_crop(
+        crop_key, image_NHWC, config.image_size, crop_scale
+      )
+    if config.flip:
+      image_NHWC = augment.random_flip(flip_key, image_NHWC)
+    return normalize(config)(image_NHWC), label_N
+
+  return batches, augment_batch
 
 
 def _is_resident(config: ConfigDict, opened: Source) -> bool:
@@ -144,40 +151,19 @@ def _is_resident(config: ConfigDict, opened: Source) -> bool:
     return config.input == 'resident'
   size = len(opened) * 3 * config.eval_image_size**2
   fits = size <= 1e9 * config.resident_gigabytes
-  writer.say(
-    f'train: {len(opened):,} images take {size / 1e6:,.1f} MB decoded: '
-    + ('resident' if fits else 'streamed')
+  terminal.say(
+    f'train: {size / 1e6:,.1f} MB decoded, '
+    + ('kept on the devices' if fits else 'streamed')
   )
   return fits
-
-
-def _augment_resident(config, batches, key, batch):
-  image_NHWC, label_N = batches.take(batch)
-  crop_key, flip_key = jax.random.split(key)
-  if config.augmentation == 'shift':
-    image_NHWC = augment.random_shift(crop_key, image_NHWC, config.shift)
-  elif config.augmentation == 'random_resized_crop':
-    image_NHWC = augment.random_resized_crop(
-      crop_key, image_NHWC, config.image_size, tuple(config.crop_scale)
-    )
-  if config.flip:
-    image_NHWC = augment.random_flip(flip_key, image_NHWC)
-  return normalize(config)(image_NHWC), label_N
-
-
-def _augment_stream(config, key, batch):
-  image_NHWC = batch['image']
-  if config.flip:
-    image_NHWC = augment.random_flip(key, image_NHWC)
-  return normalize(config)(image_NHWC), batch['label']
 
 
 class Trained(NamedTuple):
   """A trained model on the mesh."""
 
   graphdef: nnx.GraphDef
-  params: state_lib.Arrays
-  batch_stats: state_lib.Arrays
+  params: Mapping[str, Any]
+  batch_stats: Mapping[str, Any]
   step: int
 
 
@@ -189,32 +175,32 @@ def trained(
   *,
   needed_by: str,
 ) -> Trained:
-  """Restores the checkpoint that `config.checkpoint` names.
+  """Restores the model of the checkpoint that `config.checkpoint` names.
 
-  Raises ValueError if there is none, or it was trained with another config.
+  Raises ValueError if there is none.
   """
-  workdir.require('train', needed_by, workdir.checkpoints)
-  sgd, _ = optimizer(config, 1)
-  graphdef, fresh = state_lib.create(model(config, num_classes), sgd)
-  fresh = jax.device_put(fresh, sharding.replicated(mesh))
-  with Checkpoints(
-    workdir.checkpoints, keep=config.keep_checkpoints
-  ) as checkpoints:
+  if not workdir.latest_step():
+    raise ValueError(
+      f'{needed_by} reads a checkpoint in {workdir.checkpoints}, where there '
+      'is none: run --mode=train first'
+    )
+  graphdef, params, batch_stats = nnx.split(
+    nnx.eval_shape(lambda: model(config, num_classes)),
+    nnx.Param,
+    nnx.BatchStat,
+  )
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding.replicated(mesh)
+    ),
+    {
+      'params': nnx.to_pure_dict(params),
+      'batch_stats': nnx.to_pure_dict(batch_stats),
+    },
+  )
+  with Checkpoints(workdir.checkpoints) as checkpoints:
     step = checkpoints.latest_step
     if config.checkpoint == 'best' and checkpoints.best_step is not None:
       step = checkpoints.best_step
-    if step is None:
-      raise ValueError(
-        f'{needed_by} reads a checkpoint in {workdir.checkpoints}, where there '
-        'is none: run --mode=train first'
-      )
-    where = workdir.checkpoints / str(step)
-    workdir.check_config(checkpoints.read_config(step), where)
-    restored, _ = checkpoints.restore(fresh, step)
-  return Trained(graphdef, restored.params, restored.batch_stats, step)
-
-
-def nesting_weights(config: ConfigDict) -> tuple[float, ...]:
-  return nesting.validate_weights(
-    tuple(config.nesting_weights), len(config.nesting_dims)
-  )
+    restored = checkpoints.restore_model(like, step)
+  return Trained(graphdef, **restored, step=step)

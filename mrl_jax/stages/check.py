@@ -1,5 +1,7 @@
 """Refuses a config that cannot work, before anything is read or written."""
 
+import math
+
 from ml_collections import ConfigDict
 
 from mrl_jax import models
@@ -16,37 +18,84 @@ _CHOICES = {
   'decay_mask': optim.DECAY_MASKS,
   'checkpoint': ('last', 'best'),
 }
-_AT_LEAST_ONE = (
-  'image_size',
-  'eval_image_size',
-  'batch_size',
-  'num_epochs',
-  'log_every_steps',
-  'eval_every_epochs',
-  'checkpoint_every_epochs',
-  'keep_checkpoints',
-  'eval_batch_size',
-)
+# Least and largest value of each number, both allowed.
+_RANGES = {
+  'seed': (0, 2**32 - 1),
+  'num_devices': (0, math.inf),
+  'num_classes': (0, math.inf),
+  'resident_gigabytes': (0, math.inf),
+  'image_size': (1, math.inf),
+  'eval_resize': (0, math.inf),
+  'eval_image_size': (1, math.inf),
+  'shift': (0, math.inf),
+  'max_damaged': (0, math.inf),
+  'num_threads': (0, math.inf),
+  'batch_size': (1, math.inf),
+  'num_epochs': (1, math.inf),
+  'peak_epoch': (0, math.inf),
+  'step_factor': (0, math.inf),
+  'momentum': (0, 1),
+  'weight_decay': (0, math.inf),
+  'log_every_steps': (1, math.inf),
+  'eval_every_epochs': (1, math.inf),
+  'checkpoint_every_epochs': (1, math.inf),
+  'keep_checkpoints': (1, math.inf),
+  'eval_batch_size': (1, math.inf),
+}
 
 
 def check(config: ConfigDict) -> None:
   """Raises ValueError naming the field, its value and what would be right."""
   for name, choices in _CHOICES.items():
-    if config[name] not in choices:
-      raise ValueError(f'{name} {config[name]!r}: must be one of {choices}')
-  for name in _AT_LEAST_ONE:
-    if config[name] < 1:
-      raise ValueError(f'{name} {config[name]}: must be at least 1')
+    _require(name, config[name], config[name] in choices, f'one of {choices}')
+  for name, (least, most) in _RANGES.items():
+    # A comparison that NaN fails.
+    ok = least <= config[name] <= most
+    limits = f'in [{least}, {most}]' if most < math.inf else f'at least {least}'
+    _require(name, config[name], ok, limits)
   for name in ('k', 'shortlist'):
-    if config.retrieval[name] < 1:
-      value = config.retrieval[name]
-      raise ValueError(f'retrieval.{name} {value}: must be at least 1')
-  if not 0 <= config.label_smoothing < 1:
-    raise ValueError(
-      f'label_smoothing {config.label_smoothing}: must be in [0, 1)'
-    )
-  if not config.learning_rate > 0:
-    raise ValueError(f'learning_rate {config.learning_rate}: must be positive')
+    value = config.retrieval[name]
+    _require(f'retrieval.{name}', value, value >= 1, 'at least 1')
+  rate, smoothing = config.learning_rate, config.label_smoothing
+  _require('learning_rate', rate, 0 < rate < math.inf, 'positive')
+  _require('label_smoothing', smoothing, 0 <= smoothing < 1, 'in [0, 1)')
+  _check_images(config)
+  _check_schedule(config)
+  _check_widths(config)
+
+
+def _require(name: str, value: object, ok: bool, right: str) -> None:
+  if not ok:
+    raise ValueError(f'{name} {value!r}: must be {right}')
+
+
+def _check_images(config: ConfigDict) -> None:
+  for name in ('mean', 'std'):
+    value = config[name]
+    ok = _numbers(value, 3) and (name == 'mean' or min(value) > 0)
+    right = 'three numbers' + (' above 0' if name == 'std' else '')
+    _require(name, value, ok, right)
+  scale = config.crop_scale
+  ok = _numbers(scale, 2) and 0 < scale[0] <= scale[1] <= 1
+  _require('crop_scale', scale, ok, 'two numbers, 0 < first <= second <= 1')
+  size = config.eval_image_size
+  ok = not 0 < config.eval_resize < size
+  right = f'0 or at least eval_image_size={size}'
+  _require('eval_resize', config.eval_resize, ok, right)
+
+
+def _check_schedule(config: ConfigDict) -> None:
+  epochs = config.num_epochs
+  if config.schedule in ('cyclic', 'cosine'):
+    ok = config.peak_epoch < epochs
+    _require('peak_epoch', config.peak_epoch, ok, f'below num_epochs={epochs}')
+  if config.schedule == 'step':
+    steps = config.step_epochs
+    ok = _numbers(steps, len(steps)) and list(steps) == sorted(set(steps))
+    _require('step_epochs', steps, ok, 'increasing numbers')
+
+
+def _check_widths(config: ConfigDict) -> None:
   width = models.num_features(config.encoder)
   dims = nesting.validate(config.nesting_dims, width)
   if config.head == 'fixed' and len(dims) > 1:
@@ -57,8 +106,9 @@ def check(config: ConfigDict) -> None:
       nesting.validate(config.eval_dims, dims[-1])
     except ValueError as error:
       raise ValueError(f'eval_dims: {error}') from None
-  if 0 < config.eval_resize < config.eval_image_size:
-    raise ValueError(
-      f'eval_resize {config.eval_resize}: must be 0 or at least '
-      f'eval_image_size={config.eval_image_size}'
-    )
+
+
+def _numbers(value: tuple, count: int) -> bool:
+  return len(value) == count and all(
+    isinstance(x, int | float) and math.isfinite(x) for x in value
+  )

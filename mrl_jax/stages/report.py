@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 import html
+import pathlib
 
 from ml_collections import ConfigDict
 
 from mrl_jax import figures
-from mrl_jax import workdir as workdir_lib
-from mrl_jax import writer as writer_lib
+from mrl_jax import files
+from mrl_jax import tables
+from mrl_jax import terminal
 from mrl_jax.stages import build
 from mrl_jax.workdir import Workdir
+from mrl_jax.writer import read_metrics
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2330; margin: 0 auto;
@@ -22,7 +25,7 @@ h2 { font-size: 1.15rem; margin-top: 2rem; }
 figure { margin: 0; } figcaption { color: #4a5266; font-size: .9rem; }
 svg { width: 100%; height: auto; font-family: inherit; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .2rem .8rem; }
+th, td { text-align: right; padding: .2rem .8rem; white-space: nowrap; }
 th { border-bottom: 2px solid #1d2330; font-weight: 600; }
 tr:nth-child(even) td { background: #f4f5f8; }
 .scroll { overflow-x: auto; margin-top: .8rem; } summary { cursor: pointer; }
@@ -35,28 +38,37 @@ _HEADS = {
 }
 
 
+def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
+  del config
+  return [workdir.report / 'index.html']
+
+
 def run(config: ConfigDict, workdir: Workdir) -> None:
   """Writes report/index.html from metrics.jsonl and retrieval.json.
 
-  The part on retrieval is there if the stage retrieve has run.
+  The part on retrieval is there if the stage retrieve has run for the
+  evaluated checkpoint.
   """
-  workdir.require('train', 'report', workdir.metrics)
-  records = writer_lib.read_metrics(workdir.metrics)
-  if not any('val/knn1' in name for record in records for name in record):
-    raise ValueError(
-      f'report needs the evaluation, which {workdir.metrics} does not hold: '
-      'run --mode=evaluate first'
-    )
-  values = {}
-  for record in records:
-    values |= record  # The last evaluation stands.
-  sections = [
-    _headline(config, workdir, values),
-    _accuracy(config, values),
+  records = read_metrics(workdir.metrics)
+  evaluated = [
+    record
+    for record in records
+    if f'val/knn1@{config.nesting_dims[-1]}' in record
   ]
+  if not evaluated:
+    raise ValueError(
+      f'{workdir.metrics} holds no evaluation: delete {workdir.path}/'
+      'stages.json and run --mode=evaluate'
+    )
+  values = evaluated[-1]
+  sections = [_headline(config, values), _accuracy(config, values)]
   path = workdir.retrieval / 'retrieval.json'
   if path.exists():
-    sections.append(_retrieval(workdir_lib.read_json(path)))
+    retrieved = files.read_json(path)
+    if retrieved.get('step') == values['step']:
+      sections.append(_retrieval(retrieved))
+    else:
+      terminal.say(f'report: {path} is of another checkpoint, left out')
   sections += [_training(config, records), _settings(workdir)]
   title = html.escape(f'{config.name}: nested embeddings')
   page = (
@@ -67,25 +79,26 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     + '\n</body></html>\n'
   )
   path = workdir.report / 'index.html'
-  with workdir_lib.replacing(path) as temporary:
+  with files.replacing(path) as temporary:
     temporary.write_text(page)
-  writer_lib.say(f'report: {path}')
+  terminal.say(f'report: {path}')
 
 
-def _headline(
-  config: ConfigDict, workdir: Workdir, values: Mapping[str, float]
-) -> str:
+def _headline(config: ConfigDict, values: Mapping[str, float]) -> str:
   dims = tuple(config.nesting_dims)
   last = values[f'val/top1@{dims[-1]}']
   # The smallest width within a point of the full one.
   small = next(d for d in dims if values[f'val/top1@{d}'] >= last - 1)
+  text = f'The full width {dims[-1]} has {last:.2f} % top-1'
+  if small < dims[-1]:
+    text += (
+      f'; width {small} has {values[f"val/top1@{small}"]:.2f} %, at '
+      f'1/{dims[-1] / small:g} of the numbers'
+    )
   return (
     f'<h1>{html.escape(config.name)}</h1><p class="lead">'
     f'{html.escape(config.encoder)} with {_HEADS[config.head]} on '
-    f'{html.escape(config.dataset)}, step {workdir.latest_step():,}. The full '
-    f'width {dims[-1]} has {last:.2f} % top-1; width {small} has '
-    f'{values[f"val/top1@{small}"]:.2f} %, at 1/{dims[-1] / small:g} of the '
-    'numbers.</p>'
+    f'{html.escape(config.dataset)}, step {values["step"]:,}. {text}.</p>'
   )
 
 
@@ -100,13 +113,7 @@ def _accuracy(config: ConfigDict, values: Mapping[str, float]) -> str:
     ]
     for label, name in names.items()
   }
-  columns = ('loss', 'top1', 'top5', 'knn1')
-  rows = [
-    (dim, *(values.get(f'val/{name}@{dim}') for name in columns))
-    for dim in widths
-  ]
   plot = figures.against_width(series, config.nesting_dims, 'accuracy, %')
-  header = ('width', 'loss', 'top-1 %', 'top-5 %', '1-NN %')
   return (
     '<h2>Accuracy against width</h2><div class="row">'
     + _figure(
@@ -114,31 +121,23 @@ def _accuracy(config: ConfigDict, values: Mapping[str, float]) -> str:
       'Top-1 of the nested classifiers, and of the nearest training example '
       'by cosine.',
     )
-    + _table(header, rows)
+    + _table(tables.accuracy(values, widths))
     + '</div>'
   )
 
 
 def _retrieval(record: Mapping) -> str:
-  exact, costs, rows = [], {}, []
+  exact, costs = [], {}
   for name, method in record['methods'].items():
-    steps, found = len(method['dims']), method['metrics']
+    steps = len(method['dims'])
     kind = 'exact' if steps == 1 else 'adaptive' if steps == 2 else 'funnel'
-    if found.get('map10') is not None:
-      point = (method['mflops_per_query'], found.get('map10'), name)
-      costs.setdefault(kind, []).append(point)
-      if kind == 'exact':
-        exact.append((method['dims'][0], found.get('map10')))
-    rows.append(
-      (
-        name.replace('-', ' → '),
-        found.get('top1'),
-        found.get('map10'),
-        found.get('p10'),
-        f'{method["mflops_per_query"]:.4g}',
-        f'{method["seconds"]:.4f}',
-      )
-    )
+    map10 = method['metrics'].get('map10')
+    if map10 is None:
+      continue
+    point = (method['mflops_per_query'], map10, name)
+    costs.setdefault(kind, []).append(point)
+    if kind == 'exact':
+      exact.append((method['dims'][0], map10))
   plots = ''
   if exact:
     dims = [dim for dim, _ in exact]
@@ -150,22 +149,15 @@ def _retrieval(record: Mapping) -> str:
       )
       + _figure(
         figures.trade_off(costs),
-        'A short prefix finds candidates, a long one ranks them: the accuracy '
-        'of the long one at nearly the cost of the short one.',
+        'A short prefix finds candidates, a long one ranks them. It pays where '
+        'the database is much larger than the shortlist.',
       )
       + '</div>'
     )
-  header = (
-    'widths',
-    'top-1 %',
-    'mAP@10 %',
-    'P@10 %',
-    'MFLOPs/query',
-    'seconds',
-  )
   return (
     f'<h2>Retrieval: {record["queries"]:,} queries in {record["database"]:,} '
-    f'rows</h2>{plots}{_table(header, rows)}'
+    f'rows</h2>{plots}{_table(tables.retrieval(record["methods"]))}'
+    '<p class="lead">Seconds are of all queries together.</p>'
   )
 
 
@@ -188,7 +180,7 @@ def _settings(workdir: Workdir) -> str:
   rows = [(name, repr(value)) for name, value in sorted(workdir.config.items())]
   return (
     '<h2>Settings</h2><details><summary>The resolved config</summary>'
-    f'{_table(("field", "value"), rows)}</details>'
+    f'{_table(tables.Table(("field", "value"), rows))}</details>'
   )
 
 
@@ -198,15 +190,13 @@ def _figure(svg: str, caption: str) -> str:
   )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-  def show(cell):
-    if cell is None:
-      return '–'
-    return f'{cell:.2f}' if isinstance(cell, float) else html.escape(str(cell))
+def _table(content: tables.Table) -> str:
+  def row(cells, tag):
+    texts = (html.escape(tables.show(cell)) for cell in cells)
+    return (
+      '<tr>' + ''.join(f'<{tag}>{text}</{tag}>' for text in texts) + '</tr>'
+    )
 
-  head = ''.join(f'<th>{html.escape(cell)}</th>' for cell in header)
-  body = ''.join(
-    '<tr>' + ''.join(f'<td>{show(cell)}</td>' for cell in row) + '</tr>'
-    for row in rows
-  )
-  return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+  head = row(content.header, 'th')
+  body = ''.join(row(cells, 'td') for cells in content.rows)
+  return f'<div class="scroll"><table>{head}{body}</table></div>'

@@ -1,23 +1,30 @@
 """Retrieval with the exported embeddings: exact, adaptive and funnel."""
 
-from collections.abc import Mapping
 import functools
+import pathlib
 import time
 
 from ml_collections import ConfigDict
 import numpy as np
 
+from mrl_jax import embeddings
+from mrl_jax import files
 from mrl_jax import retrieval
-from mrl_jax import workdir as workdir_lib
-from mrl_jax import writer as writer_lib
+from mrl_jax import tables
+from mrl_jax import terminal
 from mrl_jax.retrieval import cost
 from mrl_jax.retrieval import metrics
 from mrl_jax.stages import build
-from mrl_jax.stages import embed
 from mrl_jax.workdir import Workdir
+from mrl_jax.writer import MetricWriter
 
 # Queries enough for a whole block of every search.
 _WARM_UP = 512
+
+
+def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
+  del config
+  return [workdir.retrieval / 'retrieval.json']
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
@@ -27,8 +34,12 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   or funnel, `retrieval/map10@16-2048`. The evaluation split queries the
   training split.
   """
-  database_MD, database_label_M, _ = embed.load(workdir, config.train_split)
-  query_QD, query_label_Q, manifest = embed.load(workdir, config.eval_split)
+  database_MD, database_label_M, _ = embeddings.load(
+    workdir.embeddings, config.train_split
+  )
+  query_QD, query_label_Q, manifest = embeddings.load(
+    workdir.embeddings, config.eval_split
+  )
   M = len(database_MD)
   k = min(config.retrieval.k, M)
   methods = plan(
@@ -50,7 +61,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     neighbors = find(query_QD)
     seconds = time.perf_counter() - start
     with (
-      workdir_lib.replacing(workdir.retrieval / f'{name}.npz') as temporary,
+      files.replacing(workdir.retrieval / f'{name}.npz') as temporary,
       open(temporary, 'wb') as file,
     ):
       np.savez(file, ids=neighbors.ids_QK, scores=neighbors.scores_QK)
@@ -62,7 +73,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
       'mflops_per_query': cost.mflops(M, dims, shortlists),
       'seconds': seconds,
     }
-  workdir_lib.write_json(
+  files.write_json(
     workdir.retrieval / 'retrieval.json',
     {
       'queries': len(query_QD),
@@ -71,7 +82,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
       'methods': results,
     },
   )
-  with writer_lib.MetricWriter(workdir.metrics) as writer:
+  with MetricWriter(workdir.metrics) as writer:
     writer.write(
       manifest['step'],
       {
@@ -80,9 +91,9 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         for metric, value in result['metrics'].items()
       },
     )
-  writer_lib.say(
+  terminal.say(
     f'retrieve: {len(query_QD):,} queries of {config.eval_split} in {M:,} rows '
-    f'of {config.train_split}\n' + _table(results)
+    f'of {config.train_split}\n' + terminal.table(tables.retrieval(results))
   )
 
 
@@ -96,17 +107,24 @@ def plan(
   """The searches to compare, by name: dims and shortlists of `funnel`.
 
   Exact at every width; from every nesting dim but the last a rerank at the
-  last; and the paper's funnels, which halve the shortlist at every nesting dim,
-  to no less than 10 neighbours.
+  last; and the paper's funnels (section 4.3.1), which halve the shortlist at
+  every nesting dim until 10 are left, and rank those at the last.
   """
-  methods = {f'{dim}': ((dim,), (k,)) for dim in widths}
   last, floor = nesting_dims[-1], min(10, k)
+  methods = {f'{dim}': ((dim,), (k,)) for dim in widths}
   for dim in nesting_dims[:-1]:
     methods[f'{dim}-{last}'] = ((dim, last), (shortlist, k))
   for first in range(len(nesting_dims) - 2):
-    dims = nesting_dims[first:]
-    halves = [max(floor, shortlist >> i) for i in range(len(dims) - 1)]
-    methods['-'.join(map(str, dims))] = (dims, (*halves, floor))
+    dims, shortlists, kept = [], [], shortlist
+    for dim in nesting_dims[first:-1]:
+      dims.append(dim)
+      shortlists.append(kept if kept >= 2 * floor else floor)
+      if shortlists[-1] == floor:
+        break
+      kept //= 2
+    if len(dims) > 1:
+      dims.append(last)
+      methods['-'.join(map(str, dims))] = (tuple(dims), (*shortlists, floor))
   return methods
 
 
@@ -122,19 +140,3 @@ def _measure(
       )
       values[f'p{k}'] = metrics.precision_at_k(labels_QK, query_label_Q, k)
   return {name: 100 * value for name, value in values.items()}
-
-
-def _table(results: Mapping[str, Mapping]) -> str:
-  rows = [
-    (
-      name,
-      *(result['metrics'].get(metric) for metric in ('top1', 'map10', 'p10')),
-      f'{result["mflops_per_query"]:.4f}',
-      f'{result["seconds"]:.4f}',
-    )
-    for name, result in results.items()
-  ]
-  header = (
-    'widths', 'top-1 %', 'mAP@10 %', 'P@10 %', 'MFLOPs/query', 'seconds'
-  )  # fmt: skip
-  return writer_lib.table(header, rows)

@@ -1,0 +1,43 @@
+"""What the tables hold, on the terminal and in the report alike."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+
+class Table(NamedTuple):
+  header: tuple[str, ...]
+  rows: list[tuple]
+
+
+def accuracy(values: Mapping[str, float], widths: Sequence[int]) -> Table:
+  """The `val/…@<width>` metrics, a row for each width."""
+  names = ('loss', 'top1', 'top5', 'knn1')
+  rows = [
+    (width, *(values.get(f'val/{name}@{width}') for name in names))
+    for width in widths
+  ]
+  return Table(('width', 'loss', 'top-1 %', 'top-5 %', '1-NN %'), rows)
+
+
+def retrieval(methods: Mapping[str, Mapping]) -> Table:
+  """The methods of a retrieval.json, a row for each."""
+  rows = [
+    (
+      name.replace('-', ' → '),
+      *(method['metrics'].get(metric) for metric in ('top1', 'map10', 'p10')),
+      f'{method["mflops_per_query"]:.4g}',
+      f'{method["seconds"]:.4f}',
+    )
+    for name, method in methods.items()
+  ]
+  header = (
+    'widths', 'top-1 %', 'mAP@10 %', 'P@10 %', 'MFLOPs/query', 'seconds'
+  )  # fmt: skip
+  return Table(header, rows)
+
+
+def show(cell: object) -> str:
+  """Floats to two decimals, None as a dash."""
+  if cell is None:
+    return '–'
+  return f'{cell:.2f}' if isinstance(cell, float) else str(cell)
