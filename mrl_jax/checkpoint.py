@@ -14,6 +14,8 @@ from orbax.checkpoint import checkpoint_managers
 
 from mrl_jax.state import State
 
+_UNMEASURED = -1.0
+
 
 class Checkpoints:
   """The checkpoints of a run, in `<directory>/<step>/`.
@@ -36,9 +38,7 @@ class Checkpoints:
     if keep is not None:
       policies = [
         checkpoint_managers.LatestN(keep),
-        checkpoint_managers.BestN(
-          get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
-        ),
+        checkpoint_managers.BestN(get_metric_fn=score, n=1),
       ]
       options = {
         'preservation_policy': checkpoint_managers.AnyPreservationPolicy(
@@ -73,8 +73,8 @@ class Checkpoints:
   ) -> None:
     """Begins to save; waits first for the save before this one.
 
-    `score`: what the best checkpoint has most of; None where it was not
-    measured.
+    `score`: what the best checkpoint has most of, at least 0; None where it was
+    not measured.
     """
     model, optimizer = _split(state)
     self._manager.save(
@@ -84,7 +84,8 @@ class Checkpoints:
         optimizer=ocp.args.StandardSave(optimizer),
         config=ocp.args.JsonSave(config),
       ),
-      metrics=None if score is None else {'score': score},
+      # Orbax warns of a save without metrics.
+      metrics={'score': _UNMEASURED if score is None else score},
     )
 
   def restore(self, like: State, step: int) -> State:
