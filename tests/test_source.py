@@ -141,6 +141,7 @@ def test_missing_imagenet_says_how_to_get_it(tmp_path):
   [
     ('imagnet2012', 'train', "'imagnet2012': not known"),
     ('digits', 'val', "Unknown split 'val'"),
+    ('digits:9.9.9', 'train', "'digits:9.9.9': .*only: 1.0.0"),
     ('digits', 'train[', r"split 'train\['"),
     ('digits', 'test[:0]', r"split 'test\[:0\]'"),
   ],

@@ -83,6 +83,9 @@ def open_builder(dataset: str, data_dir: str) -> tfds.core.DatasetBuilder:
       f'dataset {dataset!r}: not known to TFDS; for your own images give '
       'folder:/path'
     ) from None
+  except (AssertionError, ValueError) as error:  # Its version, or its form.
+    line = str(error).strip().partition('\n')[0]
+    raise ValueError(f'dataset {dataset!r}: {line}') from None
 
 
 def _prepare_digits(data_dir: str) -> tfds.core.DatasetBuilder:
