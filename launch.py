@@ -62,17 +62,18 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 def _one_line(function):
-  """Ends on a ValueError with its line alone; --verbosity=1 shows it all."""
+  """Ends on bad input, or a full disk, with one line; --verbosity=1 shows all."""
 
   def run(argv):
     try:
       function(argv)
     except KeyboardInterrupt:
       sys.exit('interrupted; the same command goes on from where it can')
-    except ValueError as error:
+    except (ValueError, OSError) as error:
       if logging.level_debug():
         raise
-      sys.exit(f'ValueError: {" ".join(str(error).split())}')
+      kind = 'ValueError' if isinstance(error, ValueError) else 'OSError'
+      sys.exit(f'{kind}: {" ".join(str(error).split())}')
 
   return run
 
