@@ -57,12 +57,14 @@ def _parse_flags(argv: list[str]) -> list[str]:
     sys.exit(f'ValueError: {line.removeprefix("ValueError: ")}')
   # How ml_collections reports an unknown field.
   except (AttributeError, KeyError) as error:
-    line = ' '.join(str(error.args[0]).strip('"').split())
+    while error.args and isinstance(error.args[0], Exception):
+      error = error.args[0]
+    line = ' '.join(str(error.args[0]).split())
     sys.exit(f'ValueError: --config has no field {line}')
 
 
 def _one_line(function):
-  """Ends on bad input, or a full disk, with one line; --verbosity=1 shows all."""
+  """Ends on bad input with one line; --verbosity=1 shows the traceback."""
 
   def run(argv):
     try:
