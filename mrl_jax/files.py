@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 from typing import Any
-import uuid
 
 
 @contextlib.contextmanager
@@ -17,7 +16,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   exception the temporary file goes, and the old one stays.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f'.{uuid.uuid4().hex[:8]}.{path.name}')
+  # One name, so that what a killed run left behind is overwritten.
+  temporary = path.with_name(f'.{path.name}.tmp')
   try:
     yield temporary
     with open(temporary, 'rb') as file:

@@ -47,7 +47,8 @@ class Workdir:
     _check_writable(self.path)
     config_path = self.path / 'config.json'
     recorded = files.read_json(config_path, missing={})
-    if recorded:
+    # Without a checkpoint nothing hangs on it: a run that failed at once.
+    if recorded and self.latest_step():
       self.check_config(recorded, config_path)
 
   @property
@@ -120,7 +121,8 @@ class Workdir:
     """Of the checkpoints; 0 if there is none."""
     if not self.checkpoints.is_dir():
       return 0
-    names = (entry.name for entry in self.checkpoints.iterdir())
+    entries = self.checkpoints.iterdir()
+    names = (entry.name for entry in entries if entry.is_dir())
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
   @contextlib.contextmanager
@@ -141,6 +143,9 @@ class Workdir:
 
 
 def _check_writable(path: pathlib.Path) -> None:
+  if '[' in str(path):
+    # Orbax takes it for a pattern, and writes what it cannot read.
+    raise ValueError(f'workdir {path}: must have no [ in its path')
   if (path.exists() or path.is_symlink()) and not path.is_dir():
     raise ValueError(f'workdir {path} is a file, or a link to nothing')
   existing = path

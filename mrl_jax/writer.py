@@ -33,6 +33,8 @@ class MetricWriter:
     self._board = tensorboardX.SummaryWriter(
       str(path.parent / 'tensorboard'),
       purge_step=None if resume_step is None else resume_step + 1,
+      # Its thread ends when the disk is full; a short queue would then block.
+      max_queue=1_000_000,
     )
 
   def __enter__(self) -> 'MetricWriter':

@@ -62,6 +62,12 @@ def test_resize_takes_the_shorter_side_and_the_centre():
   np.testing.assert_allclose(half[0, :, 0], np.arange(10, 30, 2) + 0.5, atol=1)
 
 
+def test_a_strip_that_would_grow_without_bounds():
+  data = images.encoded(0, size=(60_000, 1))
+  with pytest.raises(decode.DamagedImageError, match='after resizing'):
+    decode.resize_and_crop(data, resize=256, size=224)
+
+
 def test_no_resize_needs_the_exact_size():
   data = images.encoded(0, size=(24, 20))
   with pytest.raises(ValueError, match=r'24x20.*20x20'):

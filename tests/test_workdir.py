@@ -32,6 +32,11 @@ def test_a_file_is_no_workdir(tmp_path):
   assert file.read_text() == 'content'
 
 
+def test_brackets_in_the_path(tmp_path):
+  with pytest.raises(ValueError, match=r'no \['):
+    open_workdir(tmp_path / 'mrl[8]')
+
+
 def test_not_writable(tmp_path, monkeypatch):
   # Root may write anywhere, so the answer is given for it.
   monkeypatch.setattr(os, 'access', lambda *_: False)
@@ -40,9 +45,13 @@ def test_not_writable(tmp_path, monkeypatch):
 
 
 def test_another_training_config_is_refused(tmp_path):
-  open_workdir(tmp_path).write_config()
+  workdir = open_workdir(tmp_path)
+  workdir.write_config()
+  other = {**CONFIG, 'batch_size': 16, 'seed': 1}
+  open_workdir(tmp_path, other)  # Nothing hangs on it yet.
+  (workdir.checkpoints / '12').mkdir(parents=True)
   with pytest.raises(ValueError) as error:
-    open_workdir(tmp_path, {**CONFIG, 'batch_size': 16, 'seed': 1})
+    open_workdir(tmp_path, other)
   assert 'batch_size is 8 there and 16 now; seed is 0 there' in str(error.value)
   open_workdir(tmp_path, {**CONFIG, 'modes': ['embed'], 'eval_dims': [4]})
 

@@ -7,6 +7,8 @@ from PIL import Image
 
 # What begins the files of the formats that Pillow and browsers agree on.
 _SIGNATURES = (b'\xff\xd8\xff', b'\x89PNG', b'GIF8', b'BM', b'II*\0', b'MM\0*')
+# A strip of 60,000x1 pixels would become 12 GB.
+_MOST_PIXELS = 100_000_000
 
 
 class DamagedImageError(Exception):
@@ -65,6 +67,8 @@ def resize_and_crop(data: bytes, *, resize: int, size: int) -> np.ndarray:
     # torchvision's rounding, here and of the corner.
     shorter = min(width, height)
     width, height = width * resize // shorter, height * resize // shorter
+    if width * height > _MOST_PIXELS:
+      raise DamagedImageError(f'{width}x{height} pixels after resizing')
     image = image.resize((width, height), Image.Resampling.BILINEAR)
   if (width, height) != (size, size):
     left, top = round((width - size) / 2), round((height - size) / 2)

@@ -154,7 +154,8 @@ def _images(root: pathlib.Path, class_name: str) -> list[str]:
   if not names:
     raise ValueError(f'class folder {root / class_name} is empty')
   for name in names:
-    if os.path.splitext(name)[1].lower() not in _EXTENSIONS:
+    extension = os.path.splitext(name)[1].lower()
+    if extension not in _EXTENSIONS or not os.path.isfile(root / name):
       raise ValueError(f'{root / name} is not an image')
   return sorted(names)
 
@@ -180,4 +181,4 @@ def _check_signatures(root: pathlib.Path, names: Sequence[str]) -> None:
 
 def _is_held_out(name: str) -> bool:
   # Of the name alone, so that adding images moves none between the splits.
-  return hashlib.sha256(name.encode()).digest()[0] % 10 == 0
+  return hashlib.sha256(os.fsencode(name)).digest()[0] % 10 == 0

@@ -51,7 +51,7 @@ def prepare(
       f'database of shape {database_MD.shape}: must be [M, D], M at least 1'
     )
   width = database_MD.shape[1]
-  dims = nesting.validate(dims or (width,), width)
+  dims = nesting.validate((width,) if dims is None else dims, width)
   if not isinstance(database_MD, np.memmap):
     database_MD = jnp.asarray(database_MD)
   norms = _prefix_norms(database_MD, tuple(sorted({*dims, width})))
