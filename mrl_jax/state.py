@@ -10,7 +10,6 @@ from jax import numpy as jnp
 import numpy as np
 import optax
 
-from mrl_jax import losses
 from mrl_jax import metrics
 
 Arrays = Mapping[str, Any]
@@ -130,12 +129,7 @@ def make_eval_step(
   def eval_step(params, batch_stats, batch):
     model = _evaluation_model(graphdef, params, batch_stats)
     embedding_ND = model.encoder(normalize(batch['image']))
-    if dims is None:
-      logits_GNC = model.head(embedding_ND)
-    else:
-      logits_GNC = model.head.at(embedding_ND, dims)
-    loss_GN = losses.cross_entropy(logits_GNC, batch['label'])
-    rank_GN = metrics.label_rank(logits_GNC, batch['label'])
+    loss_GN, rank_GN = model.head.statistics(embedding_ND, batch['label'], dims)
     return metrics.masked_sums(loss_GN, rank_GN, batch['mask'])
 
   return jax.jit(eval_step, out_shardings=sharding)

@@ -1,7 +1,6 @@
 """The nested linear heads: one packed kernel for all granularities."""
 
 from collections.abc import Sequence
-import itertools
 import sys
 from typing import Literal
 
@@ -10,6 +9,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from mrl_jax import fused
 from mrl_jax import losses
 from mrl_jax import nesting
 from mrl_jax.models import initializers
@@ -85,10 +85,7 @@ class MatryoshkaHead(nnx.Module):
 
   def __call__(self, embedding_ND: jax.Array) -> jax.Array:
     """Float32 logits [G, N, C]; raises ValueError if D is too small."""
-    _check_width(embedding_ND, self.nesting_dims[-1])
-    if self.kind == 'mrl':
-      return self._separate(embedding_ND)
-    return self._cumulative(embedding_ND, self.nesting_dims)
+    return self._logits(self.nesting_dims, embedding_ND)
 
   def at(self, embedding_ND: jax.Array, dims: Sequence[int]) -> jax.Array:
     """Float32 logits [len(dims), N, C] at any increasing widths, MRL-E only.
@@ -96,58 +93,74 @@ class MatryoshkaHead(nnx.Module):
     The shared classifier of `mrl_e` is defined at every width between its
     nesting dims too; the other kinds raise ValueError.
     """
-    _check_width(embedding_ND, self.nesting_dims[-1])
-    if self.kind != 'mrl_e':
-      raise ValueError(
-        f'head {self.kind!r} has logits at {self.nesting_dims} only'
-      )
-    dims = nesting.validate(dims, self.nesting_dims[-1])
-    return self._cumulative(embedding_ND, dims)
+    return self._logits(self._between(dims), embedding_ND)
 
   def loss(
     self,
     embedding_ND: jax.Array,
     label_N: jax.Array,
     *,
-    weights_G: Sequence[float] | None = None,
+    weights_G: Sequence[float] | jax.Array | None = None,
     label_smoothing: float = 0.0,
+    mask_N: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """The summed loss and each granularity's, from the embedding.
 
-    See `losses.matryoshka_cross_entropy` for arguments, units and errors.
+    The same numbers as `losses.matryoshka_cross_entropy` of the logits, which
+    has the arguments, units and errors, without all logits in memory.
     """
-    return losses.matryoshka_cross_entropy(
-      self(embedding_ND),
+    _check_width(embedding_ND, self.nesting_dims[-1])
+    losses.validate_targets(
+      label_N, len(embedding_ND), self.num_classes, label_smoothing
+    )
+    loss_GN = fused.cross_entropy(
+      self._spec(self.nesting_dims, label_smoothing=label_smoothing),
+      embedding_ND,
+      self.kernel[...],
+      self.bias[...],
       label_N,
-      weights_G=weights_G,
-      label_smoothing=label_smoothing,
+    )
+    return losses.weighted_sum(loss_GN, weights_G, mask_N)
+
+  def statistics(
+    self,
+    embedding_ND: jax.Array,
+    label_N: jax.Array,
+    dims: Sequence[int] | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Loss in nats and rank of each label, both [G, N], for evaluation.
+
+    Ranks are those of `metrics.label_rank` up to 4; 5 stands for any beyond.
+    `dims` as in `at`; None means the nesting dims.
+    """
+    _check_width(embedding_ND, self.nesting_dims[-1])
+    losses.validate_targets(label_N, len(embedding_ND), self.num_classes)
+    return fused.statistics(
+      self._spec(self._between(dims) if dims else self.nesting_dims),
+      embedding_ND,
+      self.kernel[...],
+      self.bias[...],
+      label_N,
     )
 
-  def _separate(self, embedding_ND: jax.Array) -> jax.Array:
-    """Each prefix times its own rows: sum(nesting_dims) * C products a row."""
-    ends = itertools.accumulate(self.nesting_dims)
-    logits = [
-      self._product(embedding_ND[:, :m], self.kernel[end - m : end])
-      for m, end in zip(self.nesting_dims, ends, strict=True)
-    ]
-    return jnp.stack(logits) + self.bias[...][:, None, :]
-
-  def _cumulative(
-    self, embedding_ND: jax.Array, dims: tuple[int, ...]
+  def _logits(
+    self, dims: tuple[int, ...], embedding_ND: jax.Array
   ) -> jax.Array:
-    """A running sum over the segments between dims: D * C products a row."""
-    segments = [
-      self._product(embedding_ND[:, start:end], self.kernel[start:end])
-      for start, end in itertools.pairwise((0, *dims))
-    ]
-    logits_GNC = jnp.stack(list(itertools.accumulate(segments)))
-    return logits_GNC + self.bias[...][None, None, :]
+    _check_width(embedding_ND, self.nesting_dims[-1])
+    return fused.logits(
+      self._spec(dims), embedding_ND, self.kernel[...], self.bias[...]
+    )
 
-  def _product(self, x_NM: jax.Array, kernel_MC: jax.Array) -> jax.Array:
-    return jnp.matmul(
-      x_NM.astype(self.dtype),
-      kernel_MC.astype(self.dtype),
-      preferred_element_type=jnp.float32,
+  def _between(self, dims: Sequence[int]) -> tuple[int, ...]:
+    if self.kind != 'mrl_e':
+      raise ValueError(
+        f'head {self.kind!r} has logits at {self.nesting_dims} only'
+      )
+    return nesting.validate(dims, self.nesting_dims[-1])
+
+  def _spec(self, dims: tuple[int, ...], **kwargs) -> fused.Spec:
+    return fused.Spec(
+      dims, shared=self.kind != 'mrl', dtype=self.dtype, **kwargs
     )
 
 
