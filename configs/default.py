@@ -62,8 +62,12 @@ def get_config() -> ConfigDict:
   # mrl, mrl_e or fixed, and the prefix widths of its classifiers.
   config.head = 'mrl'
   config.nesting_dims = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
-  # Loss weight of each width, the paper's c_m; empty: all 1.
+  # Loss weight of each width, the paper's c_m; empty: all 1. Or the name of a
+  # preset, 8boost or 8+16boost, which favour the smallest.
   config.nesting_weights = ()
+  # Widths that a step trains: the widest, and a random choice of the others,
+  # weighted so that the loss expected is the same; 0: all.
+  config.granularities_per_step = 0
 
   # Training. The batch is the global one, over all devices and processes.
   config.batch_size = 1024

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from mrl_jax import metrics
+from mrl_jax import nesting
 
 Arrays = Mapping[str, Any]
 
@@ -55,6 +56,7 @@ def make_train_step(
   seed: int,
   schedule: optax.Schedule | None = None,
   weights_G: Sequence[float] | None = None,
+  granularities_per_step: int = 0,
   label_smoothing: float = 0.0,
   sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[[State, Arrays], tuple[State, Arrays]]:
@@ -68,30 +70,41 @@ def make_train_step(
     seed: of all randomness in the step; the key is `fold_in(key(seed), step)`.
     schedule: the learning rate, if it is to be among the metrics.
     weights_G: the loss weight of each granularity.
+    granularities_per_step: see `nesting.sample_weights`; 0 means all.
     label_smoothing: see `losses.matryoshka_cross_entropy`.
     sharding: of the new state and the metrics; None leaves it to the compiler.
 
-  The metrics are the vector `loss_G` and the scalars `loss`, `grad_norm`,
-  `update_norm` and, with a schedule, `learning_rate`.
+  The metrics are the vector `loss_G` and the scalars `loss` (that of all
+  granularities), `grad_norm`, `update_norm` and, with a schedule,
+  `learning_rate`.
   """
 
-  def loss_fn(params, batch_stats, image_NHWC, label_N):
+  def loss_fn(params, batch_stats, key, image_NHWC, label_N):
     model = nnx.merge(graphdef, params, batch_stats)
+    G = len(model.head.nesting_dims)
+    all_weights_G = nesting.validate_weights(weights_G, G)
+    per_step = nesting.validate_per_step(granularities_per_step, G)
     loss, loss_G = model.head.loss(
       model.encoder(image_NHWC),
       label_N,
-      weights_G=weights_G,
+      weights_G=nesting.sample_weights(key, all_weights_G, per_step),
       label_smoothing=label_smoothing,
     )
+    values = {
+      'loss': jnp.dot(jnp.asarray(all_weights_G), loss_G),
+      'loss_G': loss_G,
+    }
     batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-    return loss, (loss_G, batch_stats)
+    return loss, (values, batch_stats)
 
   def train_step(state, batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     image_NHWC, label_N = augment(key, batch, state.step)
-    (loss, (loss_G, batch_stats)), grads = jax.value_and_grad(
-      loss_fn, has_aux=True
-    )(state.params, state.batch_stats, image_NHWC, label_N)
+    # Far from the few that `augment` splits its key into.
+    granularity_key = jax.random.fold_in(key, 2**31)
+    grads, (values, batch_stats) = jax.grad(loss_fn, has_aux=True)(
+      state.params, state.batch_stats, granularity_key, image_NHWC, label_N
+    )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     new_state = State(
       step=state.step + 1,
@@ -99,12 +112,8 @@ def make_train_step(
       batch_stats=batch_stats,
       opt_state=opt_state,
     )
-    values = {
-      'loss': loss,
-      'loss_G': loss_G,
-      'grad_norm': optax.tree.norm(grads),
-      'update_norm': optax.tree.norm(updates),
-    }
+    values['grad_norm'] = optax.tree.norm(grads)
+    values['update_norm'] = optax.tree.norm(updates)
     if schedule is not None:
       values['learning_rate'] = schedule(state.step)
     return new_state, values

@@ -112,6 +112,9 @@ def test_the_main_recipe_is_the_released_one():
     ('crop_scale', (1.0, 0.08), 'crop_scale'),
     ('crop_scale', (1.0,), 'crop_scale'),
     ('nesting_weights', ('a',) * 6, 'nesting_weights'),
+    ('nesting_weights', ('9boost',), "'9boost'.*8boost"),
+    ('granularities_per_step', 1, 'granularities_per_step 1'),
+    ('granularities_per_step', 7, 'granularities_per_step 7'),
     ('nesting_weights', (float('inf'),) * 6, 'nesting_weights'),
   ],
 )

@@ -1,3 +1,7 @@
+import re
+
+import jax
+import numpy as np
 import pytest
 
 from mrl_jax import nesting
@@ -52,3 +56,36 @@ def test_weights():
 def test_weights_refuses(weights):
   with pytest.raises(ValueError, match='nesting_weights'):
     nesting.validate_weights(weights, 3)
+
+
+def test_presets():
+  assert nesting.validate_weights('8boost', 3) == (2, 1, 1)
+  assert nesting.validate_weights(('8+16boost',), 4) == (2, 1.5, 1, 1)
+  assert nesting.validate_weights(['8boost'], 1) == (2,)
+
+
+@pytest.mark.parametrize('name, count', [('9boost', 3), ('8+16boost', 1)])
+def test_presets_refuse(name, count):
+  with pytest.raises(ValueError, match=re.escape(f"'{name}' for {count}")):
+    nesting.validate_weights((name,), count)
+
+
+def test_sampled_weights_keep_the_expectation():
+  weights_G = (2.0, 1.0, 1.0, 0.5)
+  keys = jax.random.split(jax.random.key(0), 3000)
+  sampled_KG = np.asarray(
+    jax.vmap(lambda key: nesting.sample_weights(key, weights_G, 2))(keys)
+  )
+  # The widest is always in, and one of the three others.
+  assert (sampled_KG[:, 3] == 0.5).all()
+  assert ((sampled_KG > 0).sum(1) == 2).all()
+  np.testing.assert_allclose(sampled_KG.mean(0), weights_G, rtol=0.1)
+  whole_G = nesting.sample_weights(keys[0], weights_G, 4)
+  np.testing.assert_allclose(whole_G, weights_G)
+
+
+@pytest.mark.parametrize('per_step', [1, -1, 5])
+def test_granularities_per_step_refuses(per_step):
+  assert nesting.validate_per_step(0, 4) == 4
+  with pytest.raises(ValueError, match=f'granularities_per_step {per_step}'):
+    nesting.validate_per_step(per_step, 4)

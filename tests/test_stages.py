@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from mrl_jax import embeddings
+from mrl_jax import losses
 from mrl_jax import retrieval
 from mrl_jax import stages
 from mrl_jax import state as state_lib
 from mrl_jax import writer
 from mrl_jax.checkpoint import Checkpoints
+from mrl_jax.models import heads
 from mrl_jax.retrieval import metrics
 from mrl_jax.stages import build
 from tests import images
@@ -73,6 +75,28 @@ def test_it_learns(finished):
   assert losses[-1] < losses[0] - 0.2
 
 
+def test_the_plain_loss_trains_to_the_same_curve(
+  finished, tmp_path, monkeypatch
+):
+  def plain(head, embedding_ND, label_N, **kwargs):
+    return losses.matryoshka_cross_entropy(
+      head(embedding_ND), label_N, **kwargs
+    )
+
+  monkeypatch.setattr(heads.MatryoshkaHead, 'loss', plain)
+  config, workdir = finished
+  stages.run(config, tmp_path, ('train',))
+  curves = [
+    [
+      [record[f'train/loss@{dim}'] for dim in config.nesting_dims]
+      for record in writer.read_metrics(path)
+      if 'train/loss' in record
+    ]
+    for path in (workdir.metrics, tmp_path / 'metrics.jsonl')
+  ]
+  np.testing.assert_allclose(*curves, rtol=1e-4)
+
+
 def test_embeddings_and_manifest(finished):
   config, workdir = finished
   embedding_ND, label_N, manifest = embeddings.load(
@@ -123,8 +147,12 @@ def test_retrieval_files(finished):
   with np.load(workdir.retrieval / '8.npz', allow_pickle=False) as file:
     ids_QK, scores_QK = file['ids'], file['scores']
   expected = retrieval.search(query_QD, database_MD, 20, dim=8)
-  np.testing.assert_array_equal(ids_QK, expected.ids_QK)
   np.testing.assert_allclose(scores_QK, expected.scores_QK, atol=1e-6)
+  # Where two scores differ in the last bit only, either may come first.
+  apart_QK = np.abs(np.diff(scores_QK, append=-1)) > 1e-6
+  apart_QK &= np.abs(np.diff(scores_QK, prepend=2)) > 1e-6
+  np.testing.assert_array_equal(ids_QK[apart_QK], expected.ids_QK[apart_QK])
+  assert apart_QK.mean() > 0.9
   record = json.loads((workdir.retrieval / 'retrieval.json').read_text())
   map10 = metrics.mean_average_precision(
     database_label_M[ids_QK], query_label_Q, 10

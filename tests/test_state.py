@@ -70,6 +70,25 @@ def test_golden_step():
   )
 
 
+def test_a_step_can_train_some_of_the_granularities():
+  step = state_lib.make_train_step(
+    GRAPHDEF, OPTIMIZER, augment, seed=0, granularities_per_step=2
+  )
+  start = jax.device_get(fresh().params['head'])
+  trained = set()
+  for i in range(4):
+    state = dataclasses.replace(fresh(), step=jnp.int32(i))
+    state, values = step(state, batch(i))
+    # The loss that is shown is that of all.
+    np.testing.assert_allclose(
+      values['loss'], values['loss_G'].sum(), rtol=1e-6
+    )
+    change_GC = np.abs(state.params['head']['bias'] - start['bias'])
+    # Weight decay alone moves them all a little.
+    trained.add(tuple(change_GC.max(-1) > 1e-3))
+  assert trained == {(True, False, True), (False, True, True)}
+
+
 def test_the_step_is_traced_once():
   traced = chex.assert_max_traces(augment, n=1)
   step = state_lib.make_train_step(GRAPHDEF, OPTIMIZER, traced, seed=0)

@@ -101,6 +101,7 @@ def _check_widths(config: ConfigDict) -> None:
   if config.head == 'fixed' and len(dims) > 1:
     raise ValueError(f'nesting_dims {dims}: the fixed head has one width')
   nesting.validate_weights(config.nesting_weights, len(dims))
+  nesting.validate_per_step(config.granularities_per_step, len(dims))
   if config.eval_dims:
     try:
       nesting.validate(config.eval_dims, dims[-1])

@@ -55,6 +55,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     seed=config.seed,
     schedule=schedule,
     weights_G=tuple(config.nesting_weights),
+    granularities_per_step=config.granularities_per_step,
     label_smoothing=config.label_smoothing,
     sharding=sharding.replicated(mesh),
   )
