@@ -1,12 +1,15 @@
 """Matryoshka losses: one classification loss per granularity, summed."""
 
 from collections.abc import Sequence
+import itertools
 
 import jax
 from jax import numpy as jnp
 import numpy as np
 
+from mrl_jax import fused
 from mrl_jax import nesting
+from mrl_jax.fused import contrastive
 
 
 def cross_entropy(
@@ -75,6 +78,8 @@ def weighted_sum(
   """
   G, N = loss_GN.shape
   if not isinstance(weights_G, jax.core.Tracer):
+    if isinstance(weights_G, jax.Array):
+      weights_G = np.asarray(weights_G)
     weights_G = nesting.validate_weights(weights_G, G)
   if mask_N is None:
     loss_G = loss_GN.mean(-1)
@@ -84,6 +89,88 @@ def weighted_sum(
     loss_GN = jnp.where(mask_N[None, :], loss_GN, 0)
     loss_G = loss_GN.sum(-1) / jnp.maximum(mask_N.sum(), 1)
   return jnp.dot(jnp.asarray(weights_G), loss_G), loss_G
+
+
+def matryoshka_contrastive(
+  query_ND: jax.Array,
+  key_ND: jax.Array,
+  *,
+  nesting_dims: Sequence[int],
+  temperature: float | jax.Array,
+  weights_G: Sequence[float] | jax.Array | None = None,
+  normalize: bool = True,
+  axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Symmetric InfoNCE at every prefix: row i of one pairs with row i of the
+  other, all else are negatives (arXiv 2205.13147, section 3; CLIP's loss,
+  arXiv 2103.00020, figure 3).
+
+  A block of the [N, N] similarities is in memory at a time. For a batch that is
+  sharded under `jit`, leave `axis_name` out.
+
+  Args:
+    query_ND: float embeddings.
+    key_ND: float embeddings, of the same shape.
+    nesting_dims: prefix widths; what lies beyond the last is not read.
+    temperature: what similarities are divided by, positive; a number, or an
+      array if it is learned.
+    weights_G: as in `matryoshka_cross_entropy`.
+    normalize: whether each prefix is divided by its own norm.
+    axis_name: of a mapped axis (`shard_map`) over whose devices the batch is
+      split: negatives are gathered, and the loss is that of the whole batch.
+
+  Returns:
+    The scalar loss `sum_g weights_g * loss_g` and `loss_G` in nats, each the
+    mean over pairs and over both directions.
+
+  Raises:
+    ValueError: shapes that differ, an empty batch, dims that do not fit, bad
+      weights, or a temperature that is not positive (where it is concrete).
+  """
+  if query_ND.ndim != 2 or query_ND.shape != key_ND.shape or not len(query_ND):
+    raise ValueError(
+      f'queries of shape {query_ND.shape} and keys of shape {key_ND.shape}: '
+      'both must be [N, D], N at least 1'
+    )
+  dims = nesting.validate(nesting_dims, query_ND.shape[1])
+  # A comparison that NaN fails.
+  if not (isinstance(temperature, jax.core.Tracer) or temperature > 0):
+    raise ValueError(f'temperature {temperature}: must be positive')
+  query_ND, key_ND = query_ND[:, : dims[-1]], key_ND[:, : dims[-1]]
+  ones_GN = jnp.ones((len(dims), len(query_ND)))
+  query_scale_GN = _inverse_norms(query_ND, dims) if normalize else ones_GN
+  key_scale_GN = _inverse_norms(key_ND, dims) if normalize else ones_GN
+  loss_GN = contrastive.symmetric_cross_entropy(
+    fused.Spec(
+      dims,
+      shared=True,
+      dtype=jnp.result_type(query_ND, key_ND),
+      block_bytes=contrastive.BLOCK_BYTES,
+    ),
+    axis_name,
+    query_ND,
+    key_ND,
+    query_scale_GN / temperature,
+    key_scale_GN,
+  )
+  loss, loss_G = weighted_sum(loss_GN, weights_G)
+  if axis_name is not None:
+    loss, loss_G = jax.lax.pmean((loss, loss_G), axis_name)
+  return loss, loss_G
+
+
+def _inverse_norms(embedding_ND: jax.Array, dims: tuple[int, ...]) -> jax.Array:
+  """1 / the norm of each prefix, float32 [G, N]; 0 for a prefix of zeros."""
+  square_ND = jnp.square(embedding_ND.astype(jnp.float32))
+  square_GN = itertools.accumulate(
+    square_ND[:, start:end].sum(-1)
+    for start, end in itertools.pairwise((0, *dims))
+  )
+  square_GN = jnp.stack(list(square_GN))
+  is_zero_GN = square_GN == 0
+  # A gradient through the root of zero would be NaN, whatever is then chosen.
+  inverse_GN = jax.lax.rsqrt(jnp.where(is_zero_GN, 1, square_GN))
+  return jnp.where(is_zero_GN, 0, inverse_GN)
 
 
 def validate_targets(

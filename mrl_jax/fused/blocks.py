@@ -31,8 +31,11 @@ def forward(
     )
     return running.update(logits_, label_N, start, size)
 
-  running = _over_blocks(
-    body, softmax.Running.start((len(spec.dims), shape[0])), spec, shape
+  running = over_blocks(
+    body,
+    softmax.Running.start(jnp.zeros((len(spec.dims), shape[0]))),
+    spec,
+    shape,
   )
   normalizer_GN = running.normalizer()
   target_GN = softmax.target_logit(
@@ -81,7 +84,7 @@ def backward(
     )
 
   zeros = tuple(jnp.zeros(x.shape) for x in (embedding_ND, kernel_RC, bias))
-  return _over_blocks(body, zeros, spec, (len(label_N), num_classes))
+  return over_blocks(body, zeros, spec, (len(label_N), num_classes))
 
 
 def statistics(
@@ -112,10 +115,10 @@ def statistics(
     ids = jnp.take_along_axis(ids, places, axis=-1)
     return running.update(logits_, label_N, start, size), best, ids
 
-  running, _, ids_GNK = _over_blocks(
+  running, _, ids_GNK = over_blocks(
     body,
     (
-      softmax.Running.start((G, num_examples)),
+      softmax.Running.start(jnp.zeros((G, num_examples))),
       jnp.full((G, num_examples, k), -jnp.inf),
       jnp.full((G, num_examples, k), -1, jnp.int32),
     ),
@@ -129,7 +132,7 @@ def statistics(
   return loss_GN, jnp.where(jnp.isnan(loss_GN), 5, rank_GN)
 
 
-def _over_blocks(
+def over_blocks(
   body: Callable[[Any, Any, int], Any], carry: Any, spec: Spec, shape: Sequence
 ) -> Any:
   """Folds `body(carry, start, size)` over blocks of the classes.
@@ -137,11 +140,13 @@ def _over_blocks(
   All blocks are of one size, except that the last may be smaller.
   """
   num_examples, num_classes = shape
-  wanted = spec.block_bytes // (4 * len(spec.dims) * num_examples)
-  # Blocks as wide as a matrix unit at least.
-  num_blocks = -(-num_classes // max(wanted, 128))
-  size = -(-num_classes // num_blocks)
-  size = min(num_classes, -(-size // 128) * 128)
+  size = spec.block_bytes // (4 * len(spec.dims) * num_examples)
+  # A whole number of a matrix unit's columns, or of a vector's.
+  tile = 128 if size >= 128 else 16
+  size = min(num_classes, max(size // tile, 1) * tile)
+  # Without a rest, where that is possible: it would be compiled on its own.
+  sizes = range(size, size // 2, -tile)
+  size = next((x for x in sizes if num_classes % x == 0), size)
   full, rest = divmod(num_classes, size)
   carry = lax.fori_loop(
     0, full, lambda i, carry: body(carry, i * size, size), carry

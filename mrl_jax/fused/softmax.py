@@ -59,9 +59,8 @@ class Running(NamedTuple):
   logit_sum: jax.Array
 
   @classmethod
-  def start(cls, shape: tuple[int, int]) -> 'Running':
-    zeros = jnp.zeros(shape)
-    return cls(jnp.full(shape, -jnp.inf), zeros, zeros, zeros)
+  def start(cls, zeros_GN: jax.Array) -> 'Running':
+    return cls(zeros_GN - jnp.inf, zeros_GN, zeros_GN, zeros_GN)
 
   def update(self, logits_, label_N, start, size: int) -> 'Running':
     """With the logits [N, size] of each granularity from class `start` on."""
