@@ -176,7 +176,7 @@ def test_eight_devices_equal_one(way, monkeypatch):
     for x, spec in zip(args, layout, strict=True)
   ]
   chex.assert_trees_all_close(
-    jax.jit(function)(*args), expected, rtol=1e-4, atol=1e-6
+    jax.jit(function)(*args), expected, rtol=1e-3, atol=1e-5
   )
 
 
