@@ -69,6 +69,10 @@ def get_config() -> ConfigDict:
   # weighted so that the loss expected is the same; 0: all.
   config.granularities_per_step = 0
 
+  # How the loss is computed: xla (blocks of classes where the logits are
+  # large), or pallas (tiles; one GPU or TPU, compiled for both, run on none).
+  config.loss_kernel = 'xla'
+
   # Training. The batch is the global one, over all devices and processes.
   config.batch_size = 1024
   config.num_epochs = 40

@@ -84,6 +84,7 @@ def test_the_main_recipe_is_the_released_one():
     ('head', 'mrle', "head 'mrle': must be one of"),
     ('head', 'fixed', 'one width'),
     ('encoder', 'resnet9', 'resnet9'),
+    ('loss_kernel', 'triton', 'triton'),
     ('schedule', 'linear', 'linear'),
     ('decay_mask', 'none', 'none'),
     ('input', 'disk', 'disk'),

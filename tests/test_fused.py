@@ -22,6 +22,7 @@ from mrl_jax.models import heads
 # Nothing kept, blocks of 16 classes; or all kept.
 BLOCKED = {'kept_bytes': 0, 'block_bytes': 1}
 WAYS = {'kept': {}, 'blocked': BLOCKED}
+TILED = {**BLOCKED, 'kernel': 'interpret'}
 # Embedding width, dims, examples, classes.
 SIZES = {
   'odd': (40, (1, 5, 6, 37), 5, 300),
@@ -114,6 +115,17 @@ def test_equals_float64(size, kind, way, smoothing):
   assert_close(logits_GNC, expected[0], 1e-5)
   assert_close(loss_GN, expected[1], 1e-5)
   for actual, right in zip(gradients, expected[2], strict=True):
+    assert_close(actual, right, 1e-4)
+
+
+@pytest.mark.parametrize('kind', ['mrl', 'mrl_e'])
+def test_tiles_equal_float64(kind):
+  spec, args = make('odd', kind, label_smoothing=0.1, **TILED)
+  args = (*args, cotangents(spec, args[3]))
+  _, loss_GN, gradients = fused_all(spec, *args)
+  _, expected_GN, expected = exact(spec, *args)
+  assert_close(loss_GN, expected_GN, 1e-5)
+  for actual, right in zip(gradients, expected, strict=True):
     assert_close(actual, right, 1e-4)
 
 

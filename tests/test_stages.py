@@ -257,6 +257,12 @@ def test_a_loss_that_is_not_finite_stops_training(config, tmp_path):
     assert np.isfinite(leaf).all()
 
 
+def test_tiles_need_an_accelerator(config, tmp_path):
+  config.loss_kernel = 'pallas'
+  with pytest.raises(ValueError, match='on 1 cpu devices: must be one GPU'):
+    stages.run(config, tmp_path, ('train',))
+
+
 @pytest.mark.parametrize(
   'stage, missing',
   [

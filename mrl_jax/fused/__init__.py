@@ -113,4 +113,4 @@ cross_entropy.defvjp(_forward, _backward)
 
 def _is_kept(spec: Spec, kernel_RC: jax.Array, label_N: jax.Array) -> bool:
   size = 4 * len(spec.dims) * len(label_N) * kernel_RC.shape[1]
-  return size <= spec.kept_bytes
+  return spec.kernel == 'xla' and size <= spec.kept_bytes

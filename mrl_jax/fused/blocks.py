@@ -9,6 +9,7 @@ from jax import numpy as jnp
 
 from mrl_jax.fused import product
 from mrl_jax.fused import softmax
+from mrl_jax.fused import tiles
 from mrl_jax.fused.product import Spec
 
 
@@ -20,6 +21,18 @@ def forward(
   label_N: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   """The loss and the log-sum-exp of the logits, both [G, N]."""
+  if spec.kernel != 'xla':
+    normalizer_GN, label_logit_GN, mean_logit_GN = tiles.statistics(
+      embedding_ND.astype(spec.dtype),
+      kernel_RC.astype(spec.dtype),
+      bias,
+      label_N,
+      **_tiling(spec),
+    )
+    target_GN = softmax.target_logit(
+      spec, label_logit_GN, lambda: mean_logit_GN
+    )
+    return normalizer_GN - target_GN, normalizer_GN
   shape = len(label_N), kernel_RC.shape[1]
 
   def body(running, start, size):
@@ -59,23 +72,32 @@ def backward(
 
   def body(carry, start, size):
     by_embedding_ND, by_kernel_RC, by_bias = carry
-    kernel_block = _block(kernel_RC, start, size)
-    logits_ = product.logits(
-      spec, embedding_ND, kernel_block, _block(bias, start, size)
-    )
-    classes_C = start + jnp.arange(size)
-
-    def by_logits(g):
-      softmax_NC = jnp.exp(logits_[g] - normalizer_GN[g][:, None])
-      return softmax.by_logits(
+    block = _block(kernel_RC, start, size), _block(bias, start, size)
+    place_N = label_N - start
+    if spec.kernel == 'xla':
+      by_logits = _by_logits(
         spec,
-        softmax_NC * cotangent_GN[g][:, None],
-        cotangent_GN[g],
-        label_N[:, None] == classes_C[None, :],
+        product.logits(spec, embedding_ND, *block),
+        place_N,
+        normalizer_GN,
+        cotangent_GN,
         num_classes,
       )
-
-    gradients = product.gradients(spec, embedding_ND, kernel_block, by_logits)
+    else:
+      by_logits_GNC = tiles.gradient(
+        embedding_ND.astype(spec.dtype),
+        block[0].astype(spec.dtype),
+        block[1],
+        place_N,
+        normalizer_GN,
+        cotangent_GN,
+        label_smoothing=spec.label_smoothing,
+        num_classes=num_classes,
+        dtype=spec.dtype,
+        **_tiling(spec),
+      )
+      by_logits = lambda g: by_logits_GNC[g].astype(jnp.float32)
+    gradients = product.gradients(spec, embedding_ND, block[0], by_logits)
     put = lax.dynamic_update_slice_in_dim
     return (
       by_embedding_ND + gradients[0],
@@ -85,6 +107,29 @@ def backward(
 
   zeros = tuple(jnp.zeros(x.shape) for x in (embedding_ND, kernel_RC, bias))
   return over_blocks(body, zeros, spec, (len(label_N), num_classes))
+
+
+def _by_logits(
+  spec, logits_, place_N, normalizer_GN, cotangent_GN, num_classes
+) -> Callable[[int], jax.Array]:
+  """The gradient of granularity g by a block's logits, [N, size]."""
+
+  def by_logits(g):
+    softmax_NC = jnp.exp(logits_[g] - normalizer_GN[g][:, None])
+    return softmax.by_logits(
+      spec,
+      softmax_NC * cotangent_GN[g][:, None],
+      cotangent_GN[g],
+      place_N[:, None] == jnp.arange(softmax_NC.shape[1])[None, :],
+      num_classes,
+    )
+
+  return by_logits
+
+
+def _tiling(spec: Spec) -> dict[str, Any]:
+  interpret = spec.kernel == 'interpret'
+  return {'dims': spec.dims, 'shared': spec.shared, 'interpret': interpret}
 
 
 def statistics(

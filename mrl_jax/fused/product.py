@@ -3,7 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 import itertools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 from jax import lax
@@ -24,7 +24,9 @@ class Spec:
   bias `[C]` serve all prefixes (MRL-E, and one fixed width); without, the
   kernel `[sum(dims), C]` holds a head for each prefix, one below the other, and
   the bias is `[G, C]` (MRL). Products take inputs of `dtype` and accumulate in
-  float32.
+  float32. `kernel` is how the logits are computed where they are not kept:
+  blocks by XLA, tiles by Pallas (GPU and TPU, one device), or the latter
+  interpreted.
   """
 
   dims: tuple[int, ...]
@@ -33,6 +35,7 @@ class Spec:
   label_smoothing: float = 0.0
   kept_bytes: int = KEPT_BYTES
   block_bytes: int = BLOCK_BYTES
+  kernel: Literal['xla', 'pallas', 'interpret'] = 'xla'
 
 
 class _Slices(NamedTuple):

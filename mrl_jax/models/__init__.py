@@ -57,6 +57,7 @@ class Classifier(nnx.Module):
     head: Literal['mrl', 'mrl_e', 'fixed'] = 'mrl',
     blurpool: bool = False,
     dtype: jnp.dtype = jnp.float32,
+    loss_kernel: Literal['xla', 'pallas'] = 'xla',
     rngs: nnx.Rngs,
   ):
     dims = nesting.validate(nesting_dims, num_features(encoder_name))
@@ -64,7 +65,12 @@ class Classifier(nnx.Module):
       encoder_name, blurpool=blurpool, dtype=dtype, rngs=rngs
     )
     self.head = heads.MatryoshkaHead(
-      dims, num_classes, kind=head, dtype=dtype, rngs=rngs
+      dims,
+      num_classes,
+      kind=head,
+      dtype=dtype,
+      loss_kernel=loss_kernel,
+      rngs=rngs,
     )
 
   def __call__(self, image_NHWC: jax.Array) -> jax.Array:

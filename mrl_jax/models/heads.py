@@ -42,6 +42,7 @@ class MatryoshkaHead(nnx.Module):
     *,
     kind: Literal['mrl', 'mrl_e', 'fixed'] = 'mrl',
     dtype: jnp.dtype = jnp.float32,
+    loss_kernel: Literal['xla', 'pallas'] = 'xla',
     rngs: nnx.Rngs,
   ):
     """Raises ValueError for bad dims, an unknown kind, or less than a class.
@@ -51,6 +52,7 @@ class MatryoshkaHead(nnx.Module):
       num_classes: C.
       kind: which of the three heads.
       dtype: of the products' inputs; they accumulate in float32.
+      loss_kernel: see `fused.Spec.kernel`.
       rngs: the `params` stream initialises the parameters.
     """
     if kind not in KINDS:
@@ -65,6 +67,7 @@ class MatryoshkaHead(nnx.Module):
     self.num_classes = num_classes
     self.kind = kind
     self.dtype = dtype
+    self.loss_kernel = loss_kernel
     # The bound of each row of the kernel, and of each row of the bias.
     if kind == 'mrl':
       fan_in_R = np.repeat(dims, dims)[:, None]
@@ -114,7 +117,11 @@ class MatryoshkaHead(nnx.Module):
       label_N, len(embedding_ND), self.num_classes, label_smoothing
     )
     loss_GN = fused.cross_entropy(
-      self._spec(self.nesting_dims, label_smoothing=label_smoothing),
+      self._spec(
+        self.nesting_dims,
+        label_smoothing=label_smoothing,
+        kernel=self.loss_kernel,
+      ),
       embedding_ND,
       self.kernel[...],
       self.bias[...],

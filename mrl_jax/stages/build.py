@@ -50,6 +50,7 @@ def model(config: ConfigDict, num_classes: int) -> models.Classifier:
     head=config.head,
     blurpool=config.blurpool,
     dtype=jnp.dtype(config.dtype),
+    loss_kernel=config.loss_kernel,
     rngs=nnx.Rngs(config.seed),
   )
 

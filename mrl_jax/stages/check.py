@@ -14,6 +14,7 @@ _CHOICES = {
   'augmentation': ('random_resized_crop', 'shift', 'none'),
   'dtype': ('float32', 'bfloat16'),
   'head': heads.KINDS,
+  'loss_kernel': ('xla', 'pallas'),
   'schedule': optim.SCHEDULES,
   'decay_mask': optim.DECAY_MASKS,
   'checkpoint': ('last', 'best'),

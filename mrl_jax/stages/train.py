@@ -33,6 +33,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   """
   mesh = sharding.make_mesh(config.num_devices)
   sharding.check_batch_size(config.batch_size, mesh)
+  if config.loss_kernel == 'pallas':
+    _check_can_tile(mesh)
   damage = DamageLog(config.max_damaged)
   source = build.source(config, config.train_split)
   eval_source = build.source(config, config.eval_split)
@@ -140,6 +142,15 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
       if last or epoch % config.checkpoint_every_epochs == 0:
         checkpoints.save(state, workdir.config, score)
         progress.resume(step)
+
+
+def _check_can_tile(mesh: jax.sharding.Mesh) -> None:
+  platform = jax.default_backend()
+  if platform == 'cpu' or mesh.size > 1:
+    raise ValueError(
+      f"loss_kernel 'pallas' on {mesh.size} {platform} devices: "
+      'must be one GPU or TPU'
+    )
 
 
 def _make_evaluate(
