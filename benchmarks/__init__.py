@@ -1,0 +1,1 @@
+"""What is fast, and beside what: each module is a command with --json."""
