@@ -21,13 +21,23 @@ def is_image(head: bytes) -> bool:
   return webp or head.startswith(_SIGNATURES)
 
 
-def open_rgb(data: bytes) -> Image.Image:
+def open_rgb(
+  data: bytes, *, at_least: tuple[int, int] | None = None
+) -> Image.Image:
   """Decodes to an RGB image; grey, palette, CMYK and alpha are converted.
 
-  Raises DamagedImageError.
+  Args:
+    data: an encoded image.
+    at_least: a width and height; a JPEG may be decoded at 1/2, 1/4 or 1/8 of
+      its size if that is no smaller.
+
+  Raises:
+    DamagedImageError: it cannot be decoded.
   """
   try:
     image = Image.open(io.BytesIO(data))
+    if at_least:
+      image.draft(None, at_least)
     if image.mode.startswith('I'):
       # 16 bits a channel, which `convert` would clip to 8 instead of scaling.
       wide = np.asarray(image).astype(np.int64).clip(0, 65535)

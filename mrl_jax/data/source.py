@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import concurrent.futures
+import copy
 import hashlib
 import os
 import pathlib
@@ -32,13 +33,27 @@ class Example(NamedTuple):
 
 
 class Source(Protocol):
-  """Random access to the examples of one split. Safe to share by threads."""
+  """Random access to the examples of one split. Safe to share by threads.
+
+  Attributes:
+    num_classes: labels are below it.
+    class_names: one for each label.
+    name: of the dataset, as TFDS's file names have it.
+    version: of the dataset.
+    folder: that holds all its splits.
+  """
 
   num_classes: int
+  class_names: tuple[str, ...]
+  name: str
+  version: str
+  folder: str
 
   def __len__(self) -> int: ...
 
   def read(self, index: int) -> Example: ...
+
+  def part(self, start: int, stop: int) -> 'Source': ...
 
 
 def open_source(dataset: str, split: str, data_dir: str = '') -> Source:
@@ -46,7 +61,8 @@ def open_source(dataset: str, split: str, data_dir: str = '') -> Source:
 
   Args:
     dataset: a TFDS name (`imagenet2012`, `cifar10`, …), the built-in `digits`,
-      or `folder:/path` with `/path/<split>/<class>/<image>`.
+      `folder:/path` with `/path/<split>/<class>/<image>`, or the path of what
+      `mrl_jax.data.prepare --out` wrote.
     split: as TFDS names it (slices such as `train[:90%]` work), or the folder's
       name; where a folder has no `train`, see `FolderSource`.
     data_dir: where TFDS datasets are; empty: TFDS's default.
@@ -59,6 +75,17 @@ def open_source(dataset: str, split: str, data_dir: str = '') -> Source:
   from mrl_jax.data import tfds_source
 
   return tfds_source.TfdsSource(dataset, split, data_dir)
+
+
+def split_names(dataset: str, data_dir: str = '') -> tuple[str, ...]:
+  """The splits of a dataset; raises ValueError as `open_source` does."""
+  if dataset.startswith(FOLDER_PREFIX):
+    return _folder_splits(_folder_path(dataset.removeprefix(FOLDER_PREFIX)))
+  from mrl_jax.data import tfds_source
+
+  builder = tfds_source.open_prepared(dataset, data_dir)
+  splits = builder.info.splits.items()
+  return tuple(name for name, split in splits if split.num_examples)
 
 
 def read(source: Source, index: int) -> Example:
@@ -82,19 +109,14 @@ class FolderSource:
 
   def __init__(self, root: str, split: str):
     """Raises ValueError for an empty class, or a file that is not an image."""
-    if not root:
-      raise ValueError(
-        'dataset folder: has no path: give --config.dataset=folder:/path'
-      )
-    path = pathlib.Path(root).expanduser()
-    if not path.is_dir():
-      raise ValueError(f'dataset {FOLDER_PREFIX}{root}: no such folder')
-    whole = not (path / 'train').is_dir()
+    path = _folder_path(root)
+    self.folder, self.name, self.version = str(path), 'folder', '1.0.0'
+    whole = _is_whole(path)
     self._prefix = '' if whole else f'{split}/'
     train_path = path if whole else path / 'train'
     split_path = path if whole else path / split
     if (whole and split not in ('train', 'val')) or not split_path.is_dir():
-      have = ('train', 'val') if whole else _folders(path)
+      have = _folder_splits(path)
       raise ValueError(
         f'split {split!r} of {FOLDER_PREFIX}{root}: must be one of {have}'
       )
@@ -132,6 +154,32 @@ class FolderSource:
     name, label = self._files[index]
     data = (self._root / name).read_bytes()
     return Example(data, label, self._prefix + name)
+
+  def part(self, start: int, stop: int) -> 'FolderSource':
+    """The examples from `start` up to `stop`, and no other when pickled."""
+    part = copy.copy(self)
+    part._files = self._files[start:stop]
+    return part
+
+
+def _folder_path(root: str) -> pathlib.Path:
+  if not root:
+    raise ValueError(
+      'dataset folder: has no path: give --config.dataset=folder:/path'
+    )
+  path = pathlib.Path(root).expanduser()
+  if not path.is_dir():
+    raise ValueError(f'dataset {FOLDER_PREFIX}{root}: no such folder')
+  return path
+
+
+def _is_whole(path: pathlib.Path) -> bool:
+  """Whether the class folders are at the root, in no split folders."""
+  return not (path / 'train').is_dir()
+
+
+def _folder_splits(path: pathlib.Path) -> tuple[str, ...]:
+  return ('train', 'val') if _is_whole(path) else _folders(path)
 
 
 def _folders(path: pathlib.Path) -> tuple[str, ...]:

@@ -5,7 +5,9 @@ TensorFlow is not needed to read ArrayRecord files, nor to prepare `digits`.
 
 from collections.abc import Iterator
 import contextlib
+import copy
 import os
+import pathlib
 import shlex
 
 from absl import logging
@@ -19,20 +21,16 @@ _ARCHIVES = {
 }
 
 
+# What makes a folder one of TFDS's.
+_INFO = 'dataset_info.json'
+
+
 class TfdsSource:
   """Encoded images and labels of a TFDS image classification dataset."""
 
   def __init__(self, dataset: str, split: str, data_dir: str = ''):
     """Raises ValueError for what is unknown, or not prepared (and says how)."""
-    data_dir = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
-    # A folder without a dataset in it is no reason to warn.
-    with _only_errors_logged():
-      builder = open_builder(dataset, data_dir)
-      if not builder.is_prepared() and builder.name == digits.Digits.name:
-        builder = _prepare_digits(data_dir)
-      prepared = builder.is_prepared()
-    if not prepared:
-      raise ValueError(_how_to_prepare(dataset, data_dir))
+    builder = open_prepared(dataset, data_dir)
     features = builder.info.features
     if not {'image', 'label'} <= set(features):
       raise ValueError(
@@ -44,6 +42,7 @@ class TfdsSource:
         split=split, decoders={'image': tfds.decode.SkipDecoding()}
       )
     except NotImplementedError:
+      data_dir = _data_dir(data_dir)
       raise ValueError(
         f'dataset {dataset} in {data_dir} is prepared as '
         f'{builder.info.file_format.value}, which has no random access; '
@@ -54,18 +53,60 @@ class TfdsSource:
       raise ValueError(f'dataset {dataset}, split {split!r}: {line}') from None
     if not len(self._records):
       raise ValueError(f'split {split!r} of dataset {dataset} is empty')
+    self.folder = str(builder.data_dir)
+    self.name, self.version = builder.name, str(builder.version)
+    self.class_names = tuple(features['label'].names)
     self.num_classes = features['label'].num_classes
     self._split = split
+    self._indices = range(len(self._records))
 
   def __len__(self) -> int:
-    return len(self._records)
+    return len(self._indices)
 
   def read(self, index: int) -> Example:
+    index = self._indices[index]
     record = self._records[index]
     key = record.get('file_name', f'{self._split}[{index}]')
     if isinstance(key, bytes):
       key = key.decode()
     return Example(record['image'], int(record['label']), key)
+
+  def part(self, start: int, stop: int) -> 'TfdsSource':
+    """The examples from `start` up to `stop`, under the same keys."""
+    part = copy.copy(self)
+    part._indices = self._indices[start:stop]
+    return part
+
+
+def open_prepared(dataset: str, data_dir: str = '') -> tfds.core.DatasetBuilder:
+  """The builder of a prepared dataset; the digits are prepared if need be.
+
+  Raises ValueError for what is unknown, or not prepared (and says how).
+  """
+  if _is_path(dataset):
+    return _open_folder(dataset)
+  data_dir = _data_dir(data_dir)
+  # A folder without a dataset in it is no reason to warn.
+  with _only_errors_logged():
+    builder = open_builder(dataset, data_dir)
+    if not builder.is_prepared() and builder.name == digits.Digits.name:
+      builder = _prepare_digits(data_dir)
+    prepared = builder.is_prepared()
+  if not prepared:
+    raise ValueError(_how_to_prepare(dataset, data_dir))
+  return builder
+
+
+def is_prepared(dataset: str, data_dir: str = '') -> bool:
+  """Whether there is nothing to do before `open_prepared`.
+
+  Raises ValueError for a name that TFDS does not know.
+  """
+  if _is_path(dataset):
+    return True
+  with _only_errors_logged():
+    builder = open_builder(dataset, _data_dir(data_dir))
+    return builder.is_prepared() or builder.name == digits.Digits.name
 
 
 def open_builder(dataset: str, data_dir: str) -> tfds.core.DatasetBuilder:
@@ -86,6 +127,28 @@ def open_builder(dataset: str, data_dir: str) -> tfds.core.DatasetBuilder:
   except (AssertionError, ValueError) as error:  # Its version, or its form.
     line = str(error).strip().partition('\n')[0]
     raise ValueError(f'dataset {dataset!r}: {line}') from None
+
+
+def _is_path(dataset: str) -> bool:
+  """Whether it is a folder that TFDS's files are in, and not a name."""
+  path = pathlib.Path(dataset).expanduser()
+  named_so = dataset.startswith(('/', './', '../', '~'))
+  return named_so or (path / _INFO).is_file()
+
+
+def _open_folder(dataset: str) -> tfds.core.DatasetBuilder:
+  path = pathlib.Path(dataset).expanduser()
+  if not (path / _INFO).is_file():
+    raise ValueError(
+      f'dataset {dataset}: no {_INFO} there, so nothing that python -m '
+      'mrl_jax.data.prepare --out has written to its end; for a folder of '
+      'class folders give folder:/path'
+    )
+  return tfds.builder_from_directory(path)
+
+
+def _data_dir(data_dir: str) -> str:
+  return os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
 
 
 def _prepare_digits(data_dir: str) -> tfds.core.DatasetBuilder:
