@@ -5,17 +5,28 @@
 Datasets that TFDS cannot download, such as imagenet2012, are read from archives
 in DIR/downloads/manual, or in --manual_dir. Needs TensorFlow (tensorflow-cpu);
 reading what is prepared does not.
+
+    python -m mrl_jax.data.prepare --dataset=NAME --max_side=500 --out=OUT
+    python -m mrl_jax.data.prepare --out=OUT --verify
+
+The first writes a dataset (also folder:/path) a second time, to be read with
+--config.dataset=OUT, and needs TensorFlow only for what is not prepared yet.
+The second compares OUT with its manifest.json.
 """
 
 import argparse
 import importlib.util
 import os
+import pathlib
 import sys
 
 from absl import logging
 import tensorflow_datasets as tfds
 
+from mrl_jax.data import manifest
+from mrl_jax.data import reencode
 from mrl_jax.data import tfds_source
+from mrl_jax.data.source import FOLDER_PREFIX
 
 
 def prepare(dataset: str, data_dir: str = '', manual_dir: str = '') -> None:
@@ -41,24 +52,105 @@ def prepare(dataset: str, data_dir: str = '', manual_dir: str = '') -> None:
   print(f'in {builder.data_dir}')
 
 
+def rewrite(
+  dataset: str,
+  out: str,
+  *,
+  data_dir: str = '',
+  manual_dir: str = '',
+  max_side: int | None = None,
+  quality: int | None = None,
+  workers: int = 0,
+) -> None:
+  """Writes a dataset to `out`, with smaller images; prepares it if need be.
+
+  Raises ValueError for what `reencode.write` or `prepare` does not take.
+  """
+  if max_side is not None and max_side < 1:
+    raise ValueError(f'--max_side={max_side}: must be at least 1')
+  if quality is not None and max_side is None:
+    raise ValueError('--quality needs --max_side: without it all is copied')
+  if quality is not None and not 1 <= quality <= 100:
+    raise ValueError(f'--quality={quality}: must be in 1..100')
+  if workers < 0:
+    raise ValueError(f'--workers={workers}: must be at least 0')
+  is_folder = dataset.startswith(FOLDER_PREFIX)
+  if not is_folder and not tfds_source.is_prepared(dataset, data_dir):
+    prepare(dataset, data_dir, manual_dir)
+  written = reencode.write(
+    dataset,
+    out,
+    data_dir=data_dir,
+    max_side=max_side or 0,
+    quality=90 if quality is None else quality,
+    workers=workers,
+  )
+  print('\n'.join(manifest.summary(written)))
+  print(f'to be read with --config.dataset={out}')
+
+
+def verify(out: str, *, workers: int = 0) -> None:
+  found = manifest.verify(pathlib.Path(out).expanduser(), workers=workers)
+  print('\n'.join(manifest.summary(found)))
+  print(f'{len(found["shards"]):,} shards are as {manifest.NAME} says')
+
+
 def main() -> None:
+  args = _parse_args()
+  try:
+    if args.out is None:
+      _check_no_out(args)
+      prepare(args.dataset, args.data_dir, args.manual_dir)
+    elif args.verify:
+      verify(args.out, workers=args.workers)
+    else:
+      rewrite(
+        args.dataset,
+        args.out,
+        data_dir=args.data_dir,
+        manual_dir=args.manual_dir,
+        max_side=args.max_side,
+        quality=args.quality,
+        workers=args.workers,
+      )
+  except KeyboardInterrupt:
+    sys.exit('interrupted; the same command goes on from where it can')
+  except ValueError as error:
+    sys.exit(f'ValueError: {" ".join(str(error).split())}')
+
+
+def _parse_args() -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     prog='python -m mrl_jax.data.prepare', description=__doc__.split('\n')[0]
   )
-  parser.add_argument('--dataset', required=True, help='TFDS name')
-  parser.add_argument(
-    '--data_dir', default='', help="where to write; default: TFDS's own folder"
-  )
-  parser.add_argument(
+  add = parser.add_argument
+  add('--dataset', help='TFDS name; with --out also folder:/path')
+  add('--data_dir', default='', help="of TFDS datasets; default: TFDS's own")
+  add(
     '--manual_dir',
     default='',
     help='where the archives are; default: DATA_DIR/downloads/manual',
   )
+  add('--out', help='folder to write the dataset to, as training is to read it')
+  add(
+    '--max_side',
+    type=int,
+    help='pixels; larger images are scaled down, and all become RGB JPEGs; '
+    'default: every image is copied',
+  )
+  add('--quality', type=int, help='of new JPEGs, 1 to 100; default: 90')
+  add('--workers', type=int, default=0, help='processes; default: one a core')
+  add('--verify', action='store_true', help='compares --out with its manifest')
   args = parser.parse_args()
-  try:
-    prepare(args.dataset, args.data_dir, args.manual_dir)
-  except ValueError as error:
-    sys.exit(f'ValueError: {error}')
+  if args.dataset is None and not args.verify:
+    parser.error('--dataset is missing')
+  return args
+
+
+def _check_no_out(args: argparse.Namespace) -> None:
+  for name in ('max_side', 'quality', 'workers', 'verify'):
+    if getattr(args, name):
+      raise ValueError(f'--{name} needs --out')
 
 
 if __name__ == '__main__':
