@@ -75,6 +75,9 @@ def get_config() -> ConfigDict:
 
   # Training. The batch is the global one, over all devices and processes.
   config.batch_size = 1024
+  # Parts of a device's batch whose gradients are taken one after another, where
+  # a whole one does not fit; BatchNorm sees each on its own.
+  config.micro_batches = 1
   config.num_epochs = 40
   # At the schedule's peak, for this batch size; it is not rescaled.
   config.learning_rate = 0.425

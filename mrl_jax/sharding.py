@@ -38,11 +38,17 @@ def over_data(mesh: jax.sharding.Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec('data'))
 
 
-def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh) -> None:
-  """Raises ValueError unless every device gets as many examples."""
-  if batch_size % mesh.size:
+def check_batch_size(
+  batch_size: int, mesh: jax.sharding.Mesh, micro_batches: int = 1
+) -> None:
+  """Raises ValueError unless all devices have as many rows of each part."""
+  if batch_size % (mesh.size * micro_batches):
+    parts = (
+      f', times {micro_batches} micro_batches' if micro_batches > 1 else ''
+    )
     raise ValueError(
       f'batch_size {batch_size}: must be a multiple of the {mesh.size} devices'
+      + parts
     )
 
 

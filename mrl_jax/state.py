@@ -58,6 +58,7 @@ def make_train_step(
   weights_G: Sequence[float] | None = None,
   granularities_per_step: int = 0,
   label_smoothing: float = 0.0,
+  micro_batches: int = 1,
   sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[[State, Arrays], tuple[State, Arrays]]:
   """Returns the jitted `(state, batch) -> (state, metrics)`; donates `state`.
@@ -72,6 +73,10 @@ def make_train_step(
     weights_G: the loss weight of each granularity.
     granularities_per_step: see `nesting.sample_weights`; 0 means all.
     label_smoothing: see `losses.matryoshka_cross_entropy`.
+    micro_batches: parts of a batch whose gradients are taken one after another
+      and averaged, to save memory. The update is that of the whole batch,
+      except that BatchNorm normalises each part by its own statistics, and
+      its running ones are updated as often.
     sharding: of the new state and the metrics; None leaves it to the compiler.
 
   The metrics are the vector `loss_G` and the scalars `loss` (that of all
@@ -97,12 +102,42 @@ def make_train_step(
     batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
     return loss, (values, batch_stats)
 
+  def gradients(params, batch_stats, key, image_NHWC, label_N):
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+
+    def micro_step(carry, micro_batch):
+      total, batch_stats = carry
+      grads, (values, batch_stats) = grad_fn(
+        params, batch_stats, key, *micro_batch
+      )
+      return (jax.tree.map(jnp.add, total, grads), batch_stats), values
+
+    if micro_batches == 1:
+      grads, (values, batch_stats) = grad_fn(
+        params, batch_stats, key, image_NHWC, label_N
+      )
+      return grads, values, batch_stats
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    (total, batch_stats), values = jax.lax.scan(
+      micro_step,
+      (zeros, batch_stats),
+      jax.tree.map(_split, (image_NHWC, label_N)),
+    )
+    mean = lambda total: total / micro_batches
+    values = jax.tree.map(lambda x: x.mean(0), values)
+    return jax.tree.map(mean, total), values, batch_stats
+
+  def _split(x):
+    # Each part has rows of every device, which hold consecutive ones.
+    parts = x.reshape(len(x) // micro_batches, micro_batches, *x.shape[1:])
+    return jnp.swapaxes(parts, 0, 1)
+
   def train_step(state, batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     image_NHWC, label_N = augment(key, batch, state.step)
     # Far from the few that `augment` splits its key into.
     granularity_key = jax.random.fold_in(key, 2**31)
-    grads, (values, batch_stats) = jax.grad(loss_fn, has_aux=True)(
+    grads, values, batch_stats = gradients(
       state.params, state.batch_stats, granularity_key, image_NHWC, label_N
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

@@ -89,6 +89,25 @@ def test_a_step_can_train_some_of_the_granularities():
   assert trained == {(True, False, True), (False, True, True)}
 
 
+def test_micro_batches_are_averaged():
+  quiet = lambda key, batch, step: (batch['image'], batch['label'])
+  steps = [
+    state_lib.make_train_step(
+      GRAPHDEF, OPTIMIZER, quiet, seed=0, micro_batches=count
+    )
+    for count in (1, 2)
+  ]
+  state, _ = steps[1](fresh(), batch(1, 8))
+  halves = [
+    {name: x[i::2] for name, x in batch(1, 8).items()} for i in range(2)
+  ]
+  expected = jax.tree.map(
+    lambda a, b: (a + b) / 2,
+    *(steps[0](fresh(), half)[0].params for half in halves),
+  )
+  chex.assert_trees_all_close(state.params, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_the_step_is_traced_once():
   traced = chex.assert_max_traces(augment, n=1)
   step = state_lib.make_train_step(GRAPHDEF, OPTIMIZER, traced, seed=0)
@@ -236,3 +255,6 @@ def test_too_many_devices():
     sharding.make_mesh(9)
   with pytest.raises(ValueError, match=r'batch_size 12.*8 devices'):
     sharding.check_batch_size(12, sharding.make_mesh(8))
+  sharding.check_batch_size(16, sharding.make_mesh(8), 2)
+  with pytest.raises(ValueError, match=r'batch_size 24.*8 devices, times 2'):
+    sharding.check_batch_size(24, sharding.make_mesh(8), 2)

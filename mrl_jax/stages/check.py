@@ -32,6 +32,7 @@ _RANGES = {
   'max_damaged': (0, math.inf),
   'num_threads': (0, math.inf),
   'batch_size': (1, math.inf),
+  'micro_batches': (1, math.inf),
   'num_epochs': (1, math.inf),
   'peak_epoch': (0, math.inf),
   'step_factor': (0, math.inf),

@@ -32,7 +32,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   before it stay.
   """
   mesh = sharding.make_mesh(config.num_devices)
-  sharding.check_batch_size(config.batch_size, mesh)
+  sharding.check_batch_size(config.batch_size, mesh, config.micro_batches)
   if config.loss_kernel == 'pallas':
     _check_can_tile(mesh)
   damage = DamageLog(config.max_damaged)
@@ -59,6 +59,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     weights_G=tuple(config.nesting_weights),
     granularities_per_step=config.granularities_per_step,
     label_smoothing=config.label_smoothing,
+    micro_batches=config.micro_batches,
     sharding=sharding.replicated(mesh),
   )
   evaluate = _make_evaluate(
