@@ -1,8 +1,11 @@
 """`digits_mrl`, shrunk, through all stages; and what each refuses."""
 
+import itertools
 import json
+import os
 import re
 import shutil
+import signal
 
 import chex
 import jax
@@ -241,6 +244,43 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
   assert training_records(tmp_path / 'whole') == training_records(
     tmp_path / 'stopped'
   )
+
+
+@pytest.mark.parametrize('step', [2, 4])
+def test_sigterm_saves_within_a_step(finished, tmp_path, monkeypatch, step):
+  config, workdir = finished
+  make_train_step = state_lib.make_train_step
+
+  def terminated(*args, **kwargs):
+    train_step = make_train_step(*args, **kwargs)
+    calls = itertools.count(1)
+
+    def run(*args):
+      if next(calls) == step:
+        os.kill(os.getpid(), signal.SIGTERM)
+      return train_step(*args)
+
+    return run
+
+  with monkeypatch.context() as patch:
+    patch.setattr(state_lib, 'make_train_step', terminated)
+    with pytest.raises(SystemExit, match='143'):
+      stages.run(config, tmp_path, ('train',))
+  stopped = stages.open_workdir(config, tmp_path)
+  assert stopped.latest_step() == step
+  # The handler that was there before is there again.
+  assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  stages.run(config, tmp_path, ('train',))
+  chex.assert_trees_all_equal(
+    restored(config, tmp_path, 8), restored(config, workdir.path, 8)
+  )
+  # Step 4 ends an epoch: its evaluation was left to the second start.
+  validated = [
+    record['step']
+    for record in writer.read_metrics(stopped.metrics)
+    if 'val/top1@64' in record
+  ]
+  assert validated == [4, 8]
 
 
 def test_a_loss_that_is_not_finite_stops_training(config, tmp_path):

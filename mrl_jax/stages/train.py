@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import math
 import pathlib
+import sys
 
 import jax
 from ml_collections import ConfigDict
@@ -15,9 +16,12 @@ from mrl_jax import state as state_lib
 from mrl_jax import terminal
 from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.data.damage import DamageLog
+from mrl_jax.preemption import EXIT_CODE
+from mrl_jax.preemption import Preemption
 from mrl_jax.stages import build
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import MetricWriter
+from mrl_jax.writer import read_metrics
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
@@ -29,7 +33,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   """Writes config.json, checkpoints/, metrics.jsonl and tensorboard/.
 
   Raises ValueError at the step whose loss is not finite; the checkpoints
-  before it stay.
+  before it stay. SIGTERM ends the process within a step, which is saved; if it
+  ends an epoch, its evaluation is left to whoever resumes.
   """
   mesh = sharding.make_mesh(config.num_devices)
   sharding.check_batch_size(config.batch_size, mesh, config.micro_batches)
@@ -94,6 +99,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         log_every_steps=config.log_every_steps,
       )
     )
+    preemption = stack.enter_context(Preemption())
     # Closed at the end, whatever happens: its threads work ahead.
     stream = stack.enter_context(
       contextlib.closing(batches.batches(start_step))
@@ -114,6 +120,19 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
       if step == start_step + 1:
         progress.resume(step)  # Compilation is not speed.
 
+    def measure(step, state):
+      """Evaluates, at the end of an epoch; returns the score."""
+      values = evaluate(state)
+      writer.write(step, values)
+      epoch = step // steps_per_epoch
+      progress.say(_evaluation_line(epoch, config.nesting_dims, values))
+      progress.resume(step)
+      return values[f'val/top1@{config.nesting_dims[-1]}']
+
+    epoch, within = divmod(start_step, steps_per_epoch)
+    was_due = epoch and not within and epoch % config.eval_every_epochs == 0
+    if was_due and not _is_evaluated(workdir, start_step):
+      measure(start_step, state)  # SIGTERM came before it.
     pending = None
     for step, batch in zip(
       range(start_step + 1, total_steps + 1),
@@ -126,20 +145,23 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         record(*pending)
       pending = (step, metrics)
       epoch, within = divmod(step, steps_per_epoch)
-      if within:
+      last = step == total_steps
+      preempted = preemption.noticed(step) and not last
+      if within and not preempted:
         continue
       record(*pending)
       pending = None
       if line := damage.report():
         progress.say(line)
-      last = step == total_steps
+      if preempted:
+        progress.say(
+          f'SIGTERM: saves step {step}, from which a new start goes on'
+        )
+        checkpoints.save(state, workdir.config)
+        sys.exit(EXIT_CODE)
       score = None
       if last or epoch % config.eval_every_epochs == 0:
-        values = evaluate(state)
-        writer.write(step, values)
-        score = values[f'val/top1@{config.nesting_dims[-1]}']
-        progress.say(_evaluation_line(epoch, config.nesting_dims, values))
-        progress.resume(step)
+        score = measure(step, state)
       if last or epoch % config.checkpoint_every_epochs == 0:
         checkpoints.save(state, workdir.config, score)
         progress.resume(step)
@@ -164,6 +186,14 @@ def _make_evaluate(
     return metrics_lib.from_sums(config.nesting_dims, sums)
 
   return evaluate
+
+
+def _is_evaluated(workdir: Workdir, step: int) -> bool:
+  records = read_metrics(workdir.metrics)
+  return any(
+    record['step'] == step and any(name.startswith('val/') for name in record)
+    for record in records
+  )
 
 
 def _check_finite(step, metrics, latest_step):
