@@ -99,6 +99,8 @@ def get_config() -> ConfigDict:
   config.log_every_steps = 50
   config.eval_every_epochs = 1
   config.checkpoint_every_epochs = 1
+  # START:STOP writes a profiler's trace of these steps to profile/.
+  config.profile = ''
   # Checkpoints kept, beside the best.
   config.keep_checkpoints = 2
 

@@ -60,6 +60,10 @@ class Workdir:
     return self.path / 'metrics.jsonl'
 
   @property
+  def profile(self) -> pathlib.Path:
+    return self.path / 'profile'
+
+  @property
   def embeddings(self) -> pathlib.Path:
     return self.path / 'embeddings'
 

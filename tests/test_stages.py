@@ -246,6 +246,15 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
   )
 
 
+@pytest.mark.parametrize('stop', [3, 100])
+def test_a_profile_of_some_steps(config, tmp_path, stop):
+  config.num_epochs = 2
+  config.profile = f'2:{stop}'
+  stages.run(config, tmp_path, ('train',))
+  traces = list((tmp_path / 'profile').rglob('*.xplane.pb'))
+  assert len(traces) == 1 and traces[0].stat().st_size
+
+
 @pytest.mark.parametrize('step', [2, 4])
 def test_sigterm_saves_within_a_step(finished, tmp_path, monkeypatch, step):
   config, workdir = finished

@@ -77,6 +77,8 @@ _FREE_FIELDS = frozenset(
     'name',
     'modes',
     'data_dir',
+    'loss_kernel',
+    'profile',
     'num_devices',
     'num_threads',
     'max_damaged',

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from mrl_jax import models
 from mrl_jax import nesting
 from mrl_jax import optim
+from mrl_jax import profile
 from mrl_jax.models import heads
 
 _CHOICES = {
@@ -61,6 +62,7 @@ def check(config: ConfigDict) -> None:
   rate, smoothing = config.learning_rate, config.label_smoothing
   _require('learning_rate', rate, 0 < rate < math.inf, 'positive')
   _require('label_smoothing', smoothing, 0 <= smoothing < 1, 'in [0, 1)')
+  profile.parse(config.profile)
   _check_images(config)
   _check_schedule(config)
   _check_widths(config)

@@ -18,6 +18,7 @@ from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.data.damage import DamageLog
 from mrl_jax.preemption import EXIT_CODE
 from mrl_jax.preemption import Preemption
+from mrl_jax.profile import Profile
 from mrl_jax.stages import build
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import MetricWriter
@@ -30,7 +31,7 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
-  """Writes config.json, checkpoints/, metrics.jsonl and tensorboard/.
+  """Writes config.json, checkpoints/, metrics.jsonl, tensorboard/ and profile/.
 
   Raises ValueError at the step whose loss is not finite; the checkpoints
   before it stay. SIGTERM ends the process within a step, which is saved; if it
@@ -100,6 +101,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
       )
     )
     preemption = stack.enter_context(Preemption())
+    profile = stack.enter_context(Profile(config.profile, workdir.profile))
     # Closed at the end, whatever happens: its threads work ahead.
     stream = stack.enter_context(
       contextlib.closing(batches.batches(start_step))
@@ -139,6 +141,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
       itertools.islice(stream, total_steps - start_step),
       strict=True,
     ):
+      profile.before(step, state)
       state, metrics = train_step(state, batch)
       # One step late, so that the device always has the next one to do.
       if pending:
