@@ -234,11 +234,10 @@ def train_torch(head, start, dtype=torch.float32):
   return arrays, losses
 
 
-@pytest.mark.parametrize('head', ['mrl', 'mrl_e'])
-def test_training_trajectory(monkeypatch, head):
+def test_training_trajectory(monkeypatch):
   monkeypatch.setitem(models.ENCODERS, 'bottleneck', VARIANT)
-  start, ours, our_losses = train(head)
-  theirs, their_losses = train_torch(head, start)
+  start, ours, our_losses = train('mrl')
+  theirs, their_losses = train_torch('mrl', start)
   np.testing.assert_allclose(our_losses, their_losses, rtol=2e-6)
   assert ours.keys() == theirs.keys()
   different = {}
