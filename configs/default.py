@@ -15,8 +15,11 @@ def get_config() -> ConfigDict:
   config.modes = ('train', 'evaluate', 'embed', 'retrieve', 'report')
   # Of the initialisation, the order of the examples, and the augmentation.
   config.seed = 0
-  # Devices of the mesh; 0: all.
-  config.num_devices = 0
+  # Devices that split a batch (0: all), times devices that split the classes of
+  # the head.
+  config.mesh = ConfigDict({'data': 0, 'model': 1})
+  # Split parameters and optimizer state over the devices of `data`, too.
+  config.fsdp = False
 
   # Data. A TFDS name, digits, or folder:/path (mrl_jax/data/source.py).
   config.dataset = 'imagenet2012'

@@ -1,6 +1,7 @@
 """The device mesh, and how arrays lie on it."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -9,23 +10,38 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+# Elements; a smaller array is not worth being split.
+_LEAST_SPLIT = 2**14
 
-def make_mesh(num_devices: int = 0) -> jax.sharding.Mesh:
-  """A mesh of one axis, `data`, over the first `num_devices` devices; 0: all.
 
-  Raises ValueError for more devices than there are, or, with several
-  processes, for less than all.
+def make_mesh(data: int = 0, model: int = 1) -> jax.sharding.Mesh:
+  """A mesh of the axes `data` and `model` over the first devices.
+
+  Args:
+    data: parts of a batch; 0: as many as there are devices for.
+    model: parts of the head's classes.
+
+  Raises:
+    ValueError: there are not as many devices, or, with several processes, some
+      would be left out.
   """
   devices = jax.devices()
-  if not 0 <= num_devices <= len(devices):
+  count = (data or len(devices) // max(model, 1)) * model
+  if data < 0 or not 0 < count <= len(devices):
     raise ValueError(
-      f'num_devices {num_devices}: there are {len(devices)} (0 means all)'
+      f'mesh data={data} (0 means all) x model={model}: there are '
+      f'{len(devices)} devices'
     )
-  if num_devices and jax.process_count() > 1:
-    raise ValueError(f'num_devices {num_devices}: several processes use all')
-  devices = devices[: num_devices or len(devices)]
+  if count < len(devices) and jax.process_count() > 1:
+    raise ValueError(
+      f'mesh data={data} x model={model}: several processes use all '
+      f'{len(devices)} devices'
+    )
   return jax.make_mesh(
-    (len(devices),), ('data',), axis_types=(AxisType.Auto,), devices=devices
+    (count // model, model),
+    ('data', 'model'),
+    axis_types=(AxisType.Auto,) * 2,
+    devices=devices[:count],
   )
 
 
@@ -38,16 +54,43 @@ def over_data(mesh: jax.sharding.Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec('data'))
 
 
+def of_state(tree: Any, mesh: jax.sharding.Mesh, *, fsdp: bool = False) -> Any:
+  """Where the arrays of a training state lie: the tree, of shardings.
+
+  The head's arrays are split by classes over `model`. With `fsdp` each large
+  array is split over `data`, too, along its longest axis that can be: the
+  compiler gathers it where it is used (ZeRO, arXiv 1910.02054, stage 3). All
+  else is on every device.
+  """
+
+  def place(path, x):
+    axes = [None] * x.ndim
+    is_head = any(getattr(key, 'key', None) == 'head' for key in path)
+    if is_head and x.ndim and not x.shape[-1] % mesh.shape['model']:
+      axes[-1] = 'model'
+    free = [
+      axis
+      for axis in range(x.ndim)
+      if axes[axis] is None and not x.shape[axis] % mesh.shape['data']
+    ]
+    if fsdp and free and x.size >= _LEAST_SPLIT:
+      axes[max(free, key=lambda axis: x.shape[axis])] = 'data'
+    return NamedSharding(mesh, PartitionSpec(*axes))
+
+  return jax.tree_util.tree_map_with_path(place, tree)
+
+
 def check_batch_size(
   batch_size: int, mesh: jax.sharding.Mesh, micro_batches: int = 1
 ) -> None:
   """Raises ValueError unless all devices have as many rows of each part."""
-  if batch_size % (mesh.size * micro_batches):
+  num_parts = mesh.shape['data']
+  if batch_size % (num_parts * micro_batches):
     parts = (
       f', times {micro_batches} micro_batches' if micro_batches > 1 else ''
     )
     raise ValueError(
-      f'batch_size {batch_size}: must be a multiple of the {mesh.size} devices'
+      f'batch_size {batch_size}: must be a multiple of the {num_parts} devices'
       + parts
     )
 

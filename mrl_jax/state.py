@@ -59,7 +59,7 @@ def make_train_step(
   granularities_per_step: int = 0,
   label_smoothing: float = 0.0,
   micro_batches: int = 1,
-  sharding: jax.sharding.Sharding | None = None,
+  sharding: Any = None,
 ) -> Callable[[State, Arrays], tuple[State, Arrays]]:
   """Returns the jitted `(state, batch) -> (state, metrics)`; donates `state`.
 
@@ -77,7 +77,8 @@ def make_train_step(
       and averaged, to save memory. The update is that of the whole batch,
       except that BatchNorm normalises each part by its own statistics, and
       its running ones are updated as often.
-    sharding: of the new state and the metrics; None leaves it to the compiler.
+    sharding: of the pair that is returned, or a tree of those; None leaves it
+      to the compiler.
 
   The metrics are the vector `loss_G` and the scalars `loss` (that of all
   granularities), `grad_norm`, `update_norm` and, with a schedule,

@@ -27,7 +27,7 @@ def shrunk(data_dir):
   """`digits_mrl` in 2 epochs of 4 steps, on one device."""
   config = digits_mrl.get_config()
   config.data_dir = data_dir
-  config.num_devices = 1
+  config.mesh.data = 1
   config.train_split = 'train[:264]'
   config.eval_split = 'test[:70]'
   config.eval_batch_size = 32

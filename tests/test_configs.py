@@ -85,6 +85,8 @@ def test_the_main_recipe_is_the_released_one():
     ('head', 'fixed', 'one width'),
     ('encoder', 'resnet9', 'resnet9'),
     ('loss_kernel', 'triton', 'triton'),
+    ('mesh', {'data': -1, 'model': 1}, 'mesh.data -1'),
+    ('mesh', {'data': 0, 'model': 0}, 'mesh.model 0'),
     ('profile', '3', "profile '3': must be START:STOP"),
     ('profile', '5:5', 'profile .5:5'),
     ('profile', '0:5', 'profile .0:5'),

@@ -59,7 +59,7 @@ def test_training_on_it(imagenet, tmp_path):
   config = resnet18_mrl.get_config()
   config.update(
     data_dir=imagenet[0],
-    num_devices=1,
+    mesh={'data': 1},
     encoder='resnet8',
     nesting_dims=(8, 64),
     image_size=16,

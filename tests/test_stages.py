@@ -407,11 +407,10 @@ def test_plan_is_the_papers_funnel():
   )
 
 
-@pytest.mark.parametrize('num_devices', [8])
-def test_training_on_eight_devices(finished, config, tmp_path, num_devices):
+def test_training_on_eight_devices(finished, config, tmp_path):
   """The same run, spread, ends in nearly the same numbers."""
   one, workdir = finished
-  config.num_devices = num_devices
+  config.update(mesh={'data': 4, 'model': 2}, fsdp=True)
   stages.run(config, tmp_path, ('train', 'evaluate'))
   chex.assert_trees_all_close(
     restored(config, tmp_path, 8).params,

@@ -140,20 +140,45 @@ def test_randomness_is_a_function_of_seed_and_step():
 
 def test_eight_devices_equal_one():
   results = []
-  for num_devices in (1, 8):
-    mesh = sharding.make_mesh(num_devices)
+  for data, model, fsdp in ((1, 1, False), (8, 1, False), (4, 2, True)):
+    mesh = sharding.make_mesh(data, model)
+    state = create()[1]
+    layout = sharding.of_state(state, mesh, fsdp=fsdp)
+    state = jax.device_put(state, layout)
     step = state_lib.make_train_step(
       GRAPHDEF,
       OPTIMIZER,
       augment,
       seed=0,
-      sharding=sharding.replicated(mesh),
+      sharding=(layout, sharding.replicated(mesh)),
     )
-    state = fresh(mesh)
     for i in range(3):
       state, metrics = step(state, sharding.shard_batch(batch(i), mesh))
+    chex.assert_trees_all_equal(
+      jax.tree.map(lambda x: x.sharding, state), layout
+    )
     results.append(jax.device_get((state, metrics)))
-  chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
+  for result in results[1:]:
+    chex.assert_trees_all_close(result, results[0], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_split_over_devices():
+  mesh = sharding.make_mesh(4, 2)
+  tree = {
+    'head': {'kernel': np.zeros((96, 1000)), 'bias': np.zeros((3, 9))},
+    'encoder': {'conv': np.zeros((3, 3, 64, 128)), 'scale': np.zeros(128)},
+  }
+  parts = lambda fsdp: jax.tree.map(
+    lambda x: tuple(x.spec), sharding.of_state(tree, mesh, fsdp=fsdp)
+  )
+  assert parts(fsdp=False) == {
+    'head': {'kernel': (None, 'model'), 'bias': (None, None)},
+    'encoder': {'conv': (None,) * 4, 'scale': (None,)},
+  }
+  assert parts(fsdp=True) == {
+    'head': {'kernel': ('data', 'model'), 'bias': (None, None)},
+    'encoder': {'conv': (None, None, None, 'data'), 'scale': (None,)},
+  }
 
 
 @pytest.mark.parametrize('at', [1, 2, 3])
@@ -251,8 +276,10 @@ def test_evaluation_sums_are_exact(head):
 
 
 def test_too_many_devices():
-  with pytest.raises(ValueError, match='num_devices 9: there are 8'):
-    sharding.make_mesh(9)
+  for data, model in ((9, 1), (4, 3), (0, 9), (-1, 1)):
+    with pytest.raises(ValueError, match=f'data={data} .*are 8 devices'):
+      sharding.make_mesh(data, model)
+  assert sharding.make_mesh(0, 2).shape == {'data': 4, 'model': 2}
   with pytest.raises(ValueError, match=r'batch_size 12.*8 devices'):
     sharding.check_batch_size(12, sharding.make_mesh(8))
   sharding.check_batch_size(16, sharding.make_mesh(8), 2)

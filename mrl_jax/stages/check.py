@@ -23,7 +23,6 @@ _CHOICES = {
 # Least and largest value of each number, both allowed.
 _RANGES = {
   'seed': (0, 2**32 - 1),
-  'num_devices': (0, math.inf),
   'num_classes': (0, math.inf),
   'resident_gigabytes': (0, math.inf),
   'image_size': (1, math.inf),
@@ -56,9 +55,14 @@ def check(config: ConfigDict) -> None:
     ok = least <= config[name] <= most
     limits = f'in [{least}, {most}]' if most < math.inf else f'at least {least}'
     _require(name, config[name], ok, limits)
-  for name in ('k', 'shortlist'):
-    value = config.retrieval[name]
-    _require(f'retrieval.{name}', value, value >= 1, 'at least 1')
+  for group, name, least in (
+    ('retrieval', 'k', 1),
+    ('retrieval', 'shortlist', 1),
+    ('mesh', 'data', 0),
+    ('mesh', 'model', 1),
+  ):
+    value = config[group][name]
+    _require(f'{group}.{name}', value, value >= least, f'at least {least}')
   rate, smoothing = config.learning_rate, config.label_smoothing
   _require('learning_rate', rate, 0 < rate < math.inf, 'positive')
   _require('label_smoothing', smoothing, 0 <= smoothing < 1, 'in [0, 1)')

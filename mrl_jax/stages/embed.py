@@ -27,7 +27,7 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
   """Writes embeddings/<split>-x.npy, -y.npy and .json for both splits."""
-  mesh = sharding.make_mesh(config.num_devices)
+  mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
   sources = {
     split: build.source(config, split)
     for split in (config.train_split, config.eval_split)

@@ -30,7 +30,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   `eval_dims` too; 1-NN, with the exported training split as the database, at
   all of both.
   """
-  mesh = sharding.make_mesh(config.num_devices)
+  mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
   damage = DamageLog(config.max_damaged)
   source = build.source(config, config.eval_split)
   trained = build.trained(

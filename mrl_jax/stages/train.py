@@ -37,7 +37,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   before it stay. SIGTERM ends the process within a step, which is saved; if it
   ends an epoch, its evaluation is left to whoever resumes.
   """
-  mesh = sharding.make_mesh(config.num_devices)
+  mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch_size(config.batch_size, mesh, config.micro_batches)
   if config.loss_kernel == 'pallas':
     _check_can_tile(mesh)
@@ -55,7 +55,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   graphdef, state = state_lib.create(
     build.model(config, source.num_classes), optimizer
   )
-  state = jax.device_put(state, sharding.replicated(mesh))
+  layout = sharding.of_state(state, mesh, fsdp=config.fsdp)
+  state = jax.device_put(state, layout)
   train_step = state_lib.make_train_step(
     graphdef,
     optimizer,
@@ -66,7 +67,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     granularities_per_step=config.granularities_per_step,
     label_smoothing=config.label_smoothing,
     micro_batches=config.micro_batches,
-    sharding=sharding.replicated(mesh),
+    sharding=(layout, sharding.replicated(mesh)),
   )
   evaluate = _make_evaluate(
     config,
