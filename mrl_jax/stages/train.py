@@ -137,11 +137,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     if was_due and not _is_evaluated(workdir, start_step):
       measure(start_step, state)  # SIGTERM came before it.
     pending = None
-    for step, batch in zip(
-      range(start_step + 1, total_steps + 1),
-      itertools.islice(stream, total_steps - start_step),
-      strict=True,
-    ):
+    left = itertools.islice(stream, total_steps - start_step)
+    for step, batch in enumerate(left, start_step + 1):
       profile.before(step, state)
       state, metrics = train_step(state, batch)
       # One step late, so that the device always has the next one to do.
