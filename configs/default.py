@@ -35,11 +35,19 @@ def get_config() -> ConfigDict:
   config.resident_gigabytes = 2.0
   # Side of the training images, pixels.
   config.image_size = 224
+  # The same from `late_epoch` on (epochs count from 0), for streamed input; 0:
+  # image_size throughout.
+  config.late_image_size = 0
+  config.late_epoch = 0
   # Evaluation: shorter side resized to (0: images are square and of
   # eval_image_size already), then side of the central crop, pixels. Resident
   # training images are stored so, too.
   config.eval_resize = 256
   config.eval_image_size = 224
+  # A second evaluation, val_flip/…: logits averaged over each image and its
+  # mirror image, as the released training logs have it. 0: none.
+  config.flip_eval_image_size = 0
+  config.flip_eval_resize = 0
   # random_resized_crop, shift (pad and crop), or none.
   config.augmentation = 'random_resized_crop'
   # Range of the random crop's share of the image's area.

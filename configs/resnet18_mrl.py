@@ -8,9 +8,9 @@ The recipe of `resnet50_mrl`. Not yet run here to the end.
 from configs import resnet50_mrl
 
 
-def get_config():
-  config = resnet50_mrl.get_config()
-  config.name = 'resnet18_mrl'
+def get_config(epochs: str = '40'):
+  config = resnet50_mrl.get_config(epochs)
+  config.name = config.name.replace('resnet50', 'resnet18')
   config.encoder = 'resnet18'
   config.nesting_dims = (8, 16, 32, 64, 128, 256, 512)
   return config

@@ -10,8 +10,8 @@ at 2048. Not yet run here to the end.
 from configs import resnet50_mrl
 
 
-def get_config():
-  config = resnet50_mrl.get_config()
-  config.name = 'resnet50_mrl_e'
+def get_config(epochs: str = '40'):
+  config = resnet50_mrl.get_config(epochs)
+  config.name = config.name.replace('resnet50_mrl', 'resnet50_mrl_e')
   config.head = 'mrl_e'
   return config

@@ -42,14 +42,14 @@ def masked_sums(
 
 
 def from_sums(
-  dims: Sequence[int], sums: Mapping[str, np.ndarray]
+  dims: Sequence[int], sums: Mapping[str, np.ndarray], prefix: str = 'val'
 ) -> dict[str, float]:
   """`val/loss@m` in nats, `val/top1@m` and `val/top5@m` in percent."""
   count = sums['count']
   return {
-    **per_width('val/loss', dims, sums['loss'] / count),
-    **per_width('val/top1', dims, 100 * sums['top1'] / count),
-    **per_width('val/top5', dims, 100 * sums['top5'] / count),
+    **per_width(f'{prefix}/loss', dims, sums['loss'] / count),
+    **per_width(f'{prefix}/top1', dims, 100 * sums['top1'] / count),
+    **per_width(f'{prefix}/top5', dims, 100 * sums['top5'] / count),
   }
 
 

@@ -162,18 +162,25 @@ def make_eval_step(
   normalize: Callable[[jax.Array], jax.Array],
   *,
   dims: Sequence[int] | None = None,
+  flip: bool = False,
   sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[[Arrays, Arrays, Arrays], Arrays]:
   """Returns the jitted `(params, batch_stats, batch) -> sums`.
 
   The batch is `image` (uint8 NHWC), `label` and `mask`; the sums are those of
   `metrics.masked_sums`, at the head's nesting dims, or at `dims` (MRL-E only).
+  With `flip` the logits are means over each image and its mirror image.
   `sharding` is that of the sums; None leaves it to the compiler.
   """
 
   def eval_step(params, batch_stats, batch):
     model = _evaluation_model(graphdef, params, batch_stats)
-    embedding_ND = model.encoder(normalize(batch['image']))
+    image_NHWC = normalize(batch['image'])
+    embedding_ND = model.encoder(image_NHWC)
+    if flip:
+      # The heads are linear: their mean is that of the mean.
+      embedding_ND += model.encoder(image_NHWC[:, :, ::-1])
+      embedding_ND /= 2
     loss_GN, rank_GN = model.head.statistics(embedding_ND, batch['label'], dims)
     return metrics.masked_sums(loss_GN, rank_GN, batch['mask'])
 

@@ -19,6 +19,20 @@ def accuracy(values: Mapping[str, float], widths: Sequence[int]) -> Table:
   return Table(('width', 'loss', 'top-1 %', 'top-5 %', '1-NN %'), rows)
 
 
+def flipped(values: Mapping[str, float], widths: Sequence[int]) -> Table:
+  """The `val_flip/…@<width>` metrics, a row for each width."""
+  rows = [
+    (
+      width,
+      *(
+        values[f'val_flip/{name}@{width}'] for name in ('loss', 'top1', 'top5')
+      ),
+    )
+    for width in widths
+  ]
+  return Table(('width', 'loss', 'top-1 %', 'top-5 %'), rows)
+
+
 def retrieval(methods: Mapping[str, Mapping]) -> Table:
   """The methods of a retrieval.json, a row for each."""
   rows = [

@@ -135,8 +135,8 @@ def stream_batches(source, damage=None, num_threads=2, scale=(0.3, 1.0)):
     4,
     mesh=sharding.make_mesh(1),
     seed=0,
-    resize=7,
-    size=6,
+    resize=True,
+    sizes={0: 6, 2: 8},
     scale=scale,
     damage=damage or DamageLog(0),
     num_threads=num_threads,
@@ -163,8 +163,15 @@ def test_stream_without_random_crops():
   batch = take(stream_batches(ListSource(9), scale=None).batches(0), 1)[0]
   for image, label in zip(batch['image'], batch['label'], strict=True):
     data = images.encoded(int(label))
-    expected = decode.resize_and_crop(data, resize=7, size=6)
+    expected = decode.resize_and_crop(data, resize=6, size=6)
     np.testing.assert_array_equal(image, expected)
+
+
+def test_stream_changes_the_size_with_the_epoch():
+  # Two steps an epoch, and another size from the third on.
+  batches = take(stream_batches(ListSource(9)).batches(0), 6)
+  sizes = [batch['image'].shape[1:3] for batch in batches]
+  assert sizes == [(6, 6)] * 4 + [(8, 8)] * 2
 
 
 @pytest.mark.parametrize('start', [1, 2, 3])

@@ -71,6 +71,26 @@ def test_the_main_recipe_is_the_released_one():
   assert (config.num_epochs, config.peak_epoch) == (40, 2.0)
   assert (config.weight_decay, config.label_smoothing) == (1e-4, 0.1)
   assert config.blurpool and config.encoder in resnet.VARIANTS
+  sizes = config.image_size, config.late_image_size, config.late_epoch
+  assert sizes == (160, 192, 32)
+  assert (config.eval_resize, config.eval_image_size) == (256, 224)
+
+
+def test_the_main_recipe_in_other_numbers_of_epochs():
+  from configs import resnet50_mrl
+  from configs import resnet50_mrl_large_batch
+
+  for epochs, late in ((16, 12), (24, 19), (32, 25), (56, 45), (88, 71)):
+    config = resnet50_mrl.get_config(str(epochs))
+    check.check(config)
+    assert (config.num_epochs, config.late_epoch) == (epochs, late)
+    assert config.name == f'resnet50_mrl_{epochs}'
+  config = resnet50_mrl_large_batch.get_config('16')
+  assert config.name == 'resnet50_mrl_large_batch_16'
+  # Linear in the batch.
+  assert config.learning_rate / config.batch_size == 0.425 / 1024
+  with pytest.raises(ValueError, match="epochs '17'"):
+    resnet50_mrl.get_config('17')
 
 
 @pytest.mark.parametrize(
@@ -85,6 +105,8 @@ def test_the_main_recipe_is_the_released_one():
     ('head', 'fixed', 'one width'),
     ('encoder', 'resnet9', 'resnet9'),
     ('loss_kernel', 'triton', 'triton'),
+    ('late_image_size', 9, 'late_epoch 0: must be positive'),
+    ('flip_eval_image_size', -1, 'flip_eval_image_size -1'),
     ('mesh', {'data': -1, 'model': 1}, 'mesh.data -1'),
     ('mesh', {'data': 0, 'model': 0}, 'mesh.model 0'),
     ('profile', '3', "profile '3': must be START:STOP"),

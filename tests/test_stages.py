@@ -426,7 +426,9 @@ def test_training_on_eight_devices(finished, config, tmp_path):
     np.testing.assert_allclose(values[name], expected[name], rtol=1e-2)
 
 
-def test_folder_by_stream_with_a_damaged_image(config, tmp_path, capsys):
+def test_folder_by_stream_with_a_damaged_image(
+  config, tmp_path, capsys, monkeypatch
+):
   """The user's own images, decoded as needed, with MRL-E."""
   root = images.write_folder(tmp_path / 'mine', each=6)
   path = root / 'train' / 'cat' / '0.png'
@@ -440,12 +442,29 @@ def test_folder_by_stream_with_a_damaged_image(config, tmp_path, capsys):
     eval_resize=10,
     batch_size=4,
     head='mrl_e',
+    late_image_size=10,
+    late_epoch=1,
+    flip_eval_image_size=9,
+    flip_eval_resize=10,
   )
   config.retrieval.k = 5
+  steps, make_train_step = [], state_lib.make_train_step
+  monkeypatch.setattr(
+    state_lib,
+    'make_train_step',
+    lambda *args, **kwargs: (
+      steps.append(make_train_step(*args, **kwargs)) or steps[-1]
+    ),
+  )
   stages.run(config, tmp_path / 'run', ALL)
+  # One compilation for each size of the images.
+  assert [step._cache_size() for step in steps] == [2]
   workdir = stages.open_workdir(config, tmp_path / 'run')
   # MRL-E has a classifier at every width.
-  assert {f'val/top1@{dim}' for dim in WIDTHS} <= values_of(workdir).keys()
+  expected = {
+    f'{kind}/top1@{m}' for kind in ('val', 'val_flip') for m in WIDTHS
+  }
+  assert expected <= values_of(workdir).keys()
   embedding_ND, _, manifest = embeddings.load(workdir.embeddings, 'train')
   assert manifest['damaged'] == ['train/cat/0.png']
   assert len(embedding_ND) == 11

@@ -9,6 +9,7 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from mrl_jax import losses
 from mrl_jax import models
 from mrl_jax import optim
 from mrl_jax import sharding
@@ -273,6 +274,25 @@ def test_evaluation_sums_are_exact(head):
   )
   assert whole['count'] == 6
   chex.assert_shape(whole['loss'], (3,))
+
+
+def test_flipped_evaluation_averages_the_logits():
+  graphdef, state = create()
+  step = state_lib.make_eval_step(graphdef, normalize, flip=True)
+  rng = np.random.default_rng(0)
+  image_NHWC = rng.integers(0, 256, (6, 8, 8, 3), np.uint8)
+  label_N = rng.integers(0, 10, 6).astype(np.int32)
+  sums = step(
+    state.params,
+    state.batch_stats,
+    {'image': image_NHWC, 'label': label_N, 'mask': np.ones(6, bool)},
+  )
+  model = nnx.merge(graphdef, state.params, state.batch_stats)
+  model = nnx.view(model, use_running_average=True)
+  images = image_NHWC, image_NHWC[:, :, ::-1]
+  logits_GNC = sum(model(normalize(x)) for x in images) / 2
+  expected_GN = losses.cross_entropy(logits_GNC, label_N)
+  np.testing.assert_allclose(sums['loss'], expected_GN.sum(-1), rtol=1e-4)
 
 
 def test_too_many_devices():

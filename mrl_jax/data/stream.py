@@ -1,6 +1,6 @@
 """Training batches decoded from the encoded images as they are needed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import concurrent.futures
 import itertools
 
@@ -32,21 +32,24 @@ class StreamBatches:
     *,
     mesh: jax.sharding.Mesh,
     seed: int,
-    resize: int,
-    size: int,
+    resize: bool,
+    sizes: Mapping[int, int],
     scale: tuple[float, float] | None,
     damage: DamageLog,
     num_threads: int = 0,
   ):
-    """`scale` is that of `decode.random_resized_crop`; with None, images come
-    by `decode.resize_and_crop`, to which `resize` belongs."""
+    """`sizes` are the images' sides, by the epoch each begins with; 0 is one.
+
+    `scale` is that of `decode.random_resized_crop`; with None, images come by
+    `decode.resize_and_crop`, the shorter side resized to the size if `resize`.
+    """
     self.steps_per_epoch = order.steps_per_epoch(len(source), batch_size)
     self._source = source
     self._batch_size = batch_size
     self._mesh = mesh
     self._seed = seed
     self._resize = resize
-    self._size = size
+    self._sizes = sizes
     self._scale = scale
     self._damage = damage
     self._num_threads = num_threads
@@ -82,16 +85,20 @@ class StreamBatches:
       example = source_lib.read(self._source, int(index))
       rng = np.random.default_rng((self._seed, epoch, position, attempt))
       try:
-        return self._crop(example.data, rng), example.label
+        return self._crop(example.data, rng, self._size(epoch)), example.label
       except decode.DamagedImageError as error:
         self._damage.add(example.key, error)
       except ValueError as error:
         raise ValueError(f'{example.key}: {error}') from None
     raise ValueError('every image of the training split is damaged')
 
-  def _crop(self, data: bytes, rng: np.random.Generator) -> np.ndarray:
+  def _size(self, epoch: int) -> int:
+    return self._sizes[max(first for first in self._sizes if first <= epoch)]
+
+  def _crop(
+    self, data: bytes, rng: np.random.Generator, size: int
+  ) -> np.ndarray:
     if self._scale is None:
-      return decode.resize_and_crop(data, resize=self._resize, size=self._size)
-    return decode.random_resized_crop(
-      data, rng, size=self._size, scale=self._scale
-    )
+      resize = size if self._resize else 0
+      return decode.resize_and_crop(data, resize=resize, size=size)
+    return decode.random_resized_crop(data, rng, size=size, scale=self._scale)

@@ -83,14 +83,20 @@ def normalize(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
 
 
 def evaluation_batches(
-  config: ConfigDict, opened: Source, mesh: jax.sharding.Mesh, damage: DamageLog
+  config: ConfigDict,
+  opened: Source,
+  mesh: jax.sharding.Mesh,
+  damage: DamageLog,
+  *,
+  flip: bool = False,
 ) -> EvaluationBatches:
+  """In the sizes of the evaluation, or with `flip` of the one with mirrors."""
   return EvaluationBatches(
     opened,
     config.eval_batch_size,
     mesh=mesh,
-    resize=config.eval_resize,
-    size=config.eval_image_size,
+    resize=config.flip_eval_resize if flip else config.eval_resize,
+    size=config.flip_eval_image_size if flip else config.eval_image_size,
     damage=damage,
     num_threads=config.num_threads,
   )
@@ -123,8 +129,8 @@ def train_batches(
       config.batch_size,
       mesh=mesh,
       seed=config.seed,
-      resize=config.image_size if config.eval_resize else 0,
-      size=config.image_size,
+      resize=bool(config.eval_resize),
+      sizes=_image_sizes(config),
       scale=crop_scale if random_crop else None,
       damage=damage,
       num_threads=config.num_threads,
@@ -147,9 +153,18 @@ def train_batches(
   return batches, augment_batch
 
 
+def _image_sizes(config: ConfigDict) -> dict[int, int]:
+  sizes = {0: config.image_size}
+  if config.late_image_size:
+    sizes[config.late_epoch] = config.late_image_size
+  return sizes
+
+
 def _is_resident(config: ConfigDict, opened: Source) -> bool:
   if config.input != 'auto':
     return config.input == 'resident'
+  if config.late_image_size:
+    return False  # Resident images are of one size.
   size = len(opened) * 3 * config.eval_image_size**2
   fits = size <= 1e9 * config.resident_gigabytes
   terminal.say(

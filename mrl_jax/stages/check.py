@@ -26,6 +26,10 @@ _RANGES = {
   'num_classes': (0, math.inf),
   'resident_gigabytes': (0, math.inf),
   'image_size': (1, math.inf),
+  'late_image_size': (0, math.inf),
+  'late_epoch': (0, math.inf),
+  'flip_eval_image_size': (0, math.inf),
+  'flip_eval_resize': (0, math.inf),
   'eval_resize': (0, math.inf),
   'eval_image_size': (1, math.inf),
   'shift': (0, math.inf),
@@ -86,10 +90,16 @@ def _check_images(config: ConfigDict) -> None:
   scale = config.crop_scale
   ok = _numbers(scale, 2) and 0 < scale[0] <= scale[1] <= 1
   _require('crop_scale', scale, ok, 'two numbers, 0 < first <= second <= 1')
-  size = config.eval_image_size
-  ok = not 0 < config.eval_resize < size
-  right = f'0 or at least eval_image_size={size}'
-  _require('eval_resize', config.eval_resize, ok, right)
+  for prefix in ('', 'flip_'):
+    size = config[f'{prefix}eval_image_size']
+    name = f'{prefix}eval_resize'
+    ok = not 0 < config[name] < size
+    right = f'0 or at least {prefix}eval_image_size={size}'
+    _require(name, config[name], ok, right)
+  if config.late_image_size:
+    right = "'stream' or 'auto' with late_image_size"
+    _require('input', config.input, config.input != 'resident', right)
+    _require('late_epoch', config.late_epoch, config.late_epoch > 0, 'positive')
 
 
 def _check_schedule(config: ConfigDict) -> None:

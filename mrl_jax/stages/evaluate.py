@@ -28,7 +28,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
 
   The heads give loss, top-1 and top-5 at the nesting dims, and with MRL-E at
   `eval_dims` too; 1-NN, with the exported training split as the database, at
-  all of both.
+  all of both. The second evaluation of the config is `val_flip/…`.
   """
   mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
   damage = DamageLog(config.max_damaged)
@@ -39,21 +39,30 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   dims = tuple(config.nesting_dims)
   if config.head == 'mrl_e':
     dims = build.widths(config)
-  eval_step = state_lib.make_eval_step(
-    trained.graphdef,
-    build.normalize(config),
-    dims=dims if config.head == 'mrl_e' else None,
-    sharding=sharding.replicated(mesh),
-  )
-  batches = build.evaluation_batches(config, source, mesh, damage)
-  sums = state_lib.evaluate(
-    eval_step, trained.params, trained.batch_stats, batches
-  )
+
+  def evaluate(flip):
+    eval_step = state_lib.make_eval_step(
+      trained.graphdef,
+      build.normalize(config),
+      dims=dims if config.head == 'mrl_e' else None,
+      flip=flip,
+      sharding=sharding.replicated(mesh),
+    )
+    return state_lib.evaluate(
+      eval_step,
+      trained.params,
+      trained.batch_stats,
+      build.evaluation_batches(config, source, mesh, damage, flip=flip),
+    )
+
+  sums = evaluate(flip=False)
+  values = metrics.from_sums(dims, sums)
+  if config.flip_eval_image_size:
+    values |= metrics.from_sums(dims, evaluate(flip=True), 'val_flip')
   if line := damage.report():
     terminal.say(line)
   if jax.process_index():
     return
-  values = metrics.from_sums(dims, sums)
   values |= _nearest_neighbor(config, workdir)
   with MetricWriter(workdir.metrics) as writer:
     writer.write(trained.step, values)
@@ -62,6 +71,11 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     f'checkpoint of step {trained.step}\n'
     + terminal.table(tables.accuracy(values, build.widths(config)))
   )
+  if config.flip_eval_image_size:
+    terminal.say(
+      f'at {config.flip_eval_image_size} pixels, averaged with mirror images\n'
+      + terminal.table(tables.flipped(values, dims))
+    )
 
 
 def _nearest_neighbor(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
