@@ -5,7 +5,9 @@
 
 Started again on a workdir, finished stages are skipped and an unfinished one
 goes on. `--mode` left out runs the config's own `modes`; `--workdir` left out
-is `runs/<config name>`.
+is `runs/<config name>`. TPU pods, SLURM and Kubernetes are detected; elsewhere
+several processes are told of each other by `--coordinator_address=host:port
+--num_processes=N --process_id=I`.
 """
 
 import os
@@ -21,6 +23,15 @@ _WORKDIR = flags.DEFINE_string('workdir', '', 'Default: runs/<config name>.')
 _MODE = flags.DEFINE_string(
   'mode', '', "Comma-separated stages. Default: the config's modes."
 )
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+  'coordinator_address', None, 'Of process 0, host:port, the same for all.'
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'Processes of this run, over all hosts.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Of this process: 0 to num_processes - 1.'
+)
 
 
 def main(argv: list[str]) -> None:
@@ -35,13 +46,17 @@ def main(argv: list[str]) -> None:
     where = ' '.join(str(error).split()).rpartition('Attempted')[-1]
     raise ValueError(f'--config cannot be read:{where}') from error
   # After the flags, so that a mistake in them is told at once.
+  from mrl_jax import distributed
   from mrl_jax import stages
 
-  stages.run(
-    config,
-    _WORKDIR.value or os.path.join('runs', config.name),
-    _MODE.value.split(',') if _MODE.value else config.modes,
-  )
+  with distributed.joined(
+    _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+  ):
+    _one_line(stages.run)(
+      config,
+      _WORKDIR.value or os.path.join('runs', config.name),
+      _MODE.value.split(',') if _MODE.value else config.modes,
+    )
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -66,9 +81,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
 def _one_line(function):
   """Ends on bad input with one line; --verbosity=1 shows the traceback."""
 
-  def run(argv):
+  def run(*args):
     try:
-      function(argv)
+      function(*args)
     except KeyboardInterrupt:
       sys.exit('interrupted; the same command goes on from where it can')
     except (ValueError, OSError) as error:

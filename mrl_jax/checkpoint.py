@@ -54,8 +54,11 @@ class Checkpoints:
   def __enter__(self) -> 'Checkpoints':
     return self
 
-  def __exit__(self, *error) -> None:
-    self._manager.close()
+  def __exit__(self, error_type, *error) -> None:
+    lost = error_type and issubclass(error_type, jax.errors.JaxRuntimeError)
+    # A save cannot end without a peer that is gone, and would be waited for.
+    if not (lost and jax.process_count() > 1):
+      self._manager.close()
 
   @property
   def latest_step(self) -> int | None:

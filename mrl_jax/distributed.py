@@ -1,0 +1,130 @@
+"""Several processes as one run: which they are, and how they end."""
+
+from collections.abc import Iterator
+import contextlib
+import glob
+import importlib.util
+import os
+import subprocess
+import sys
+import traceback
+
+import jax
+
+# Seconds. JAX's own, 300 and 100, leave accelerators idle behind a dead peer.
+_START_TIMEOUT = 50
+_HEARTBEAT_TIMEOUT = 30
+_RESTART = 'started again, all go on from the last checkpoint'
+
+
+@contextlib.contextmanager
+def joined(
+  coordinator_address: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+) -> Iterator[None]:
+  """Makes this process one of several, to the end of the block.
+
+  Comes before any device is used. All three arguments are given, or none: then
+  TPU pods, SLURM and Kubernetes are detected, and elsewhere nothing happens.
+  Among several processes an exception in the block ends this one at once, a
+  SystemExit with its line.
+
+  Raises ValueError for some but not all arguments, or impossible ones.
+  """
+  given = (coordinator_address, num_processes, process_id)
+  if given == (None, None, None) and not _in_cluster():
+    yield
+    return
+  if given != (None, None, None):
+    _check(*given)
+  # It would catch SIGTERM, and nothing here asks it for the notice.
+  jax.config.update('jax_enable_preemption_service', False)
+  with _witness():
+    jax.distributed.initialize(
+      *given,
+      cluster_detection_method=None if None in given else 'deactivate',
+      initialization_timeout=_START_TIMEOUT,
+      heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
+    )
+    failed = False
+    try:
+      yield
+    except BaseException as error:
+      failed = True
+      _show(error)
+  if failed:
+    # To leave in order is to wait for the others, who wait for this process.
+    os._exit(1)
+
+
+def _check(coordinator_address, num_processes, process_id) -> None:
+  if None in (coordinator_address, num_processes, process_id):
+    raise ValueError(
+      f'coordinator_address {coordinator_address}, num_processes '
+      f'{num_processes}, process_id {process_id}: give all three or none'
+    )
+  host, _, port = coordinator_address.rpartition(':')
+  if not (host and port.isdecimal()):
+    raise ValueError(
+      f'coordinator_address {coordinator_address!r}: must be host:port'
+    )
+  if not 0 <= process_id < num_processes:
+    raise ValueError(
+      f'process_id {process_id}: must be in [0, num_processes), of which there '
+      f'are {num_processes}'
+    )
+
+
+def _in_cluster() -> bool:
+  """Whether something has started several processes, as far as can be told.
+
+  `jax.distributed.initialize` finds out who they are, but would also wait for
+  others in an interactive SLURM shell.
+  """
+  environment = os.environ
+  if int(environment.get('SLURM_STEP_NUM_TASKS', 1)) > 1:
+    return True
+  if 'JOB_COMPLETION_INDEX' in environment:
+    return importlib.util.find_spec('kubernetes') is not None
+  # A TPU's hosts are listed on GKE, and asked for elsewhere.
+  chips = glob.glob('/dev/accel*') + glob.glob('/dev/vfio/[0-9]*')
+  return bool(chips) and importlib.util.find_spec('libtpu') is not None
+
+
+@contextlib.contextmanager
+def _witness() -> Iterator[None]:
+  """Has a line printed if this process ends within the block.
+
+  JAX's runtime aborts a process whose peers are gone, past all of Python.
+  """
+  line = (
+    f'OSError: killed, or another process is gone (see its log); {_RESTART}'
+  )
+  program = 'import sys; sys.stdin.read() or sys.exit(sys.argv[1])'
+  witness = subprocess.Popen(
+    [sys.executable, '-IS', '-c', program, line],
+    stdin=subprocess.PIPE,
+    # Ctrl-C is not for it.
+    start_new_session=True,
+  )
+  try:
+    yield
+  finally:
+    witness.communicate(b'.')
+
+
+def _show(error: BaseException) -> None:
+  if isinstance(error, SystemExit):
+    print(error.code, file=sys.stderr)
+  elif isinstance(error, jax.errors.JaxRuntimeError):
+    line = ' '.join(str(error).split())[:200]
+    print(
+      f'OSError: another process is gone, or this one failed ({line}); '
+      f'{_RESTART}',
+      file=sys.stderr,
+    )
+  else:
+    traceback.print_exception(error)
+  sys.stdout.flush()
+  sys.stderr.flush()

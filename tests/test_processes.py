@@ -1,0 +1,231 @@
+"""Two processes of four devices, over loopback, against one device alone."""
+
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from mrl_jax import embeddings
+from mrl_jax import stages
+from mrl_jax import writer
+from mrl_jax.checkpoint import Checkpoints
+from tests import conftest
+from tests.test_stages import restored
+
+ROOT = pathlib.Path(__file__).parent.parent
+ALL = ('train', 'evaluate', 'embed', 'retrieve', 'report')
+
+
+def settings(data_dir, num_epochs=2):
+  """The shrunk digits, decoded by each process as they are needed."""
+  config = conftest.shrunk(data_dir)
+  config.update(input='stream', schedule='constant', num_epochs=num_epochs)
+  return config
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory, data_dir):
+  path = tmp_path_factory.mktemp('alone')
+  stages.run(settings(data_dir), path, ALL)
+  return path
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+  """Compiled programs of the first two processes, for the next two."""
+  return tmp_path_factory.mktemp('xla')
+
+
+@pytest.fixture(scope='module')
+def together(tmp_path_factory, data_dir, cache):
+  """The workdir of two processes, and what each has printed."""
+  path = tmp_path_factory.mktemp('together')
+  processes = start(settings(data_dir), path, ALL, cache)
+  printed = [process.communicate(timeout=200) for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], printed
+  return path, printed
+
+
+def start(config, path, modes, cache, count=2):
+  """Starts `count` processes of four devices each, with config as flags."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    address = f'localhost:{free.getsockname()[1]}'
+  flags = [
+    f'--config.{name}={config[name]}'
+    for name in (
+      *('data_dir', 'train_split', 'eval_split', 'eval_batch_size', 'input'),
+      *('num_epochs', 'peak_epoch', 'schedule', 'nesting_dims', 'eval_dims'),
+      *('log_every_steps', 'eval_every_epochs', 'checkpoint_every_epochs'),
+    )
+  ]
+  flags += [f'--config.retrieval.{n}={v}' for n, v in config.retrieval.items()]
+  environment = {
+    **os.environ,
+    'JAX_NUM_CPU_DEVICES': '4',
+    'JAX_COMPILATION_CACHE_DIR': str(cache),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  }
+  return [
+    subprocess.Popen(
+      [
+        *(sys.executable, 'launch.py', '--config=configs/digits_mrl.py'),
+        *(f'--workdir={path}', f'--mode={",".join(modes)}', *flags),
+        *(f'--coordinator_address={address}', f'--num_processes={count}'),
+        f'--process_id={index}',
+      ],
+      cwd=ROOT,
+      env=environment,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(count)
+  ]
+
+
+def stopped_at(step, path, copy):
+  """A copy of a workdir, as if training had been killed after `step`."""
+  shutil.copytree(path, copy)
+  for other in (copy / 'checkpoints').iterdir():
+    if int(other.name) > step:
+      shutil.rmtree(other)
+  (copy / 'stages.json').unlink(missing_ok=True)
+  return copy
+
+
+def values_of(path):
+  values = {}
+  for record in writer.read_metrics(path / 'metrics.jsonl'):
+    values |= record
+  return values
+
+
+def assert_close(config, path, expected_path, step):
+  """Every tensor of two states is within 1e-5 of its norm."""
+  actual, expected = (restored(config, p, step) for p in (path, expected_path))
+  expected = dict(jax.tree_util.tree_leaves_with_path(expected))
+  for name, leaf in jax.tree_util.tree_leaves_with_path(actual):
+    error = np.linalg.norm(leaf - expected[name])
+    assert error <= 1e-5 * np.linalg.norm(expected[name]), name
+
+
+def test_it_trains_as_one_device_does(together, alone, data_dir):
+  path, _ = together
+  assert_close(settings(data_dir), path, alone, 8)
+
+
+def test_evaluation_counts_every_example_once(together, alone, tmp_path):
+  path, _ = together
+  values, expected = values_of(path), values_of(alone)
+  assert values.keys() == expected.keys()
+  for name, value in expected.items():
+    if 'top' in name or 'knn' in name:
+      assert values[name] == value, name
+    elif name.startswith('val/loss'):
+      np.testing.assert_allclose(values[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_embeddings(together, alone, data_dir):
+  config = settings(data_dir)
+  for split in (config.train_split, config.eval_split):
+    x, label, manifest = embeddings.load(together[0] / 'embeddings', split)
+    *expected, expected_manifest = embeddings.load(alone / 'embeddings', split)
+    np.testing.assert_allclose(x, expected[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(label, expected[1])
+    del manifest['config_hash'], expected_manifest['config_hash']
+    assert manifest == expected_manifest
+
+
+def test_the_first_process_alone_writes_and_prints(together, alone):
+  path, ((out, _), (other_out, other_err)) = together
+  assert 'train: finished' in out and 'report: finished' in out
+  # Gloo's C++ speaks for itself.
+  lines = (other_out + other_err).splitlines()
+  assert [line for line in lines if not line.startswith('[Gloo]')] == []
+  records, expected = (
+    writer.read_metrics(p / 'metrics.jsonl') for p in (path, alone)
+  )
+  assert [r.keys() for r in records] == [r.keys() for r in expected]
+  files = [
+    {str(f.relative_to(p)) for f in p.rglob('*') if 'checkpoints' not in str(f)}
+    for p in (path, alone)
+  ]
+  tensorboard = {f for f in files[0] ^ files[1] if 'tfevents' in f}
+  assert files[0] ^ files[1] == tensorboard and len(tensorboard) == 6
+
+
+def test_one_process_goes_on_from_two(together, alone, data_dir, tmp_path):
+  config = settings(data_dir)
+  path = stopped_at(4, together[0], tmp_path / 'run')
+  stages.run(config, path, ('train',))
+  assert_close(config, path, alone, 8)
+
+
+def test_two_go_on_from_one_until_one_is_killed(
+  alone, data_dir, cache, tmp_path, monkeypatch
+):
+  config = settings(data_dir, num_epochs=50)
+  path = tmp_path / 'run'
+  save = Checkpoints.save
+
+  def save_and_stop(*args):
+    save(*args)
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Checkpoints, 'save', save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+      stages.run(config, path, ('train',))
+  processes = start(config, path, ('train',), cache)
+  deadline = time.time() + 100
+  while not (path / 'checkpoints' / '8').exists():
+    assert processes[0].poll() is None and time.time() < deadline
+    time.sleep(0.01)
+  killed = time.time()
+  processes[1].send_signal(signal.SIGKILL)
+  processes[1].communicate()
+  out, err = processes[0].communicate(timeout=60)
+  assert time.time() - killed < 60
+  assert processes[0].returncode
+  assert 'train: resumes at step 4' in out
+  assert 'OSError: ' in err.strip().splitlines()[-1]
+  assert 'another process is gone' in err.strip().splitlines()[-1]
+  assert_close(config, path, alone, 8)
+
+
+@pytest.mark.parametrize(
+  'flags, line',
+  [
+    (('--num_processes=2',), 'give all three or none'),
+    (
+      ('--coordinator_address=a', '--num_processes=2', '--process_id=0'),
+      "coordinator_address 'a': must be host:port",
+    ),
+    (
+      ('--coordinator_address=a:1', '--num_processes=2', '--process_id=2'),
+      'process_id 2: must be in [0, num_processes)',
+    ),
+  ],
+)
+def test_mistaken_flags(flags, line, tmp_path):
+  command = [sys.executable, 'launch.py', '--config=configs/digits_mrl.py']
+  result = subprocess.run(
+    [*command, f'--workdir={tmp_path / "run"}', *flags],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert result.returncode == 1
+  assert result.stderr.startswith('ValueError: ') and line in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1
+  assert not (tmp_path / 'run').exists()
