@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from mrl_jax import distributed
 from mrl_jax import embeddings
 from mrl_jax import stages
 from mrl_jax import writer
@@ -28,6 +29,8 @@ def settings(data_dir, num_epochs=2):
   """The shrunk digits, decoded by each process as they are needed."""
   config = conftest.shrunk(data_dir)
   config.update(input='stream', schedule='constant', num_epochs=num_epochs)
+  # Rounding tips a ReLU now and then, which changes a gradient by some 1e-3.
+  config.learning_rate = 5e-4
   return config
 
 
@@ -63,7 +66,8 @@ def start(config, path, modes, cache, count=2):
     f'--config.{name}={config[name]}'
     for name in (
       *('data_dir', 'train_split', 'eval_split', 'eval_batch_size', 'input'),
-      *('num_epochs', 'peak_epoch', 'schedule', 'nesting_dims', 'eval_dims'),
+      *('num_epochs', 'peak_epoch', 'schedule', 'learning_rate'),
+      *('nesting_dims', 'eval_dims'),
       *('log_every_steps', 'eval_every_epochs', 'checkpoint_every_epochs'),
     )
   ]
@@ -110,12 +114,18 @@ def values_of(path):
 
 
 def assert_close(config, path, expected_path, step):
-  """Every tensor of two states is within 1e-5 of its norm."""
-  actual, expected = (restored(config, p, step) for p in (path, expected_path))
-  expected = dict(jax.tree_util.tree_leaves_with_path(expected))
-  for name, leaf in jax.tree_util.tree_leaves_with_path(actual):
-    error = np.linalg.norm(leaf - expected[name])
-    assert error <= 1e-5 * np.linalg.norm(expected[name]), name
+  """Every tensor of two models is within 1e-5 of its norm."""
+  states = [restored(config, p, step) for p in (path, expected_path)]
+  for (name, x), y in zip(
+    jax.tree_util.tree_leaves_with_path(states[0].params),
+    jax.tree.leaves(states[1].params),
+    strict=True,
+  ):
+    # BatchNorm's biases start at zero: they are judged beside its scales of 1.
+    bias = name[0].key == 'encoder' and name[-1].key == 'bias'
+    norm = np.sqrt(y.size) if bias else np.linalg.norm(y)
+    error = np.linalg.norm(x - y)
+    assert error <= 1e-5 * norm, (jax.tree_util.keystr(name), error / norm)
 
 
 def test_it_trains_as_one_device_does(together, alone, data_dir):
@@ -123,12 +133,12 @@ def test_it_trains_as_one_device_does(together, alone, data_dir):
   assert_close(settings(data_dir), path, alone, 8)
 
 
-def test_evaluation_counts_every_example_once(together, alone, tmp_path):
+def test_evaluation_counts_every_example_once(together, alone):
   path, _ = together
   values, expected = values_of(path), values_of(alone)
   assert values.keys() == expected.keys()
   for name, value in expected.items():
-    if 'top' in name or 'knn' in name:
+    if name.startswith('val/top'):
       assert values[name] == value, name
     elif name.startswith('val/loss'):
       np.testing.assert_allclose(values[name], value, rtol=1e-5, err_msg=name)
@@ -203,29 +213,21 @@ def test_two_go_on_from_one_until_one_is_killed(
 
 
 @pytest.mark.parametrize(
-  'flags, line',
+  'arguments, line',
   [
-    (('--num_processes=2',), 'give all three or none'),
-    (
-      ('--coordinator_address=a', '--num_processes=2', '--process_id=0'),
-      "coordinator_address 'a': must be host:port",
-    ),
-    (
-      ('--coordinator_address=a:1', '--num_processes=2', '--process_id=2'),
-      'process_id 2: must be in [0, num_processes)',
-    ),
+    ((None, 2, None), 'give all three or none'),
+    (('a', 2, 0), "coordinator_address 'a': must be host:port"),
+    (('a:1', 2, 2), r'process_id 2: must be in \[0, num_processes\)'),
   ],
 )
-def test_mistaken_flags(flags, line, tmp_path):
-  command = [sys.executable, 'launch.py', '--config=configs/digits_mrl.py']
-  result = subprocess.run(
-    [*command, f'--workdir={tmp_path / "run"}', *flags],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=60,
-  )
-  assert result.returncode == 1
-  assert result.stderr.startswith('ValueError: ') and line in result.stderr
-  assert len(result.stderr.strip().splitlines()) == 1
-  assert not (tmp_path / 'run').exists()
+def test_impossible_processes(arguments, line):
+  with (
+    pytest.raises(ValueError, match=line),
+    distributed.joined(*arguments),
+  ):
+    pytest.fail('joined')
+
+
+def test_a_single_machine_is_left_alone():
+  with distributed.joined():
+    assert not jax.distributed.is_initialized()
