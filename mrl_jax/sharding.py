@@ -1,6 +1,7 @@
 """The device mesh, and how arrays lie on it."""
 
 from collections.abc import Mapping
+import hashlib
 from typing import Any
 
 import jax
@@ -130,3 +131,12 @@ def barrier(name: str) -> None:
   """Waits until all processes have come here."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
+
+
+def agreed(text: str) -> bool:
+  """Whether all processes have come here with the same text."""
+  if jax.process_count() == 1:
+    return True
+  digest = hashlib.sha256(text.encode()).digest()
+  digest = np.frombuffer(digest, np.uint8)
+  return bool((multihost_utils.process_allgather(digest) == digest).all())

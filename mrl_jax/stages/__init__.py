@@ -106,6 +106,13 @@ def run(
   check.check(config)
   workdir = open_workdir(config, path)
   _use_compilation_cache()
+  # Processes that differ in these would wait for each other in vain.
+  parts = (workdir.config, [*modes], workdir.marks(), workdir.latest_step())
+  if not sharding.agreed(json.dumps(parts)):
+    raise ValueError(
+      'the processes differ: give all the same config and modes, and the same '
+      f'workdir on a shared disk, here {workdir.path}'
+    )
   done = set()
   for mode in modes:
     if mode in done:
