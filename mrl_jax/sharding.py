@@ -1,7 +1,8 @@
 """The device mesh, and how arrays lie on it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import hashlib
+import json
 from typing import Any
 
 import jax
@@ -140,3 +141,19 @@ def agreed(text: str) -> bool:
   digest = hashlib.sha256(text.encode()).digest()
   digest = np.frombuffer(digest, np.uint8)
   return bool((multihost_utils.process_allgather(digest) == digest).all())
+
+
+def union(texts: Sequence[str]) -> list[str]:
+  """The texts of all processes, each once, sorted."""
+  if jax.process_count() == 1:
+    return sorted(set(texts))
+  data = np.frombuffer(json.dumps(texts).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.array(data.size))
+  rows = multihost_utils.process_allgather(
+    np.pad(data, (0, sizes.max() - data.size))
+  )
+  lists = (
+    json.loads(row[:size].tobytes())
+    for row, size in zip(rows, sizes, strict=True)
+  )
+  return sorted({text for texts in lists for text in texts})

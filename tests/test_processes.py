@@ -231,3 +231,11 @@ def test_impossible_processes(arguments, line):
 def test_a_single_machine_is_left_alone():
   with distributed.joined():
     assert not jax.distributed.is_initialized()
+
+
+@pytest.mark.parametrize('tasks, several', [('1', False), ('2', True)])
+def test_slurm_is_detected_by_its_step(tasks, several, monkeypatch):
+  """A shell within an allocation of many tasks is a step of one."""
+  monkeypatch.setenv('SLURM_NTASKS', '2')
+  monkeypatch.setenv('SLURM_STEP_NUM_TASKS', tasks)
+  assert distributed._in_cluster() == several

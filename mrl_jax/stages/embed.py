@@ -50,9 +50,12 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
       # Takes its part in computing them; the first process writes.
       for _ in rows:
         pass
+      sharding.union(damage.keys)
       continue
     paths = embeddings.paths(workdir.embeddings, split)
     count, dim = _write(rows, paths)
+    # Each process has seen those of its own rows.
+    damaged = sharding.union(damage.keys)
     files.write_json(
       paths[2],
       {
@@ -65,7 +68,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         'split': split,
         'step': trained.step,
         'config_hash': workdir.hash_of(),
-        'damaged': damage.keys,
+        'damaged': damaged,
       },
     )
     if line := damage.report():
