@@ -38,8 +38,6 @@ def joined(
     return
   if given != (None, None, None):
     _check(*given)
-  # It would catch SIGTERM, and nothing here asks it for the notice.
-  jax.config.update('jax_enable_preemption_service', False)
   with _witness():
     jax.distributed.initialize(
       *given,
@@ -51,6 +49,8 @@ def joined(
     try:
       yield
     except BaseException as error:
+      if isinstance(error, SystemExit) and isinstance(error.code, int):
+        raise  # SIGTERM: all leave after the same step.
       failed = True
       _show(error)
   if failed:

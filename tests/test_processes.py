@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -210,6 +211,21 @@ def test_two_go_on_from_one_until_one_is_killed(
   assert 'OSError: ' in err.strip().splitlines()[-1]
   assert 'another process is gone' in err.strip().splitlines()[-1]
   assert_close(config, path, alone, 8)
+
+
+def test_sigterm_to_one_saves_and_ends_both(data_dir, cache, tmp_path):
+  config = settings(data_dir, num_epochs=50)
+  path = tmp_path / 'run'
+  processes = start(config, path, ('train',), cache)
+  deadline = time.time() + 100
+  while not (path / 'checkpoints' / '4').exists():
+    assert processes[0].poll() is None and time.time() < deadline
+    time.sleep(0.01)
+  processes[1].send_signal(signal.SIGTERM)
+  (out, _), _ = [process.communicate(timeout=60) for process in processes]
+  assert [process.returncode for process in processes] == [143, 143]
+  step = int(re.search(r'SIGTERM: saves step (\d+)', out)[1])
+  assert (path / 'checkpoints' / str(step) / '_CHECKPOINT_METADATA').exists()
 
 
 @pytest.mark.parametrize(
