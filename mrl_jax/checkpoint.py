@@ -91,6 +91,10 @@ class Checkpoints:
       metrics={'score': _UNMEASURED if score is None else score},
     )
 
+  def wait(self) -> None:
+    """Returns when what is being saved is whole."""
+    self._manager.wait_until_finished()
+
   def restore(self, like: State, step: int) -> State:
     """The state, in the shapes and shardings of `like`.
 

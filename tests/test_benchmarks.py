@@ -6,7 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+from benchmarks import checkpoint
 from benchmarks import head
+from benchmarks import train_step
 from mrl_jax import fused
 
 
@@ -48,3 +50,29 @@ def test_the_peer_has_our_loss(kind):
   ours = fused.cross_entropy(spec, *arrays, label_N).mean(-1).sum()
   forward, forward_backward = torch_head.steps(kind, dims, *arrays, label_N)
   np.testing.assert_allclose([forward(), forward_backward()], ours, rtol=1e-5)
+
+
+TINY = ['--encoder=resnet8', '--batch_size=2', '--image_size=8']
+
+
+def run(monkeypatch, tmp_path, module, *flags):
+  path = tmp_path / 'record.json'
+  argv = [module.__name__, f'--json={path}', *TINY, *flags]
+  monkeypatch.setattr(sys, 'argv', argv)
+  module.main()
+  record = json.loads(path.read_text())
+  return next(rows for rows in record.values() if isinstance(rows, list))
+
+
+def test_train_step(monkeypatch, tmp_path):
+  monkeypatch.setattr(train_step, 'KINDS', {'FF': 'fixed'})
+  monkeypatch.setattr(train_step, 'PRODUCT', 64)
+  rows = run(monkeypatch, tmp_path, train_step, '--rounds=1')
+  assert rows[0]['images/s'] > 0 and rows[0]['x FF'] == 1
+
+
+def test_checkpoint(monkeypatch, tmp_path):
+  monkeypatch.setattr(checkpoint, 'SAVES', 1)
+  rows = run(monkeypatch, tmp_path, checkpoint)
+  # Parameters and their momentum, in float32.
+  assert rows[0]['MB'] > 0.5 and rows[0]['write ms'] > rows[0]['step ms']

@@ -1,8 +1,4 @@
-"""The same weights and batches through a training loop in plain PyTorch.
-
-The loop is written from the definitions of the released recipe; its modules
-bear torchvision's names, because the released decay filter goes by name.
-"""
+"""The same weights and batches through a training loop in plain PyTorch."""
 
 import dataclasses
 
@@ -18,6 +14,7 @@ from mrl_jax import state as state_lib
 from mrl_jax.models import resnet
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
+torch_resnet = pytest.importorskip('benchmarks.torch_resnet')
 
 # Identity and projected shortcuts, both strides, a ResNet-50's 2048 features.
 VARIANT = resnet.Variant((2, 1, 1), (16, 32, 512))
@@ -29,80 +26,6 @@ LEARNING_RATE = 0.425 * BATCH_SIZE / 1024
 MOMENTUM, LABEL_SMOOTHING = 0.9, 0.1
 # The recipe's 1e-4 would hardly show in 20 steps.
 WEIGHT_DECAY = 1e-2
-
-
-class BlurConv(torch.nn.Conv2d):
-  def forward(self, x):
-    row = torch.tensor([1, 2, 1], dtype=x.dtype)
-    kernel = torch.outer(row, row).repeat(self.in_channels, 1, 1, 1) / 16
-    blurred = torch.nn.functional.conv2d(
-      x, kernel, padding=1, groups=self.in_channels
-    )
-    return super().forward(blurred)
-
-
-def convolution(in_channels, out_channels, size, stride=1):
-  blurs = stride > 1 and in_channels >= 16
-  layer = BlurConv if blurs else torch.nn.Conv2d
-  return layer(
-    in_channels, out_channels, size, stride, padding=size // 2, bias=False
-  )
-
-
-class Bottleneck(torch.nn.Module):
-  def __init__(self, in_channels, width, stride):
-    super().__init__()
-    out_channels = 4 * width
-    self.conv1 = convolution(in_channels, width, 1)
-    self.bn1 = torch.nn.BatchNorm2d(width)
-    self.conv2 = convolution(width, width, 3, stride)
-    self.bn2 = torch.nn.BatchNorm2d(width)
-    self.conv3 = convolution(width, out_channels, 1)
-    self.bn3 = torch.nn.BatchNorm2d(out_channels)
-    self.downsample = torch.nn.Identity()
-    if stride > 1 or in_channels != out_channels:
-      self.downsample = torch.nn.Sequential(
-        convolution(in_channels, out_channels, 1, stride),
-        torch.nn.BatchNorm2d(out_channels),
-      )
-
-  def forward(self, x):
-    y = self.bn1(self.conv1(x)).relu()
-    y = self.bn2(self.conv2(y)).relu()
-    return (self.bn3(self.conv3(y)) + self.downsample(x)).relu()
-
-
-class TorchClassifier(torch.nn.Module):
-  def __init__(self, variant, head):
-    super().__init__()
-    channels = variant.widths[0]
-    self.conv1 = convolution(3, channels, 7, stride=2)
-    self.bn1 = torch.nn.BatchNorm2d(channels)
-    self.num_stages = len(variant.depths)
-    for stage, (depth, width) in enumerate(
-      zip(variant.depths, variant.widths, strict=True), start=1
-    ):
-      blocks = []
-      for index in range(depth):
-        stride = 2 if stage > 1 and index == 0 else 1
-        blocks.append(Bottleneck(channels, width, stride))
-        channels = 4 * width
-      self.add_module(f'layer{stage}', torch.nn.Sequential(*blocks))
-    self.shared = head == 'mrl_e'
-    self.fc = torch.nn.ModuleList(
-      torch.nn.Linear(width, NUM_CLASSES) for width in head_widths(head)
-    )
-
-  def forward(self, x):
-    x = self.bn1(self.conv1(x)).relu()
-    x = torch.nn.functional.max_pool2d(x, 3, stride=2, padding=1)
-    for stage in range(1, self.num_stages + 1):
-      x = getattr(self, f'layer{stage}')(x)
-    x = x.mean((2, 3))
-    if not self.shared:
-      return [fc(x[:, : fc.in_features]) for fc in self.fc]
-    weight, bias = self.fc[0].weight, self.fc[0].bias
-    return [x[:, :m] @ weight[:, :m].T + bias for m in DIMS]
 
 
 def head_widths(head):
@@ -203,18 +126,11 @@ def train(head):
 
 def train_torch(head, start, dtype=torch.float32):
   """Arrays after, and the losses, of a plain loop from the same start."""
-  model = TorchClassifier(VARIANT, head)
+  model = torch_resnet.Classifier(VARIANT, head, DIMS, NUM_CLASSES)
   model.load_state_dict({k: torch.tensor(v) for k, v in start.items()})
   model = model.to(dtype)
-  named = list(model.named_parameters())
-  optimizer = torch.optim.SGD(
-    [
-      {'params': [p for k, p in named if 'bn' in k], 'weight_decay': 0},
-      {'params': [p for k, p in named if 'bn' not in k]},
-    ],
-    lr=0,
-    momentum=MOMENTUM,
-    weight_decay=WEIGHT_DECAY,
+  optimizer = torch_resnet.optimizer(
+    model, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
   )
   criterion = torch.nn.CrossEntropyLoss(label_smoothing=LABEL_SMOOTHING)
   losses = []

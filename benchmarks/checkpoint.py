@@ -1,0 +1,101 @@
+"""What a checkpoint costs the training loop: the stall of a save.
+
+    python -m benchmarks.checkpoint [--json=FILE] [--encoder=resnet50]
+
+Steps run as training runs them, one ahead of the host; every few, the state is
+saved asynchronously. The stall is how much longer a step with a save takes than
+the median step without; `write` is until the save is whole on disk.
+"""
+
+import argparse
+import tempfile
+import time
+
+from flax import nnx
+import jax
+import numpy as np
+
+from benchmarks import timing
+from mrl_jax import models
+from mrl_jax import nesting
+from mrl_jax import optim
+from mrl_jax import state as state_lib
+from mrl_jax.checkpoint import Checkpoints
+
+STEPS_BETWEEN, SAVES = 6, 4
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    prog='python -m benchmarks.checkpoint', description=__doc__.split('\n')[0]
+  )
+  add = parser.add_argument
+  add('--json', help='file for the figures')
+  add('--encoder', default='resnet50', choices=tuple(models.ENCODERS))
+  add('--batch_size', type=int, default=16)
+  add('--image_size', type=int, default=64)
+  args = parser.parse_args()
+  record = {
+    'environment': timing.environment('jax', 'jaxlib', 'orbax-checkpoint'),
+    **vars(args),
+  }
+  print(', '.join(f'{k} {v}' for k, v in record['environment'].items()))
+  title = f'{args.encoder}, batch {args.batch_size}, {args.image_size} pixels'
+  record[title] = [_measure(args)]
+  timing.show(title, record[title])
+  if args.json:
+    timing.write_json(args.json, record)
+
+
+def _measure(args) -> timing.Row:
+  dims = nesting.doubling(8, models.num_features(args.encoder))
+  model = models.Classifier(
+    args.encoder, dims, 1000, blurpool=True, rngs=nnx.Rngs(0)
+  )
+  optimizer = optim.sgd(0.01, momentum=0.9, weight_decay=1e-4)
+  graphdef, state = state_lib.create(model, optimizer)
+  step = state_lib.make_train_step(
+    graphdef, optimizer, lambda key, batch, step: batch, seed=0
+  )
+  rng = np.random.default_rng(0)
+  shape = (args.batch_size, args.image_size, args.image_size, 3)
+  batch = jax.device_put(
+    (
+      rng.normal(size=shape).astype(np.float32),
+      rng.integers(0, 1000, args.batch_size).astype(np.int32),
+    )
+  )
+  state, metrics = step(state, batch)  # Compiles.
+  jax.block_until_ready(state)
+  size = sum(x.nbytes for x in jax.tree.leaves(state))
+  plain, saving, writing = [], [], []
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    Checkpoints(folder, keep=1) as checkpoints,
+  ):
+    for i in range(1, STEPS_BETWEEN * SAVES + 1):
+      start = time.perf_counter()
+      pending = metrics
+      state, metrics = step(state, batch)
+      jax.block_until_ready(pending)
+      if i % STEPS_BETWEEN:
+        plain.append(time.perf_counter() - start)
+        continue
+      checkpoints.save(state, {})
+      saving.append(time.perf_counter() - start)
+      checkpoints.wait()
+      writing.append(time.perf_counter() - start)
+  step_ms, save_ms, write_ms = (
+    1e3 * float(np.median(x)) for x in (plain, saving, writing)
+  )
+  return {
+    'MB': size / 1e6,
+    'step ms': step_ms,
+    'step with save ms': save_ms,
+    'stall in steps': (save_ms - step_ms) / step_ms,
+    'write ms': write_ms,
+  }
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,166 @@
+"""The whole training step: fixed feature, MRL-E and MRL, synthetic images.
+
+    python -m benchmarks.train_step [--peer=torch] [--json=FILE]
+                                    [--batch_size=16] [--image_size=64]
+
+The step is the one training runs: normalisation, forward, backward, SGD.
+Medians of alternating runs; `of matmul` is what XLA counts of the step's
+arithmetic, as a share of the rate of a large matrix product in the same run.
+"""
+
+import argparse
+
+from flax import nnx
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from benchmarks import timing
+from mrl_jax import models
+from mrl_jax import nesting
+from mrl_jax import optim
+from mrl_jax import state as state_lib
+from mrl_jax.data import augment
+
+NUM_CLASSES = 1000
+KINDS = {'FF': 'fixed', 'MRL-E': 'mrl_e', 'MRL': 'mrl'}
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PRODUCT = 4096  # Rows and columns of the product that the rate is taken from.
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    prog='python -m benchmarks.train_step', description=__doc__.split('\n')[0]
+  )
+  add = parser.add_argument
+  add('--peer', choices=('torch', 'torch_compile'))
+  add('--json', help='file for the figures')
+  add('--encoder', default='resnet50', choices=tuple(models.ENCODERS))
+  add('--batch_size', type=int, default=16)
+  add('--image_size', type=int, default=64)
+  add('--rounds', type=int, default=7)
+  add('--dtype', default='float32', choices=('float32', 'bfloat16'))
+  args = parser.parse_args()
+  packages = ['jax', 'jaxlib', *(['torch'] if args.peer else [])]
+  record = {'environment': timing.environment(*packages), **vars(args)}
+  print(', '.join(f'{k} {v}' for k, v in record['environment'].items()))
+  title = (
+    f'{args.encoder}, batch {args.batch_size}, {args.image_size} pixels, '
+    f'{args.dtype}'
+  )
+  record[title] = _steps(args)
+  timing.show(title, record[title])
+  if args.json:
+    timing.write_json(args.json, record)
+
+
+def _batch(args) -> dict[str, np.ndarray]:
+  rng = np.random.default_rng(0)
+  shape = (args.batch_size, args.image_size, args.image_size, 3)
+  return {
+    'image': rng.integers(0, 256, shape, np.uint8),
+    'label': rng.integers(0, NUM_CLASSES, args.batch_size).astype(np.int32),
+  }
+
+
+def _dims(args, kind: str) -> tuple[int, ...]:
+  dims = nesting.doubling(8, models.num_features(args.encoder))
+  return dims[-1:] if kind == 'fixed' else dims
+
+
+def _ours(args, kind: str, batch):
+  """A call that does one step, and how many operations XLA counts in it."""
+  build = lambda: models.Classifier(
+    args.encoder,
+    _dims(args, kind),
+    NUM_CLASSES,
+    head=kind,
+    blurpool=True,
+    dtype=jnp.dtype(args.dtype),
+    rngs=nnx.Rngs(0),
+  )
+  optimizer = optim.sgd(0.01, momentum=0.9, weight_decay=1e-4, mask='reference')
+  graphdef, state = state_lib.create(build(), optimizer)
+  step = state_lib.make_train_step(
+    graphdef,
+    optimizer,
+    lambda key, batch, step: (
+      augment.normalize(batch['image'], mean=MEAN, std=STD),
+      batch['label'],
+    ),
+    seed=0,
+    label_smoothing=0.1,
+  )
+  compiled = step.lower(state, batch).compile()
+
+  def run():
+    nonlocal state
+    state, metrics = compiled(state, batch)
+    jax.block_until_ready((state, metrics))
+
+  return run, compiled.cost_analysis()['flops']
+
+
+def _peer(args, kind: str, batch):
+  import torch
+
+  from benchmarks import torch_resnet
+
+  device = 'cuda' if torch.cuda.is_available() else 'cpu'
+  model = torch_resnet.Classifier(
+    models.ENCODERS[args.encoder], kind, _dims(args, kind), NUM_CLASSES
+  ).to(device, memory_format=torch.channels_last)
+  if args.peer == 'torch_compile':
+    model = torch.compile(model)
+  optimizer = torch_resnet.optimizer(model, momentum=0.9, weight_decay=1e-4)
+  criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+  mean, std = (
+    torch.tensor(x, device=device)[:, None, None] for x in (MEAN, STD)
+  )
+  image = torch.tensor(batch['image'], device=device).permute(0, 3, 1, 2)
+  label = torch.tensor(batch['label'], device=device).long()
+
+  def run():
+    with torch.autocast(
+      device, torch.bfloat16, enabled=args.dtype == 'bfloat16'
+    ):
+      logits = model((image / 255 - mean) / std)
+      loss = sum(criterion(x, label) for x in logits)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+  return run
+
+
+def _steps(args) -> list[timing.Row]:
+  batch = jax.device_put(_batch(args))
+  functions, operations = {}, {}
+  for name, kind in KINDS.items():
+    functions[name], operations[name] = _ours(args, kind, batch)
+    if args.peer:
+      functions[name, 'peer'] = _peer(args, kind, jax.device_get(batch))
+  square = jnp.ones((PRODUCT, PRODUCT), args.dtype)
+  product = jax.jit(jnp.matmul)
+  functions['product'] = lambda: jax.block_until_ready(product(square, square))
+  ms = timing.medians(functions, args.rounds)
+  rate = 2 * PRODUCT**3 / ms['product']
+  rows = []
+  for name in KINDS:
+    row = {
+      'head': name,
+      'step ms': ms[name],
+      'images/s': 1e3 * args.batch_size / ms[name],
+      'x FF': ms[name] / ms['FF'],
+      'of matmul': operations[name] / ms[name] / rate,
+    }
+    if args.peer:
+      row['peer images/s'] = 1e3 * args.batch_size / ms[name, 'peer']
+      row['ours / peer'] = ms[name, 'peer'] / ms[name]
+    rows.append(row)
+  return rows
+
+
+if __name__ == '__main__':
+  main()
