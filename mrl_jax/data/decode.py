@@ -5,6 +5,9 @@ import io
 import numpy as np
 from PIL import Image
 
+from mrl_jax.data import partial
+from mrl_jax.data import resample
+
 # What begins the files of the formats that Pillow and browsers agree on.
 _SIGNATURES = (b'\xff\xd8\xff', b'\x89PNG', b'GIF8', b'BM', b'II*\0', b'MM\0*')
 # A strip of 60,000x1 pixels would become 12 GB.
@@ -103,11 +106,17 @@ def random_resized_crop(
     scale: range of the box's share of the image's area.
     ratio: range of the box's aspect ratio, drawn uniformly in its logarithm.
   """
-  image = open_rgb(data)
-  box = _random_box(image.size, rng, scale, ratio)
-  return np.asarray(
-    image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-  )
+  frame = partial.read_frame(data)
+  box = decoded = None
+  if frame:
+    box = _random_box((frame.width, frame.height), rng, scale, ratio)
+    decoded = partial.decode(data, frame, box, size=size)
+  if decoded is None:
+    image = open_rgb(data)
+    # Pillow may say more, or what is wrong.
+    box = box or _random_box(image.size, rng, scale, ratio)
+    decoded = np.asarray(image), box
+  return resample.resize_box(*decoded, size)
 
 
 def _random_box(size, rng, scale, ratio):
@@ -118,8 +127,8 @@ def _random_box(size, rng, scale, ratio):
     box_width = round(np.sqrt(area * aspect))
     box_height = round(np.sqrt(area / aspect))
     if 0 < box_width <= width and 0 < box_height <= height:
-      left = rng.integers(width - box_width + 1)
-      top = rng.integers(height - box_height + 1)
+      left = int(rng.integers(width - box_width + 1))
+      top = int(rng.integers(height - box_height + 1))
       return (left, top, left + box_width, top + box_height)
   box_width = min(width, round(height * ratio[1]))
   box_height = min(height, round(width / ratio[0]))

@@ -1,0 +1,100 @@
+"""Decodes little more of a JPEG than the box of pixels that is wanted."""
+
+import struct
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+
+Box = tuple[float, float, float, float]  # Left, top, right, bottom.
+
+_BEGIN, _END = b'\xff\xd8', b'\xff\xd9'
+_FILL, _SCAN = 0xFF, 0xDA
+# Huffman-coded: baseline, extended, progressive.
+_FRAMES = (0xC0, 0xC1, 0xC2)
+_MOST_PIXELS = 100_000_000
+
+
+class Frame(NamedTuple):
+  """What the header of a JPEG says.
+
+  Attributes:
+    width: in pixels.
+    height: in pixels.
+    band: rows of pixels that are coded together.
+    offset: where in the file the height stands, in two bytes.
+  """
+
+  width: int
+  height: int
+  band: int
+  offset: int
+
+
+def read_frame(data: bytes) -> Frame | None:
+  """The header of a whole JPEG of 8 bits, grey or of three components.
+
+  None for all else, be it damaged or only rare: that is for Pillow to judge.
+  """
+  if not (data.startswith(_BEGIN) and data.endswith(_END)):
+    return None
+  at = len(_BEGIN)
+  while at + 10 <= len(data) and data[at] == _FILL and data[at + 1] != _SCAN:
+    if data[at + 1] in _FRAMES:
+      return _parse_frame(data, at)
+    if data[at + 1] == _FILL:
+      at += 1
+    else:
+      at += 2 + int.from_bytes(data[at + 2 : at + 4])
+  return None
+
+
+def _parse_frame(data: bytes, at: int) -> Frame | None:
+  bits, height, width, components = struct.unpack_from('>BHHB', data, at + 4)
+  factors = [byte & 15 for byte in data[at + 11 : at + 11 + 3 * components : 3]]
+  usual = bits == 8 and len(factors) == components and components in (1, 3)
+  if not (usual and min(factors) and 0 < width * height <= _MOST_PIXELS):
+    return None
+  return Frame(width, height, 8 * max(factors), at + 5)
+
+
+def decode(
+  data: bytes, frame: Frame, box: Box, *, size: int
+) -> tuple[np.ndarray, Box] | None:
+  """The upper part of a JPEG, and the box in it; None if it is damaged.
+
+  Decoding ends below the box, and is at 1/2, 1/4 or 1/8 of the size if both
+  sides of the box then still have `size` pixels.
+
+  Args:
+    data: the JPEG.
+    frame: from `read_frame`.
+    box: what will be cut from it, in pixels of the whole image.
+    size: what the box will be resized to.
+
+  Returns:
+    uint8 RGB [rows, columns, 3] and the same box in its pixels.
+  """
+  left, top, right, bottom = box
+  factor = 1
+  while factor < 8 and min(right - left, bottom - top) >= 2 * factor * size:
+    factor *= 2
+  # The colour of the last rows is interpolated with what lies below them.
+  height = -(-(bottom + factor) // frame.band) * frame.band
+  if height < frame.height:
+    # A decoder stops at the last row that the header tells it of.
+    end = frame.offset + 2
+    data = b''.join((data[: frame.offset], height.to_bytes(2), data[end:]))
+  height = min(height, frame.height)
+  try:
+    pixels = simplejpeg.decode_jpeg(
+      data,
+      min_height=-(-height // factor),
+      min_width=-(-frame.width // factor),
+      min_factor=factor,
+      # Else the rows left over were an error. Pillow accepts as much.
+      strict=False,
+    )
+  except ValueError:
+    return None
+  return pixels, tuple(side / factor for side in box)
