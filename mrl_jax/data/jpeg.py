@@ -7,16 +7,19 @@ from PIL import Image
 from mrl_jax.data import decode
 
 
-def reencode(data: bytes, *, max_side: int, quality: int) -> bytes:
+def reencode(
+  data: bytes, *, max_side: int, quality: int, keep: bool = True
+) -> bytes:
   """An RGB JPEG whose longer side has at most `max_side` pixels.
 
-  That is `data` itself, if it is one and can be decoded. The pixels are those
-  that training reads: a rotation in the EXIF data is not applied.
+  That is `data` itself, if it is one, can be decoded, and `keep`. The pixels
+  are those that training reads: a rotation in the EXIF data is not applied.
 
   Args:
     data: an encoded image.
     max_side: a larger image is scaled down to it, bicubic with antialiasing.
     quality: of a new JPEG, 1 to 100.
+    keep: leave a JPEG that is small enough as it is.
 
   Raises:
     DamagedImageError: it cannot be decoded.
@@ -31,7 +34,8 @@ def reencode(data: bytes, *, max_side: int, quality: int) -> bytes:
   # Decoded at no less than twice the size, so that bicubic does the scaling.
   image = decode.open_rgb(data, at_least=tuple(2 * side for side in new_size))
   # A JPEG with further pictures behind the first, as of phones, is an MPO.
-  if new_size == size and mode == 'RGB' and stored_as in ('JPEG', 'MPO'):
+  is_jpeg = mode == 'RGB' and stored_as in ('JPEG', 'MPO')
+  if keep and is_jpeg and new_size == size:
     return data
   if image.size != new_size:
     image = image.resize(new_size, Image.Resampling.BICUBIC)

@@ -60,6 +60,7 @@ def rewrite(
   manual_dir: str = '',
   max_side: int | None = None,
   quality: int | None = None,
+  reencode_all: bool = False,
   workers: int = 0,
 ) -> None:
   """Writes a dataset to `out`, with smaller images; prepares it if need be.
@@ -70,6 +71,8 @@ def rewrite(
     raise ValueError(f'--max_side={max_side}: must be at least 1')
   if quality is not None and max_side is None:
     raise ValueError('--quality needs --max_side: without it all is copied')
+  if reencode_all and max_side is None:
+    raise ValueError('--reencode_all needs --max_side')
   if quality is not None and not 1 <= quality <= 100:
     raise ValueError(f'--quality={quality}: must be in 1..100')
   if workers < 0:
@@ -83,6 +86,7 @@ def rewrite(
     data_dir=data_dir,
     max_side=max_side or 0,
     quality=90 if quality is None else quality,
+    keep=not reencode_all,
     workers=workers,
   )
   print('\n'.join(manifest.summary(written)))
@@ -111,6 +115,7 @@ def main() -> None:
         manual_dir=args.manual_dir,
         max_side=args.max_side,
         quality=args.quality,
+        reencode_all=args.reencode_all,
         workers=args.workers,
       )
   except KeyboardInterrupt:
@@ -139,6 +144,12 @@ def _parse_args() -> argparse.Namespace:
     'default: every image is copied',
   )
   add('--quality', type=int, help='of new JPEGs, 1 to 100; default: 90')
+  add(
+    '--reencode_all',
+    action='store_true',
+    help='also the JPEGs that are small enough, to --quality: fewer bytes to '
+    'decode, some of their detail lost',
+  )
   add('--workers', type=int, default=0, help='processes; default: one a core')
   add('--verify', action='store_true', help='compares --out with its manifest')
   args = parser.parse_args()
@@ -148,7 +159,7 @@ def _parse_args() -> argparse.Namespace:
 
 
 def _check_no_out(args: argparse.Namespace) -> None:
-  for name in ('max_side', 'quality', 'workers', 'verify'):
+  for name in ('max_side', 'quality', 'reencode_all', 'workers', 'verify'):
     if getattr(args, name):
       raise ValueError(f'--{name} needs --out')
 

@@ -36,6 +36,7 @@ def write(
   data_dir: str = '',
   max_side: int = 0,
   quality: int = 90,
+  keep: bool = True,
   workers: int = 0,
   shard_images: int = 0,
 ) -> dict[str, Any]:
@@ -51,6 +52,7 @@ def write(
     max_side: larger images are scaled down to this many pixels, what is no RGB
       JPEG becomes one, and damaged images are left out; 0 copies all, unread.
     quality: of these JPEGs, 1 to 100.
+    keep: leave the JPEGs that are small enough as they are.
     workers: processes; 0 is one for each core.
     shard_images: images in a shard; 0 chooses.
 
@@ -74,6 +76,8 @@ def write(
     'images': {split: len(opened) for split, opened in sources.items()},
     'max_side': max_side,
     'quality': quality if max_side else None,
+    # None, as in folders from before there was a choice.
+    'reencode_all': True if max_side and not keep else None,
     'shard_images': shard_images,
     # Another version may write other bytes.
     'pillow': PIL.__version__ if max_side else None,
@@ -112,6 +116,7 @@ def _write(
       out / _UNFINISHED,
       max_side=settings['max_side'],
       quality=settings['quality'],
+      keep=not settings['reencode_all'],
       shard_images=settings['shard_images'],
     )
   records = _write_missing(plan, workers)

@@ -32,6 +32,7 @@ class Shard(NamedTuple):
     part: the examples, all of which come into it.
     max_side: see `jpeg.reencode`; 0 leaves the images as they are.
     quality: likewise; None where max_side is 0.
+    keep: likewise.
   """
 
   path: pathlib.Path
@@ -40,6 +41,7 @@ class Shard(NamedTuple):
   part: source.Source
   max_side: int
   quality: int | None
+  keep: bool
 
 
 def features(
@@ -65,6 +67,7 @@ def plan(
   *,
   max_side: int,
   quality: int | None,
+  keep: bool = True,
   shard_images: int = 0,
 ) -> list[Shard]:
   """The shards of a split, alike in size to an image.
@@ -76,6 +79,7 @@ def plan(
     records: folder of their records.
     max_side: see `Shard`.
     quality: see `Shard`.
+    keep: see `Shard`.
     shard_images: the most images a shard has; 0 chooses.
   """
   least = max(_LEAST_IMAGES, -(-len(opened) // _MOST_SHARDS))
@@ -92,6 +96,7 @@ def plan(
         opened.part(start, stop),
         max_side,
         quality,
+        keep,
       )
     )
   return planned
@@ -188,4 +193,6 @@ def _payloads(shard: Shard, record: dict[str, Any]) -> Iterator[bytes]:
 def _encode(data: bytes, shard: Shard) -> bytes:
   if not shard.max_side:
     return data
-  return jpeg.reencode(data, max_side=shard.max_side, quality=shard.quality)
+  return jpeg.reencode(
+    data, max_side=shard.max_side, quality=shard.quality, keep=shard.keep
+  )

@@ -1,0 +1,102 @@
+"""FFCV's loader, measured at request, in a Python that has FFCV.
+
+Called as `ffcv_input.py LIST DIR`: writes the images that the file LIST names to
+DIR in both modes, then for each line `MODE WORKERS BATCHES` prints images a
+second and processor seconds an image as JSON.
+"""
+
+import json
+import pathlib
+import sys
+import time
+
+from ffcv.fields import IntField
+from ffcv.fields import RGBImageField
+from ffcv.fields.basics import IntDecoder
+from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
+from ffcv.loader import Loader
+from ffcv.loader import OrderOption
+from ffcv.writer import DatasetWriter
+import numpy as np
+from PIL import Image
+
+BATCH_SIZE, SIZE, SKIPPED = 100, 176, 3
+MODES = {
+  'jpg': {'write_mode': 'jpg'},
+  'half': {'write_mode': 'proportion', 'compress_probability': 0.5},
+}
+
+
+class Images:
+  """What the writer takes: (image, label) by index."""
+
+  def __init__(self, paths):
+    self._paths = paths
+
+  def __len__(self):
+    return len(self._paths)
+
+  def __getitem__(self, index):
+    return Image.open(self._paths[index]).convert('RGB'), index
+
+
+def write(paths, folder):
+  """The settings of github.com/libffcv/ffcv-imagenet's ResNet-50."""
+  for mode, options in MODES.items():
+    np.random.seed(0)
+    image = RGBImageField(max_resolution=500, jpeg_quality=90, **options)
+    writer = DatasetWriter(
+      str(folder / mode), {'image': image, 'label': IntField()}, num_workers=1
+    )
+    writer.from_indexed_dataset(Images(paths))
+
+
+def loader(folder, mode, workers, count, batches):
+  # One long epoch: the end of each stops the threads.
+  epoch = np.resize(np.arange(count), (batches + SKIPPED) * BATCH_SIZE)
+  return Loader(
+    str(folder / mode),
+    batch_size=BATCH_SIZE,
+    num_workers=workers,
+    order=OrderOption.RANDOM,
+    os_cache=True,
+    indices=epoch,
+    pipelines={
+      'image': [RandomResizedCropRGBImageDecoder((SIZE, SIZE))],
+      'label': [IntDecoder()],
+    },
+  )
+
+
+def measure(batches):
+  iterator = iter(batches)
+  for _ in range(SKIPPED):
+    next(iterator)
+  start, processor_start = time.perf_counter(), time.process_time()
+  count = sum(len(images) for images, _ in iterator)
+  return {
+    'rate': count / (time.perf_counter() - start),
+    'seconds': (time.process_time() - processor_start) / count,
+  }
+
+
+def main():
+  paths = pathlib.Path(sys.argv[1]).read_text().splitlines()
+  folder = pathlib.Path(sys.argv[2])
+  replies = sys.stdout
+  sys.stdout = sys.stderr  # FFCV prints.
+  write(paths, folder)
+  print('ready', file=replies, flush=True)
+  loaders = {}
+  for line in sys.stdin:
+    mode, workers, batches = line.split()
+    if line not in loaders:
+      loaders[line] = loader(
+        folder, mode, int(workers), len(paths), int(batches)
+      )
+      measure(loaders[line])  # Compiles.
+    print(json.dumps(measure(loaders[line])), file=replies, flush=True)
+
+
+if __name__ == '__main__':
+  main()

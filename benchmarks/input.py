@@ -1,0 +1,276 @@
+"""The stream input by threads, beside FFCV; its resumption and its memory.
+
+    python -m benchmarks.input [--images=DIR] [--json=FILE]
+                               [--peer=ffcv --ffcv_python=PYTHON]
+
+The images are written as `mrl_jax.data.prepare --max_side=500 --quality=90`
+does it, with small JPEGs kept (`kept`) and with `--reencode_all`, then cut to
+176 pixels by random resized crops (0.08 to 1). FFCV writes them as its ResNet-50
+does, at up to 500 pixels and quality 90, all as JPEGs (`jpg`) and half of them
+as pixels (`half`); it re-encodes every image. Rounds alternate; figures are
+medians. `us of CPU` is user and system time an image, which a busy machine
+changes less than `images/s`. DIR holds JPEGs, at any depth; left out, two photos
+that come with scikit-learn are taken over and over.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+import contextlib
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from benchmarks import timing
+from mrl_jax import sharding
+from mrl_jax.data import order
+from mrl_jax.data import reencode
+from mrl_jax.data import source as source_lib
+from mrl_jax.data.damage import DamageLog
+from mrl_jax.data.source import Source
+from mrl_jax.data.stream import StreamBatches
+
+BATCH_SIZE, SIZE, SKIPPED = 100, 176, 3
+RESUME_STEP = 100_000
+IMAGENET = 1_281_167
+THREADS = (1, 2)
+FFCV_MODES = ('jpg', 'half')
+
+
+def main() -> None:
+  args = _parse_args()
+  packages = ('jax', 'numpy', 'pillow', 'simplejpeg')
+  record = {'environment': timing.environment(*packages), **vars(args)}
+  print(', '.join(f'{k} {v}' for k, v in record['environment'].items()))
+  with contextlib.ExitStack() as stack:
+    folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    paths = _paths(args.images)
+    sources = _write(paths, folder)
+    title = 'The images, as the stream reads them'
+    record[title] = _sizes(sources)
+    timing.show(title, record[title])
+    title = f'Host memory over {args.batches:,} batches of 64'
+    record[title] = [_memory(sources['kept'], args.batches)]
+    timing.show(title, record[title])
+    title = f'Resumed at step {RESUME_STEP:,}, batches of {BATCH_SIZE}'
+    record[title] = [_resume(sources['kept'], folder / 'kept')]
+    timing.show(title, record[title])
+    peer = None
+    if args.peer:
+      peer = stack.enter_context(_ffcv(args.ffcv_python, paths, folder))
+    title = 'Random resized crops'
+    record[title] = _rates(sources, peer, args.rounds, args.round_batches)
+    timing.show(title, record[title])
+  if args.json:
+    timing.write_json(args.json, record)
+
+
+def _parse_args() -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog='python -m benchmarks.input', description=__doc__.split('\n')[0]
+  )
+  add = parser.add_argument
+  add('--images', help='folder of JPEGs')
+  add('--json', help='file for the figures')
+  add('--peer', choices=('ffcv',))
+  add('--ffcv_python', default=sys.executable, help='an interpreter with FFCV')
+  add('--rounds', type=int, default=7)
+  add('--round_batches', type=int, default=10, help='batches timed in a round')
+  add('--batches', type=int, default=2000, help='over which memory may grow')
+  return parser.parse_args()
+
+
+def _paths(folder: str | None) -> list[str]:
+  if folder is None:
+    import sklearn.datasets
+
+    images = pathlib.Path(sklearn.datasets.__file__).parent / 'images'
+    return [str(path) for path in sorted(images.glob('*.jpg'))] * 100
+  found = sorted(
+    str(path.absolute())
+    for path in pathlib.Path(folder).rglob('*')
+    if path.suffix.lower() in ('.jpg', '.jpeg')
+  )
+  if len(found) < BATCH_SIZE:
+    sys.exit(f'{folder}: {len(found)} JPEGs, fewer than {BATCH_SIZE}')
+  return found
+
+
+def _write(paths: Sequence[str], folder: pathlib.Path) -> dict[str, Source]:
+  images = folder / 'images' / 'train' / 'all'
+  images.mkdir(parents=True)
+  for i, path in enumerate(paths):
+    (images / f'{i:06}.jpg').symlink_to(path)
+  sources = {}
+  for name, keep in (('kept', True), ('reencoded', False)):
+    with contextlib.redirect_stdout(sys.stderr):
+      reencode.write(
+        f'folder:{folder / "images"}', folder / name, max_side=500, keep=keep
+      )
+    sources[name] = source_lib.open_source(str(folder / name), 'train')
+  return sources
+
+
+def _sizes(sources: dict[str, Source]) -> list[timing.Row]:
+  rows = []
+  for name, source in sources.items():
+    total = sum(len(source.read(i).data) for i in range(len(source)))
+    rows.append({'dataset': name, 'images': len(source), 'MB': total / 1e6})
+  return rows
+
+
+def _batches(
+  source: Source, threads: int, batch_size: int = BATCH_SIZE
+) -> StreamBatches:
+  return StreamBatches(
+    source,
+    batch_size,
+    mesh=sharding.make_mesh(1),
+    seed=0,
+    resize=0,
+    size=SIZE,
+    scale=(0.08, 1.0),
+    damage=DamageLog(0),
+    num_threads=threads,
+  )
+
+
+def _memory(source: Source, batches: int) -> timing.Row:
+  megabytes = []
+  stream = _batches(source, 2, batch_size=64).batches(0)
+  with contextlib.closing(stream):
+    for i, batch in enumerate(itertools.islice(stream, 101 + batches)):
+      jax.block_until_ready(batch)
+      if i >= 100:
+        megabytes.append(_resident_bytes() / 1e6)
+  return {
+    'MB after 100': megabytes[0],
+    'MB at the end': megabytes[-1],
+    'largest MB': max(megabytes),
+    'growth %': 100 * (megabytes[-1] / megabytes[0] - 1),
+  }
+
+
+def _resident_bytes() -> int:
+  pages = pathlib.Path('/proc/self/statm').read_text().split()[1]
+  return int(pages) * os.sysconf('SC_PAGE_SIZE')
+
+
+def _resume(source: Source, folder: pathlib.Path) -> timing.Row:
+  """Beside it, how long the order of an epoch of ImageNet takes."""
+  seconds = []
+  for _ in range(5):
+    order.epoch_order.cache_clear()
+    start = time.perf_counter()
+    opened = source_lib.open_source(str(folder), 'train')
+    first = _take(opened, RESUME_STEP, 1)[0]
+    seconds.append(time.perf_counter() - start)
+  uninterrupted = _take(source, RESUME_STEP - 10, 11)[-1]
+  start = time.perf_counter()
+  order.epoch_order(0, 1, IMAGENET)
+  return {
+    's to the first batch': float(np.median(seconds)),
+    'of which': 'opening the dataset, decoding the batch',
+    'same bytes': all(
+      np.array_equal(first[name], uninterrupted[name]) for name in first
+    ),
+    f's to order {IMAGENET:,}': time.perf_counter() - start,
+  }
+
+
+def _take(source: Source, step: int, count: int):
+  with contextlib.closing(_batches(source, 2).batches(step)) as stream:
+    return jax.device_get(list(itertools.islice(stream, count)))
+
+
+def _rates(
+  sources: dict[str, Source],
+  peer: subprocess.Popen | None,
+  rounds: int,
+  batches: int,
+) -> list[timing.Row]:
+  ways = list(itertools.product(sources, THREADS))
+  if peer:
+    ways += itertools.product(FFCV_MODES, THREADS)
+  found = {way: [] for way in ways}
+  for _ in range(rounds):
+    for name, threads in ways:
+      if name in sources:
+        measured = _measure(_batches(sources[name], threads), batches)
+      else:
+        measured = _ask(peer, f'{name} {threads} {batches}')
+      found[name, threads].append((measured['rate'], measured['seconds']))
+  medians = {way: np.median(values, axis=0) for way, values in found.items()}
+  rows = []
+  for (name, threads), (rate, seconds) in medians.items():
+    ours = name in sources
+    row = {'input': name if ours else f'FFCV {name}', 'threads': threads}
+    row |= {'images/s': float(rate), 'us of CPU': float(1e6 * seconds)}
+    for mode in FFCV_MODES if peer else ():
+      rates = [ours for ours, _ in found[name, threads]]
+      others = [other for other, _ in found[mode, threads]]
+      # Of each round's two, which the same load has slowed.
+      ratio = np.median(np.divide(rates, others))
+      row[f'x {mode}'] = float(ratio)
+      row[f'x {mode} by CPU'] = float(medians[mode, threads][1] / seconds)
+    rows.append(row)
+  return rows
+
+
+def _measure(stream_batches: StreamBatches, batches: int) -> dict[str, float]:
+  with contextlib.closing(stream_batches.batches(0)) as stream:
+    # Until as much is made as is taken.
+    for _ in range(SKIPPED):
+      next(stream)
+    start, processor_start = time.perf_counter(), time.process_time()
+    jax.block_until_ready(list(itertools.islice(stream, batches)))
+    count = batches * BATCH_SIZE
+    return {
+      'rate': count / (time.perf_counter() - start),
+      'seconds': (time.process_time() - processor_start) / count,
+    }
+
+
+@contextlib.contextmanager
+def _ffcv(
+  python: str, paths: Sequence[str], folder: pathlib.Path
+) -> Iterator[subprocess.Popen]:
+  names = folder / 'names'
+  names.write_text('\n'.join(paths))
+  written = folder / 'ffcv'
+  written.mkdir()
+  script = pathlib.Path(__file__).with_name('ffcv_input.py')
+  with (
+    open(folder / 'ffcv.log', 'w+') as log,
+    subprocess.Popen(
+      [python, str(script), str(names), str(written)],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=log,
+      text=True,
+    ) as process,
+  ):
+    if process.stdout.readline() != 'ready\n':
+      log.seek(0)
+      last = log.read().strip().rpartition('\n')[2]
+      sys.exit(f'FFCV does not run under {python}: {last}')
+    try:
+      yield process
+    finally:
+      process.stdin.close()
+
+
+def _ask(process: subprocess.Popen, request: str) -> dict[str, float]:
+  print(request, file=process.stdin, flush=True)
+  return json.loads(process.stdout.readline())
+
+
+if __name__ == '__main__':
+  main()
