@@ -1,7 +1,7 @@
 """FFCV's loader, measured at request, in a Python that has FFCV.
 
-Called as `ffcv_input.py LIST DIR`: writes the images that the file LIST names to
-DIR in both modes, then for each line `MODE WORKERS BATCHES` prints images a
+Called as `ffcv_input.py LIST DIR`: writes the images that the file LIST names
+to DIR in both modes, then for each line `MODE WORKERS BATCHES` prints images a
 second and processor seconds an image as JSON.
 """
 

@@ -5,12 +5,12 @@
 
 The images are written as `mrl_jax.data.prepare --max_side=500 --quality=90`
 does it, with small JPEGs kept (`kept`) and with `--reencode_all`, then cut to
-176 pixels by random resized crops (0.08 to 1). FFCV writes them as its ResNet-50
-does, at up to 500 pixels and quality 90, all as JPEGs (`jpg`) and half of them
-as pixels (`half`); it re-encodes every image. Rounds alternate; figures are
-medians. `us of CPU` is user and system time an image, which a busy machine
-changes less than `images/s`. DIR holds JPEGs, at any depth; left out, two photos
-that come with scikit-learn are taken over and over.
+176 pixels by random resized crops (0.08 to 1). FFCV writes them as its
+ResNet-50 does, at up to 500 pixels and quality 90, all as JPEGs (`jpg`) and
+half of them as pixels (`half`); it re-encodes every image. Rounds alternate;
+figures are medians. `us of CPU` is user and system time an image, which a busy
+machine changes less than `images/s`. DIR holds JPEGs, at any depth; left out,
+two photos that come with scikit-learn are taken over and over.
 """
 
 import argparse

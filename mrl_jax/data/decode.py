@@ -1,6 +1,7 @@
 """Encoded bytes to uint8 RGB pixels."""
 
 import io
+import math
 
 import numpy as np
 from PIL import Image
@@ -123,9 +124,9 @@ def _random_box(size, rng, scale, ratio):
   width, height = size
   for _ in range(10):
     area = width * height * rng.uniform(*scale)
-    aspect = np.exp(rng.uniform(*np.log(ratio)))
-    box_width = round(np.sqrt(area * aspect))
-    box_height = round(np.sqrt(area / aspect))
+    aspect = math.exp(rng.uniform(*map(math.log, ratio)))
+    box_width = round(math.sqrt(area * aspect))
+    box_height = round(math.sqrt(area / aspect))
     if 0 < box_width <= width and 0 < box_height <= height:
       left = int(rng.integers(width - box_width + 1))
       top = int(rng.integers(height - box_height + 1))
