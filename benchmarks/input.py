@@ -230,7 +230,8 @@ def _measure(stream_batches: StreamBatches, batches: int) -> dict[str, float]:
     for _ in range(SKIPPED):
       next(stream)
     start, processor_start = time.perf_counter(), time.process_time()
-    jax.block_until_ready(list(itertools.islice(stream, batches)))
+    for batch in itertools.islice(stream, batches):
+      jax.block_until_ready(batch)
     count = batches * BATCH_SIZE
     return {
       'rate': count / (time.perf_counter() - start),

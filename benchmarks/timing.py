@@ -13,6 +13,8 @@ import numpy as np
 
 Row = dict[str, Any]
 
+_PAUSE = 0.05  # Seconds.
+
 
 def medians(
   functions: Mapping[str, Callable[[], Any]], rounds: int
@@ -20,14 +22,16 @@ def medians(
   """Milliseconds of each function, which waits for its result itself.
 
   Each round calls every function once, so that what slows the machine down for
-  a while slows all of them. The calls of a first round, which compile, do not
-  count.
+  a while slows all of them, and pauses before each: threads of one library spin
+  for a while after their work, on cores that another's would have. The calls of
+  a first round, which compile, do not count.
   """
   for function in functions.values():
     function()
   times = {name: [] for name in functions}
   for _ in range(rounds):
     for name, function in functions.items():
+      time.sleep(_PAUSE)
       start = time.perf_counter()
       function()
       times[name].append(1e3 * (time.perf_counter() - start))

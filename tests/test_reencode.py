@@ -73,6 +73,8 @@ def test_what_is_no_rgb_jpeg_becomes_one(mode, image_format):
 def test_a_small_rgb_jpeg_is_left_alone():
   data = images.encoded(0, image_format='JPEG')
   assert jpeg.reencode(data, max_side=24, quality=1) is data
+  new = jpeg.reencode(data, max_side=24, quality=1, keep=False)
+  assert new != data and Image.open(io.BytesIO(new)).size == (24, 20)
   lower = jpeg.reencode(data, max_side=23, quality=1)
   assert len(lower) < len(jpeg.reencode(data, max_side=23, quality=100))
 

@@ -61,7 +61,8 @@ def _parse_frame(data: bytes, at: int) -> Frame | None:
 def decode(
   data: bytes, frame: Frame, box: Box, *, size: int
 ) -> tuple[np.ndarray, Box] | None:
-  """The upper part of a JPEG, and the box in it; None if it is damaged.
+  """The upper part of a JPEG, and the box in it; None if Pillow is to
+  judge.
 
   Decoding ends below the box, and is at 1/2, 1/4 or 1/8 of the size if both
   sides of the box then still have `size` pixels.
@@ -86,15 +87,19 @@ def decode(
     end = frame.offset + 2
     data = b''.join((data[: frame.offset], height.to_bytes(2), data[end:]))
   height = min(height, frame.height)
+  shape = (-(-height // factor), -(-frame.width // factor), 3)
+  pixels_HWC = np.empty(shape, np.uint8)
   try:
-    pixels = simplejpeg.decode_jpeg(
+    simplejpeg.decode_jpeg(
       data,
-      min_height=-(-height // factor),
-      min_width=-(-frame.width // factor),
+      min_height=shape[0],
+      min_width=shape[1],
       min_factor=factor,
-      # Else the rows left over were an error. Pillow accepts as much.
-      strict=False,
+      buffer=pixels_HWC,
     )
-  except ValueError:
-    return None
-  return pixels, tuple(side / factor for side in box)
+  except ValueError as error:
+    # The rows left over, which come up when all others are decoded. With
+    # strict=False a broken file would give what was in the memory before.
+    if 'extraneous bytes before marker' not in str(error):
+      return None
+  return pixels_HWC, tuple(side / factor for side in box)

@@ -16,6 +16,7 @@ from mrl_jax import state as state_lib
 from mrl_jax import terminal
 from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.data.damage import DamageLog
+from mrl_jax.data.wait import InputWait
 from mrl_jax.preemption import EXIT_CODE
 from mrl_jax.preemption import Preemption
 from mrl_jax.profile import Profile
@@ -107,6 +108,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     stream = stack.enter_context(
       contextlib.closing(batches.batches(start_step))
     )
+    wait = InputWait(stream)
 
     def record(step, metrics):
       """Waits for a step's metrics, which must be finite, and shows them."""
@@ -119,9 +121,12 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         values |= metrics_lib.per_width(
           'train/loss', config.nesting_dims, loss_G
         )
-        writer.write(step, values | {'train/images_per_second': rate})
+        values['train/images_per_second'] = rate
+        values['train/input_wait'] = wait.share()
+        writer.write(step, values)
       if step == start_step + 1:
         progress.resume(step)  # Compilation is not speed.
+        wait.restart()
 
     def measure(step, state):
       """Evaluates, at the end of an epoch; returns the score."""
@@ -137,7 +142,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     if was_due and not _is_evaluated(workdir, start_step):
       measure(start_step, state)  # SIGTERM came before it.
     pending = None
-    left = itertools.islice(stream, total_steps - start_step)
+    left = itertools.islice(wait, total_steps - start_step)
     for step, batch in enumerate(left, start_step + 1):
       profile.before(step, state)
       state, metrics = train_step(state, batch)
@@ -152,7 +157,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         continue
       record(*pending)
       pending = None
-      if line := damage.report():
+      for line in filter(None, (damage.report(), wait.report())):
         progress.say(line)
       if preempted:
         progress.say(
@@ -166,6 +171,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
       if last or epoch % config.checkpoint_every_epochs == 0:
         checkpoints.save(state, workdir.config, score)
         progress.resume(step)
+      wait.restart()
 
 
 def _check_can_tile(mesh: jax.sharding.Mesh) -> None:
