@@ -38,14 +38,15 @@ KINDS = {
 
 
 @pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize('box', [(5, 9, 60, 47), (0, 0, 203, 301)])
+@pytest.mark.parametrize('box', [(5, 9, 60, 49), (0, 0, 203, 301)])
 def test_the_pixels_are_pillows(kind, box):
   data = jpeg(**KINDS[kind])
   frame = partial.read_frame(data)
   assert (frame.width, frame.height) == (203, 301)
   pixels, found = partial.decode(data, frame, box, size=200)
   assert found == box
-  assert len(pixels) == (64 if frame.band == 16 else 48) or box[3] == 301
+  rows = 64 if frame.band == 16 else 56
+  assert len(pixels) == (rows if box[3] == 49 else 301)
   whole = np.asarray(decode.open_rgb(data)).astype(int)
   # Two builds of libjpeg-turbo round alike, or nearly.
   assert abs(pixels[: box[3]] - whole[: box[3]]).max() <= 1
