@@ -6,6 +6,9 @@ import concurrent.futures
 import os
 from typing import Any
 
+# Items that a thread takes at once: fewer wake-ups, of which each costs.
+_CHUNK = 8
+
 
 def num_threads(requested: int) -> int:
   """`requested`, or, for 0, one for every core this process may use."""
@@ -27,12 +30,21 @@ def map_batches(
   pending = collections.deque()
   try:
     for batch in batches:
-      pending.append([pool.submit(function, item) for item in batch])
+      chunks = (batch[i : i + _CHUNK] for i in range(0, len(batch), _CHUNK))
+      pending.append([pool.submit(_map, function, chunk) for chunk in chunks])
       if len(pending) > ahead:
-        yield [future.result() for future in pending.popleft()]
+        yield _results(pending.popleft())
     while pending:
-      yield [future.result() for future in pending.popleft()]
+      yield _results(pending.popleft())
   finally:
     for futures in pending:
       for future in futures:
         future.cancel()
+
+
+def _map(function, chunk):
+  return [function(item) for item in chunk]
+
+
+def _results(futures):
+  return [result for future in futures for result in future.result()]
