@@ -24,8 +24,8 @@ from mrl_jax import nesting
 
 WIDTH = 2048
 DIMS = nesting.doubling(8, WIDTH)
-SIZES = ((256, 1000, 25), (1024, 21841, 5))  # N, C, rounds.
-CONTRASTIVE = (4096, 768, 5)  # N, D, rounds.
+SIZES = ((256, 1000, 25), (1024, 21841, 3))  # N, C, rounds.
+CONTRASTIVE = (4096, 768, 3)  # N, D, rounds.
 KINDS = {'FF': 'fixed', 'MRL-E': 'mrl_e', 'MRL': 'mrl'}
 
 

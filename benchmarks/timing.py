@@ -13,25 +13,21 @@ import numpy as np
 
 Row = dict[str, Any]
 
-_PAUSE = 0.05  # Seconds.
-
 
 def medians(
   functions: Mapping[str, Callable[[], Any]], rounds: int
 ) -> dict[str, float]:
   """Milliseconds of each function, which waits for its result itself.
 
-  Each round calls every function once, so that what slows the machine down for
-  a while slows all of them, and pauses before each: threads of one library spin
-  for a while after their work, on cores that another's would have. The calls of
-  a first round, which compile, do not count.
+  Each round calls every function in turn, so that what slows the machine down
+  for a while slows all of them. Of two calls the second counts: during the
+  first, threads of the library before may still spin on the cores. (Pauses
+  instead make everything slower, and less alike.)
   """
-  for function in functions.values():
-    function()
   times = {name: [] for name in functions}
   for _ in range(rounds):
     for name, function in functions.items():
-      time.sleep(_PAUSE)
+      function()
       start = time.perf_counter()
       function()
       times[name].append(1e3 * (time.perf_counter() - start))
