@@ -9,7 +9,6 @@ from jax import numpy as jnp
 
 from mrl_jax.fused import product
 from mrl_jax.fused import softmax
-from mrl_jax.fused import tiles
 from mrl_jax.fused.product import Spec
 
 
@@ -22,6 +21,9 @@ def forward(
 ) -> tuple[jax.Array, jax.Array]:
   """The loss and the log-sum-exp of the logits, both [G, N]."""
   if spec.kernel != 'xla':
+    # Pallas takes a quarter of a second to import.
+    from mrl_jax.fused import tiles
+
     normalizer_GN, label_logit_GN, mean_logit_GN = tiles.statistics(
       embedding_ND.astype(spec.dtype),
       kernel_RC.astype(spec.dtype),
@@ -84,6 +86,8 @@ def backward(
         num_classes,
       )
     else:
+      from mrl_jax.fused import tiles
+
       by_logits_GNC = tiles.gradient(
         embedding_ND.astype(spec.dtype),
         block[0].astype(spec.dtype),
