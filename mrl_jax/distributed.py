@@ -82,14 +82,17 @@ def _in_cluster() -> bool:
   `jax.distributed.initialize` finds out who they are, but would also wait for
   others in an interactive SLURM shell.
   """
-  environment = os.environ
-  if int(environment.get('SLURM_STEP_NUM_TASKS', 1)) > 1:
+  if int(os.environ.get('SLURM_STEP_NUM_TASKS', 1)) > 1:
     return True
-  if 'JOB_COMPLETION_INDEX' in environment:
-    return importlib.util.find_spec('kubernetes') is not None
+  if 'JOB_COMPLETION_INDEX' in os.environ and _is_installed('kubernetes'):
+    return True
   # A TPU's hosts are listed on GKE, and asked for elsewhere.
   chips = glob.glob('/dev/accel*') + glob.glob('/dev/vfio/[0-9]*')
-  return bool(chips) and importlib.util.find_spec('libtpu') is not None
+  return bool(chips) and _is_installed('libtpu')
+
+
+def _is_installed(package: str) -> bool:
+  return importlib.util.find_spec(package) is not None
 
 
 @contextlib.contextmanager
