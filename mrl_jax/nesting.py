@@ -69,8 +69,10 @@ def validate_weights(
   """
   if weights_G is None or not len(weights_G):
     return (1.0,) * num_granularities
-  name = weights_G if isinstance(weights_G, str) else weights_G[0]
-  if isinstance(name, str) and weights_G in (name, (name,), [name]):
+  if isinstance(weights_G, str):
+    weights_G = (weights_G,)
+  if len(weights_G) == 1 and isinstance(weights_G[0], str):
+    name = weights_G[0]
     leading = PRESETS.get(name, ())
     if not 0 < len(leading) <= num_granularities:
       raise ValueError(

@@ -83,7 +83,6 @@ def _backward(spec, residuals, cotangent_GN):
   inputs, kept = residuals
   embedding_ND, kernel_RC, bias, label_N = inputs
   if _is_kept(spec, kernel_RC, label_N):
-    classes_C = jnp.arange(kernel_RC.shape[1])
 
     def by_logits(g):
       weights_NC, total_N = kept[g]
@@ -92,8 +91,8 @@ def _backward(spec, residuals, cotangent_GN):
         spec,
         weights_NC * (cotangent_N / total_N)[:, None],
         cotangent_N,
-        label_N[:, None] == classes_C[None, :],
-        len(classes_C),
+        label_N,
+        kernel_RC.shape[1],
       )
 
     gradients = product.gradients(spec, embedding_ND, kernel_RC, by_logits)

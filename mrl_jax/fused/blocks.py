@@ -38,12 +38,8 @@ def forward(
   shape = len(label_N), kernel_RC.shape[1]
 
   def body(running, start, size):
-    logits_ = product.logits(
-      spec,
-      embedding_ND,
-      _block(kernel_RC, start, size),
-      _block(bias, start, size),
-    )
+    block = _block(kernel_RC, start, size), _block(bias, start, size)
+    logits_ = product.logits(spec, embedding_ND, *block)
     return running.update(logits_, label_N, start, size)
 
   running = over_blocks(
@@ -124,7 +120,7 @@ def _by_logits(
       spec,
       softmax_NC * cotangent_GN[g][:, None],
       cotangent_GN[g],
-      place_N[:, None] == jnp.arange(softmax_NC.shape[1])[None, :],
+      place_N,
       num_classes,
     )
 
@@ -150,12 +146,8 @@ def statistics(
 
   def body(carry, start, size):
     running, best, ids = carry
-    logits_ = product.logits(
-      spec,
-      embedding_ND,
-      _block(kernel_RC, start, size),
-      _block(bias, start, size),
-    )
+    block = _block(kernel_RC, start, size), _block(bias, start, size)
+    logits_ = product.logits(spec, embedding_ND, *block)
     # Blocks come in the order of the classes, and top_k keeps the first of
     # equals: ties go to the lower class.
     here, here_ids = lax.top_k(jnp.stack(logits_), min(k, size))

@@ -39,10 +39,15 @@ def by_logits(
   spec: Spec,
   softmax_NC: jax.Array,
   cotangent_N: jax.Array,
-  is_label_NC: jax.Array,
+  label_N: jax.Array,
   num_classes: int,
 ) -> jax.Array:
-  """Gradient by the logits; `softmax_NC` is scaled by the cotangent already."""
+  """Gradient by the logits of some of the `num_classes` classes.
+
+  `softmax_NC` is scaled by the cotangent already; labels count from the first
+  of its classes, and may lie outside of them.
+  """
+  is_label_NC = label_N[:, None] == jnp.arange(softmax_NC.shape[1])[None, :]
   smoothing = spec.label_smoothing
   target_NC = jnp.where(is_label_NC, 1 - smoothing, 0.0)
   if smoothing:
