@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 from typing import Any
 
 
@@ -25,6 +26,36 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a temporary folder beside `path`, and renames it at the end.
+
+  A reader sees a whole folder, or, for the moment between two renames where one
+  was there before, none. On an exception the old one stays.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f'.{path.name}.tmp')
+  old = path.with_name(f'.{path.name}.old')
+  if old.exists() and not path.exists():
+    # A run was killed between the two renames.
+    os.replace(old, path)
+  for left_behind in (temporary, old):
+    shutil.rmtree(left_behind, ignore_errors=True)
+  temporary.mkdir()
+  try:
+    yield temporary
+    for part in temporary.rglob('*'):
+      if part.is_file():
+        with open(part, 'rb') as file:
+          os.fsync(file.fileno())
+    if path.exists():
+      os.replace(path, old)
+    os.replace(temporary, path)
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

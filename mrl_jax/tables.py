@@ -34,20 +34,25 @@ def flipped(values: Mapping[str, float], widths: Sequence[int]) -> Table:
 
 
 def retrieval(methods: Mapping[str, Mapping]) -> Table:
-  """The methods of a retrieval.json, a row for each."""
+  """The methods of a retrieval.json, a row for each.
+
+  Those measured by labels show top-1, mAP@10 and P@10, the others k-recalls.
+  """
+  names = {
+    'top1': 'top-1 %', 'map10': 'mAP@10 %', 'p10': 'P@10 %'
+  }  # fmt: skip
+  if not any('top1' in method['metrics'] for method in methods.values()):
+    names = {f'krecall{k}': f'{k}-recall@{k} %' for k in (1, 10, 100)}
   rows = [
     (
       name.replace('-', ' → '),
-      *(method['metrics'].get(metric) for metric in ('top1', 'map10', 'p10')),
+      *(method['metrics'].get(metric) for metric in names),
       f'{method["mflops_per_query"]:.4g}',
       f'{method["seconds"]:.4f}',
     )
     for name, method in methods.items()
   ]
-  header = (
-    'widths', 'top-1 %', 'mAP@10 %', 'P@10 %', 'MFLOPs/query', 'seconds'
-  )  # fmt: skip
-  return Table(header, rows)
+  return Table(('widths', *names.values(), 'MFLOPs/query', 'seconds'), rows)
 
 
 def show(cell: object) -> str:

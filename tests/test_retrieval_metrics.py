@@ -53,6 +53,52 @@ def test_equals_a_loop():
   )
 
 
+def test_summary_equals_the_functions():
+  rng = np.random.default_rng(0)
+  neighbors, queries = rng.integers(0, 9, (40, 30)), rng.integers(0, 9, 40)
+  # Some eleven of a class: fewer than the largest k, more than the others.
+  relevant = metrics.count_relevant(rng.integers(0, 9, 100), queries)
+  for name in ('k', 'min(k,R)'):
+    values = metrics.summary(
+      neighbors, queries, (5, 1, 30), ap_denominator=name, num_relevant=relevant
+    )
+    assert len(values) == 15
+    for k in (1, 5, 30):
+      args = (neighbors, queries, k)
+      np.testing.assert_allclose(
+        [values[f'{x}{k}'] for x in ('top', 'p', 'r', 'map', 'distinct')],
+        [
+          metrics.top_k_accuracy(*args),
+          metrics.precision_at_k(*args),
+          metrics.recall_at_k(*args, num_relevant=relevant),
+          metrics.mean_average_precision(
+            *args, ap_denominator=name, num_relevant=relevant
+          ),
+          metrics.distinct_labels(neighbors, k),
+        ],
+      )
+  assert 'r1' not in metrics.summary(neighbors, queries, (1,))
+
+
+def test_count_relevant_by_hand():
+  counts = metrics.count_relevant(
+    np.array([5, 3, 5, 9]), np.array([9, 5, 4, 10])
+  )
+  assert counts.tolist() == [1, 2, 0, 0]
+
+
+def test_k_recall_by_hand():
+  # Two of two, one of two; -1 was not found, a row listed twice counts once.
+  found = np.array([[4, 0, 9], [7, 7, -1]])
+  assert metrics.k_recall(found, np.array([[0, 4], [7, 1]])) == 3 / 4
+  assert metrics.k_recall(found, np.array([[9], [0]])) == 1 / 2
+
+
+def test_distinct_labels_by_hand():
+  assert metrics.distinct_labels(NEIGHBORS, 1) == 1
+  assert metrics.distinct_labels(NEIGHBORS, 4) == (2 + 3) / 2
+
+
 @pytest.mark.parametrize('k', [0, 5])
 def test_k_outside(k):
   with pytest.raises(ValueError, match=f'k {k}'):
@@ -67,3 +113,28 @@ def test_refuses():
   for kwargs in ({'ap_denominator': 'min(k,R)'}, {'ap_denominator': 'R'}):
     with pytest.raises(ValueError, match='ap_denominator'):
       metrics.mean_average_precision(NEIGHBORS, QUERIES, 1, **kwargs)
+
+
+def test_float_labels_are_refused():
+  for bad in (np.float16, np.float32, bool):
+    with pytest.raises(ValueError, match=np.dtype(bad).name):
+      metrics.top_k_accuracy(NEIGHBORS, QUERIES.astype(bad))
+    with pytest.raises(ValueError, match=np.dtype(bad).name):
+      metrics.summary(NEIGHBORS.astype(bad), QUERIES, (1,))
+    with pytest.raises(ValueError, match=np.dtype(bad).name):
+      metrics.count_relevant(QUERIES.astype(bad), QUERIES)
+
+
+def test_summary_refuses():
+  for ks in ((0, 1), (1, 5)):
+    with pytest.raises(ValueError, match=r'k [05]: must be in \[1, 4\]'):
+      metrics.summary(NEIGHBORS, QUERIES, ks)
+  with pytest.raises(ValueError, match=r'\(1,\)'):
+    metrics.summary(NEIGHBORS, QUERIES[:1], (1,))
+  with pytest.raises(ValueError, match='num_relevant 0'):
+    metrics.summary(NEIGHBORS, QUERIES, (1,), num_relevant=np.array([3, 0]))
+
+
+def test_k_recall_refuses_ids_of_another_length():
+  with pytest.raises(ValueError, match=r'\(2, 4\).*\(1, 4\)'):
+    metrics.k_recall(NEIGHBORS, NEIGHBORS[:1])

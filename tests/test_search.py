@@ -1,12 +1,15 @@
 import chex
+import jax
 from jax import numpy as jnp
+from jax.sharding import AxisType
 import numpy as np
 import pytest
 
 from mrl_jax import retrieval
 from mrl_jax.retrieval import cost
 from mrl_jax.retrieval import database as database_lib
-from mrl_jax.retrieval import neighbors as neighbors_lib
+from mrl_jax.retrieval import device
+from mrl_jax.retrieval import host
 
 
 def brute_force(query_QD, database_MD, k, dim):
@@ -20,26 +23,45 @@ def brute_force(query_QD, database_MD, k, dim):
   return ids_QK, np.take_along_axis(scores_QM, ids_QK, 1)
 
 
-@pytest.fixture(params=['array', 'memmap'])
+WAYS = ['array', 'wide', 'memmap', 'mesh']
+
+
+@pytest.fixture(params=WAYS)
 def arrays(request, tmp_path, monkeypatch):
-  """Queries and a database of several ragged blocks."""
-  monkeypatch.setattr(neighbors_lib, '_QUERY_BLOCK', 8)
-  monkeypatch.setattr(database_lib, 'BLOCK', 64)
-  monkeypatch.setattr(neighbors_lib, '_GATHER_BYTES', 1 << 14)
+  """Queries, rows of several ragged blocks, and the database made of them."""
+  monkeypatch.setattr(database_lib, 'BLOCK_BYTES', 64 * 32 * 4)
+  for name, value in {
+    '_ROWS': 16,
+    '_WIDE_ROWS': 32,
+    '_QUERIES': 8,
+    '_SAMPLE': 40,
+    '_WIDE_SAMPLE': 40,
+    '_CANDIDATES': 1 << 10,
+    '_WIDE': 1 if request.param == 'wide' else 1 << 20,
+  }.items():
+    monkeypatch.setattr(host, name, value)
+  monkeypatch.setattr(device, '_QUERIES', 8)
+  monkeypatch.setattr(device, '_ROWS', 16)
+  monkeypatch.setattr(device, '_GATHER_BYTES', 1 << 14)
   rng = np.random.default_rng(0)
   query_QD = rng.normal(size=(21, 32)).astype(np.float32)
   database_MD = rng.normal(size=(203, 32)).astype(np.float32)
   if request.param == 'memmap':
     np.save(tmp_path / 'x.npy', database_MD)
     database_MD = np.load(tmp_path / 'x.npy', mmap_mode='r')
-  return query_QD, database_MD
+  mesh = jax.make_mesh((8,), ('rows',), axis_types=(AxisType.Auto,))
+  database = retrieval.prepare(
+    database_MD, (3, 8), mesh=mesh if request.param == 'mesh' else None
+  )
+  return query_QD, database_MD, database
 
 
 @pytest.mark.parametrize('k', [1, 10, 100])
 @pytest.mark.parametrize('dim', [3, 32])
 def test_search_equals_brute_force(arrays, k, dim):
-  neighbors = retrieval.search(*arrays, k, dim=dim)
-  ids_QK, scores_QK = brute_force(*arrays, k, dim)
+  query_QD, database_MD, database = arrays
+  neighbors = retrieval.search(query_QD, database, k, dim=dim)
+  ids_QK, scores_QK = brute_force(query_QD, database_MD, k, dim)
   np.testing.assert_array_equal(neighbors.ids_QK, ids_QK)
   np.testing.assert_allclose(neighbors.scores_QK, scores_QK, atol=1e-6)
   assert neighbors.ids_QK.dtype == np.int64
@@ -48,27 +70,27 @@ def test_search_equals_brute_force(arrays, k, dim):
 
 def test_search_equals_faiss(arrays):
   faiss = pytest.importorskip('faiss', reason='faiss is not installed')
-  query_QD, database_MD = (np.array(x[:, :8]) for x in arrays)
+  *given, database = arrays
+  query_QD, database_MD = (np.array(x[:, :8]) for x in given)
   for x in (query_QD, database_MD):
     faiss.normalize_L2(x)
   index = faiss.IndexFlatIP(8)
   index.add(database_MD)
   scores_QK, ids_QK = index.search(query_QD, 10)
-  neighbors = retrieval.search(*arrays, 10, dim=8)
+  neighbors = retrieval.search(given[0], database, 10, dim=8)
   np.testing.assert_array_equal(neighbors.ids_QK, ids_QK)
   np.testing.assert_allclose(neighbors.scores_QK, scores_QK, atol=1e-6)
 
 
 def test_all_rows_can_be_asked_for(arrays):
-  neighbors = retrieval.search(*arrays, 203)
+  neighbors = retrieval.search(arrays[0], arrays[2], 203)
   np.testing.assert_array_equal(
     np.sort(neighbors.ids_QK, axis=1), np.tile(np.arange(203), (21, 1))
   )
 
 
 def test_one_prepared_copy_serves_every_width(arrays):
-  query_QD, database_MD = arrays
-  database = retrieval.prepare(database_MD, (3, 8))
+  query_QD, database_MD, database = arrays
   for dim in (3, 8, 20, None):
     ours = retrieval.search(query_QD, database, 5, dim=dim)
     expected = retrieval.search(query_QD, database_MD, 5, dim=dim)
@@ -79,21 +101,22 @@ def test_one_prepared_copy_serves_every_width(arrays):
 
 
 def test_ties_go_to_the_lower_id(arrays):
-  query_QD, _ = arrays
-  database_MD = np.tile(query_QD[:1], (150, 1))
+  query_QD, _, database = arrays
+  mesh = getattr(database, 'mesh', None)
+  database = retrieval.prepare(np.tile(query_QD[:1], (150, 1)), mesh=mesh)
   expected = np.tile(np.arange(7), (21, 1))
-  neighbors = retrieval.search(query_QD, database_MD, 7)
+  neighbors = retrieval.search(query_QD, database, 7)
   np.testing.assert_array_equal(neighbors.ids_QK, expected)
   neighbors = retrieval.adaptive(
-    query_QD, database_MD, 7, shortlist_dim=4, rerank_dim=32, shortlist=20
+    query_QD, database, 7, shortlist_dim=4, rerank_dim=32, shortlist=20
   )
   np.testing.assert_array_equal(neighbors.ids_QK, expected)
 
 
 def test_adaptive_reranks_the_shortlist(arrays):
-  query_QD, database_MD = arrays
+  query_QD, database_MD, database = arrays
   neighbors = retrieval.adaptive(
-    query_QD, database_MD, 5, shortlist_dim=4, rerank_dim=32, shortlist=40
+    query_QD, database, 5, shortlist_dim=4, rerank_dim=32, shortlist=40
   )
   shortlists, _ = brute_force(query_QD, database_MD, 40, 4)
   for query_D, ids, row in zip(
@@ -105,22 +128,22 @@ def test_adaptive_reranks_the_shortlist(arrays):
 
 
 def test_a_shortlist_of_everything_is_exact(arrays):
-  query_QD, database_MD = arrays
-  exact = retrieval.search(query_QD, database_MD, 9)
+  query_QD, _, database = arrays
+  exact = retrieval.search(query_QD, database, 9)
   neighbors = retrieval.adaptive(
-    query_QD, database_MD, 9, shortlist_dim=2, rerank_dim=32, shortlist=203
+    query_QD, database, 9, shortlist_dim=2, rerank_dim=32, shortlist=203
   )
   np.testing.assert_array_equal(neighbors.ids_QK, exact.ids_QK)
   np.testing.assert_allclose(neighbors.scores_QK, exact.scores_QK, atol=1e-6)
 
 
 def test_funnel_is_a_chain_of_reranks(arrays):
-  query_QD, database_MD = arrays
+  query_QD, database_MD, database = arrays
   neighbors = retrieval.funnel(
-    query_QD, database_MD, dims=(4, 8, 32), shortlists=(60, 20, 5)
+    query_QD, database, dims=(4, 8, 32), shortlists=(60, 20, 5)
   )
   kept = retrieval.adaptive(
-    query_QD, database_MD, 20, shortlist_dim=4, rerank_dim=8, shortlist=60
+    query_QD, database, 20, shortlist_dim=4, rerank_dim=8, shortlist=60
   ).ids_QK
   for query_D, ids, row in zip(query_QD, neighbors.ids_QK, kept, strict=True):
     row = np.sort(row)
@@ -129,13 +152,11 @@ def test_funnel_is_a_chain_of_reranks(arrays):
 
 
 def test_a_funnel_leaves_its_inputs_alone(arrays):
-  query_QD, database_MD = arrays
+  query_QD, database_MD, database = arrays
   before = query_QD.copy(), np.array(database_MD)
-  first = retrieval.funnel(
-    query_QD, database_MD, dims=(4, 32), shortlists=(30, 5)
-  )
+  first = retrieval.funnel(query_QD, database, dims=(4, 32), shortlists=(30, 5))
   copy = first.ids_QK.copy()
-  retrieval.funnel(query_QD, database_MD, dims=(2, 8), shortlists=(9, 3))
+  retrieval.funnel(query_QD, database, dims=(2, 8), shortlists=(9, 3))
   chex.assert_trees_all_equal((query_QD, np.array(database_MD)), before)
   np.testing.assert_array_equal(first.ids_QK, copy)
 
@@ -147,6 +168,58 @@ def test_an_all_zero_prefix_scores_zero():
   )
   np.testing.assert_array_equal(neighbors.scores_QK, [[0, 0], [1, 0]])
   np.testing.assert_array_equal(neighbors.ids_QK, [[0, 1], [1, 0]])
+
+
+def test_dot_products(arrays):
+  query_QD, database_MD, database = arrays
+  neighbors = retrieval.search(query_QD, database, 9, dim=8, metric='dot')
+  score_QM = query_QD[:, :8] @ database_MD[:, :8].T
+  expected = np.argsort(-score_QM, axis=1, kind='stable')[:, :9]
+  np.testing.assert_array_equal(neighbors.ids_QK, expected)
+  again = retrieval.rerank(
+    query_QD, database, neighbors.ids_QK[:, ::-1], 4, dim=8, metric='dot'
+  )
+  np.testing.assert_array_equal(again.ids_QK, expected[:, :4])
+  np.testing.assert_allclose(again.scores_QK, neighbors.scores_QK[:, :4], 1e-5)
+
+
+def test_bfloat16(arrays):
+  query_QD, database_MD, database = arrays
+  mesh = getattr(database, 'mesh', None)
+  database = retrieval.prepare(database_MD, dtype='bfloat16', mesh=mesh)
+  assert database.row_bytes == 64
+  rounded_MD = np.asarray(database_MD).astype(jnp.bfloat16)
+  expected, _ = brute_force(query_QD, rounded_MD, 1, 32)
+  found = retrieval.search(query_QD, database, 5)
+  # The mesh rounds the queries, too.
+  assert np.mean(found.ids_QK[:, :1] == expected) > 0.9
+  again = retrieval.rerank(query_QD, database, found.ids_QK, 1)
+  np.testing.assert_array_equal(again.ids_QK, expected)
+
+
+def test_an_approximate_search_on_a_mesh(arrays):
+  query_QD, database_MD, database = arrays
+  if isinstance(database, retrieval.Database):
+    with pytest.raises(ValueError, match='needs a database prepared on a mesh'):
+      retrieval.search(query_QD, database, 5, recall=0.9)
+    return
+  found = retrieval.search(query_QD, database, 5, recall=0.95)
+  exact, _ = brute_force(query_QD, database_MD, 5, 32)
+  assert np.mean(found.ids_QK == exact) > 0.9
+
+
+def test_the_cost_that_was_paid(arrays):
+  query_QD, _, database = arrays
+  cost = retrieval.search(query_QD, database, 5, dim=8).cost
+  assert (cost.mflops, cost.bytes) == (203 * 8 / 1e6, 203 * 8 * 4)
+  assert cost.seconds > 0
+  cost = retrieval.funnel(
+    query_QD, database, dims=(4, 8, 32), shortlists=(60, 20, 5)
+  ).cost
+  assert cost.mflops == pytest.approx((203 * 4 + 60 * 8 + 20 * 32) / 1e6)
+  ids_QK = np.tile(np.arange(7), (21, 1))
+  cost = retrieval.rerank(query_QD, database, ids_QK, 5).cost
+  assert cost.bytes == pytest.approx(7 * 32 * 4)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +246,10 @@ def test_search_refuses(kwargs, match):
     (np.ones((2, 4)), np.ones(4), r'\(4,\)'),
     (np.array([[1.0, np.nan]]), np.ones((3, 2)), 'row 0 of the queries'),
     (np.ones((1, 2)), np.array([[1, 1], [1, np.inf]]), 'row 1 of the database'),
+    (np.ones((1, 2)), np.array([[1, 1.0], [0, 0]]), 'row 1 .* is all zero'),
+    (np.array([[1, 1.0], [0, 0]]), np.ones((3, 2)), 'row 1 of the queries is'),
+    (np.ones((1, 2), np.float32), np.ones((3, 2)), 'float32 .* float64'),
+    (np.ones((1, 2), int), np.ones((3, 2), int), 'int64: must be floating'),
   ],
 )
 def test_arrays_refused(query, database, match):
@@ -207,11 +284,11 @@ def test_device_arrays_are_taken():
 @pytest.mark.parametrize('values', [3, 10_000])
 def test_top_k_by_groups(monkeypatch, k, values):
   """Equal to a stable sort, with many ties and with few."""
-  monkeypatch.setattr(neighbors_lib, '_GROUP', 4)
+  monkeypatch.setattr(device, '_GROUP', 4)
   score_QB = np.random.default_rng(0).integers(0, values, (20, 400))
   score_QB = score_QB.astype(np.float32)
   expected = np.argsort(-score_QB, axis=1, kind='stable')[:, :k]
-  score_Qk, index_Qk = neighbors_lib._top_k(jnp.asarray(score_QB), k)
+  score_Qk, index_Qk = device.top_k(jnp.asarray(score_QB), k)
   np.testing.assert_array_equal(index_Qk, expected)
   np.testing.assert_array_equal(
     score_Qk, np.take_along_axis(score_QB, expected, 1)

@@ -396,10 +396,10 @@ def test_the_report_follows_what_it_shows(config, tmp_path):
 
 def test_plan_is_the_papers_funnel():
   from mrl_jax import nesting
-  from mrl_jax.stages import retrieve
+  from mrl_jax.retrieval import compare
 
   dims = nesting.doubling(8, 2048)
-  methods = retrieve.plan(dims, (*dims, 3000), k=100, shortlist=200)
+  methods = compare.plan(dims, (*dims, 3000), k=100, shortlist=200)
   assert methods['16'] == ((16,), (100,))
   assert methods['16-2048'] == ((16, 2048), (200, 100))
   # Section 4.3.1: 200, 100, 50, 25, 10 with 16, 32, 64, 128, 256, 2048.

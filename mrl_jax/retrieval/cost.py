@@ -1,6 +1,25 @@
 """What a search costs, counted as the paper counts it."""
 
 from collections.abc import Sequence
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """What a search paid.
+
+  Attributes:
+    mflops: millions of multiply-adds a query.
+    bytes: of embeddings or codes that a query had to look at; queries searched
+      together share what they read.
+    scanned: rows that the first stage scored for a query.
+    seconds: of the whole call, all its queries.
+  """
+
+  mflops: float
+  bytes: float
+  scanned: float
+  seconds: float
 
 
 def mflops(

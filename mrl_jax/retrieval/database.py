@@ -9,8 +9,8 @@ import numpy as np
 
 from mrl_jax import nesting
 
-# Rows worked on at a time.
-BLOCK = 32768
+# Bytes of rows worked on at a time.
+BLOCK_BYTES = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,66 +18,85 @@ class Database:
   """One copy of the embeddings, and the norms of their prefixes.
 
   Attributes:
-    embedding_MD: on the device, or a `np.memmap`, which is read in blocks.
+    embedding_MD: an array, or a `np.memmap`, which stays on disk.
     norms: norm_M of the prefix of each prepared width; 1 where it is all zero,
       so that such a row scores 0.
+    dtype: that queries must have, the database's own.
   """
 
-  embedding_MD: jax.Array | np.memmap
-  norms: dict[int, jax.Array]
+  embedding_MD: np.ndarray
+  norms: dict[int, np.ndarray]
+  dtype: np.dtype
 
-  def norm_M(self, dim: int) -> jax.Array:
+  @property
+  def shape(self) -> tuple[int, int]:
+    return self.embedding_MD.shape
+
+  @property
+  def row_bytes(self) -> int:
+    return self.shape[1] * self.embedding_MD.dtype.itemsize
+
+  def norm_M(self, dim: int) -> np.ndarray:
     """The norms at width `dim`, computed now if it was not prepared."""
     if dim not in self.norms:
       self.norms.update(_prefix_norms(self.embedding_MD, (dim,)))
     return self.norms[dim]
 
 
-def prepare(
-  database_MD: np.ndarray | jax.Array, dims: Sequence[int] | None = None
+def host_database(
+  database_MD: np.ndarray | jax.Array,
+  dims: Sequence[int] | None = None,
+  *,
+  dtype: str | None = None,
 ) -> Database:
-  """Makes a database that every search below takes in place of an array.
-
-  Args:
-    database_MD: float embeddings; a `np.memmap` stays on disk.
-    dims: the widths to compute prefix norms for; None: the full one.
-
-  Raises:
-    ValueError: not two-dimensional, empty, dims that do not fit, or a row with
-      NaN or infinity (its number is given).
-  """
+  """A database on the host, as `neighbors.prepare` documents it."""
   if database_MD.ndim != 2 or not len(database_MD):
     raise ValueError(
       f'database of shape {database_MD.shape}: must be [M, D], M at least 1'
     )
+  if not jnp.issubdtype(database_MD.dtype, jnp.floating):
+    raise ValueError(f'database of {database_MD.dtype}: must be floating')
   width = database_MD.shape[1]
   dims = nesting.validate((width,) if dims is None else dims, width)
-  if not isinstance(database_MD, np.memmap):
-    database_MD = jnp.asarray(database_MD)
+  original = np.dtype(database_MD.dtype)
+  if dtype is not None and np.dtype(dtype) != original:
+    database_MD = database_MD.astype(dtype)
+  # Of a CPU's jax.Array that is no copy.
+  database_MD = np.asanyarray(database_MD)
   norms = _prefix_norms(database_MD, tuple(sorted({*dims, width})))
-  finite_M = np.isfinite(np.asarray(norms[width]))
-  if not finite_M.all():
-    raise ValueError(f'row {finite_M.argmin()} of the database is not finite')
-  return Database(database_MD, norms)
+  return Database(database_MD, norms, original)
+
+
+@jax.jit(static_argnames='dims')
+def block_norms(rows_BD: jax.Array, *, dims: tuple[int, ...]) -> jax.Array:
+  """Norms [B, G] at all widths in one reading, from segments' squares."""
+  squares = [
+    jnp.square(rows_BD[:, start:end].astype(jnp.float32)).sum(1)
+    for start, end in zip((0, *dims), dims, strict=False)
+  ]
+  return jnp.sqrt(jnp.cumsum(jnp.stack(squares, axis=1), axis=1))
 
 
 def _prefix_norms(
-  embedding_MD: jax.Array | np.memmap, dims: tuple[int, ...]
-) -> dict[int, jax.Array]:
-  """Norms at all widths in one reading: running sums of segments' squares."""
-
-  @jax.jit
-  def norms_of(rows_BD):
-    squares = [
-      jnp.square(rows_BD[:, start:end].astype(jnp.float32)).sum(1)
-      for start, end in zip((0, *dims), dims, strict=False)
-    ]
-    norm_BG = jnp.sqrt(jnp.cumsum(jnp.stack(squares, axis=1), axis=1))
-    return jnp.where(norm_BG == 0, 1, norm_BG)
-
-  blocks = [
-    norms_of(embedding_MD[start : start + BLOCK])
-    for start in range(0, len(embedding_MD), BLOCK)
-  ]
-  norm_MG = jnp.concatenate(blocks)
+  embedding_MD: np.ndarray, dims: tuple[int, ...]
+) -> dict[int, np.ndarray]:
+  M, D = embedding_MD.shape
+  size = max(1, BLOCK_BYTES // (4 * D))
+  blocks = []
+  for start in range(0, M, size):
+    norm_BG = block_norms(embedding_MD[start : start + size], dims=dims)
+    if dims[-1] == D:
+      check_norms(norm_BG[:, -1], 'database', start)
+    blocks.append(jnp.where(norm_BG == 0, 1, norm_BG))
+  norm_MG = np.concatenate(blocks)
   return {dim: norm_MG[:, g] for g, dim in enumerate(dims)}
+
+
+def check_norms(norm_N: jax.Array, name: str, first: int = 0) -> None:
+  """Raises ValueError for a row without direction; `first` is its number."""
+  norm_N = np.asarray(norm_N)
+  right_N = np.isfinite(norm_N) & (norm_N > 0)
+  if not right_N.all():
+    row = right_N.argmin()
+    fault = 'all zero' if norm_N[row] == 0 else 'not finite'
+    raise ValueError(f'row {first + row} of the {name} is {fault}')

@@ -1,26 +1,32 @@
 """Exact, adaptive and funnel search over one copy of nested embeddings."""
 
 from collections.abc import Sequence
-import functools
-from typing import NamedTuple
+import time
+from typing import Literal, NamedTuple
 
 import jax
-from jax import numpy as jnp
+from jax.sharding import AxisType
 import numpy as np
 
 from mrl_jax import nesting
+from mrl_jax.retrieval import cost as cost_lib
 from mrl_jax.retrieval import database as database_lib
+from mrl_jax.retrieval import device
+from mrl_jax.retrieval import host
+from mrl_jax.retrieval.cost import Cost
 from mrl_jax.retrieval.database import Database
+from mrl_jax.retrieval.device import DeviceDatabase
 
-# Queries scored at a time, against `database.BLOCK` rows; and the bytes that
-# the candidates gathered for a block of queries may take.
-_QUERY_BLOCK = 512
-_GATHER_BYTES = 64 << 20
-# Scores whose maximum stands for them while the top k are looked for.
-_GROUP = 32
+Metric = Literal['cosine', 'dot']
+Rows = np.ndarray | jax.Array | Database | DeviceDatabase
 
 
-class Neighbors(NamedTuple):
+class _IdsAndScores(NamedTuple):
+  ids_QK: np.ndarray
+  scores_QK: np.ndarray
+
+
+class Neighbors(_IdsAndScores):
   """The nearest rows of each query, best first; ties go to the lower id.
 
   Ties are those of the float32 scores. A matrix product may round two equal
@@ -28,73 +34,108 @@ class Neighbors(NamedTuple):
 
   Attributes:
     ids_QK: int64 rows of the database.
-    scores_QK: float32 cosine similarities at the last width that scored them.
+    scores_QK: float32 similarities at the last width that scored them.
+    cost: what the search paid.
   """
 
-  ids_QK: np.ndarray
-  scores_QK: np.ndarray
+  cost: Cost | None = None
+
+  def __new__(cls, ids_QK, scores_QK, cost: Cost | None = None):
+    self = super().__new__(cls, ids_QK, scores_QK)
+    self.cost = cost
+    return self
+
+
+def prepare(
+  database_MD: np.ndarray | jax.Array,
+  dims: Sequence[int] | None = None,
+  *,
+  dtype: Literal['float32', 'bfloat16'] | None = None,
+  mesh: jax.sharding.Mesh | None = None,
+) -> Database | DeviceDatabase:
+  """Makes a database that every search below takes in place of an array.
+
+  Args:
+    database_MD: float embeddings [M, D]. On a CPU they are not copied, and a
+      `np.memmap` stays on disk.
+    dims: the widths to compute prefix norms for; None: the full one.
+    dtype: what to keep and score them in; None: as they are. A copy is made.
+    mesh: over whose devices to split the rows, see `device.place`; None: over
+      those of this process, or, on a CPU, none: the host is the faster there.
+
+  Raises:
+    ValueError: not two-dimensional or floating, empty, dims that do not fit, or
+      a row that is all zero or holds NaN or infinity (its number is given).
+  """
+  if mesh is None and jax.default_backend() != 'cpu':
+    devices = jax.local_devices()
+    mesh = jax.make_mesh(
+      (len(devices),),
+      ('rows',),
+      axis_types=(AxisType.Auto,),
+      devices=devices,
+    )
+  if mesh is None:
+    return database_lib.host_database(database_MD, dims, dtype=dtype)
+  return device.place(database_MD, mesh, dims, dtype=dtype)
 
 
 def search(
   query_QD: np.ndarray | jax.Array,
-  database_MD: np.ndarray | jax.Array | Database,
+  database_MD: Rows,
   k: int,
   *,
   dim: int | None = None,
+  metric: Metric = 'cosine',
+  recall: float | None = None,
 ) -> Neighbors:
   """The k rows nearest to each query by the cosine of their prefixes.
 
   Args:
-    query_QD: float queries.
-    database_MD: float rows, or a prepared `Database`.
+    query_QD: float queries, of the database's dtype.
+    database_MD: float rows, or a what `prepare` made of them.
     k: neighbours, at most M.
     dim: width of the prefix; None: all of D.
+    metric: 'cosine': slice, then normalise. 'dot': slice only.
+    recall: None: exact. Else the share of the k nearest that
+      `jax.lax.approx_max_k` aims at, on a mesh; it is made for TPUs.
 
   Raises:
-    ValueError: k outside [1, M], dim outside [1, D], widths that differ, or a
-      query with NaN or infinity.
+    ValueError: k outside [1, M], dim outside [1, D], widths or dtypes that
+      differ, a query that is all zero or holds NaN or infinity, or `recall` for
+      a database on the host.
   """
-  query_QD, database = _check(query_QD, database_MD)
-  M, D = database.embedding_MD.shape
-  dim = D if dim is None else dim
-  nesting.validate((dim,), D)
+  start = time.perf_counter()
+  query_QD, database = _check(query_QD, database_MD, metric)
+  M, D = database.shape
+  (dim,) = nesting.validate((D if dim is None else dim,), D)
   if not 1 <= k <= M:
     raise ValueError(f'k {k}: must be in [1, {M}], the rows of the database')
-  norm_M = database.norm_M(dim)
-  size = min(database_lib.BLOCK, M)
-  blocks = _query_blocks(query_QD, _QUERY_BLOCK)
-  best = [
-    (
-      jnp.full((len(query_BD), k), -jnp.inf),
-      jnp.zeros((len(query_BD), k), jnp.int32),
+  if recall is not None and not 0 < recall <= 1:
+    raise ValueError(f'recall {recall}: must be in (0, 1]')
+  query_Qd = _prefix(query_QD, dim, metric)
+  if isinstance(database, DeviceDatabase):
+    ids_QK, score_QK = database.nearest(
+      query_Qd, k, cosine=metric == 'cosine', recall=recall
     )
-    for _, query_BD in blocks
-  ]
-  for start in range(0, M, size):
-    # The last block reaches back, so that all are of one shape.
-    first = min(start, M - size)
-    rows_BD, first_row = database.embedding_MD, first
-    if isinstance(rows_BD, np.memmap):
-      # Each row is read once, and only as far as the prefix goes.
-      rows_BD, first_row = rows_BD[first : first + size, :dim], 0
-    for i, (_, query_BD) in enumerate(blocks):
-      best[i] = _score_block(
-        query_BD, rows_BD, norm_M, best[i], first_row, first, start,
-        dim=dim, k=k, size=size,
-      )  # fmt: skip
-    # So that blocks do not pile up on the way to the device.
-    jax.block_until_ready(best)
-  return _gather_blocks(blocks, best)
+  elif recall is not None:
+    raise ValueError(f'recall {recall}: needs a database prepared on a mesh')
+  else:
+    ids_QK, score_QK = host.nearest(
+      query_Qd, database.embedding_MD, _norm_M(database, dim, metric), k
+    )
+  return Neighbors(ids_QK, score_QK, _paid(database, (dim,), (), start))
 
 
 def adaptive(
   query_QD: np.ndarray | jax.Array,
-  database_MD: np.ndarray | jax.Array | Database,
+  database_MD: Rows,
   k: int,
   *,
   shortlist_dim: int,
   rerank_dim: int,
   shortlist: int,
+  metric: Metric = 'cosine',
 ) -> Neighbors:
   """Adaptive retrieval (arXiv 2205.13147, section 4.3): shortlist, then rerank.
 
@@ -106,15 +147,17 @@ def adaptive(
     database_MD,
     dims=(shortlist_dim, rerank_dim),
     shortlists=(shortlist, k),
+    metric=metric,
   )
 
 
 def funnel(
   query_QD: np.ndarray | jax.Array,
-  database_MD: np.ndarray | jax.Array | Database,
+  database_MD: Rows,
   *,
   dims: Sequence[int],
   shortlists: Sequence[int],
+  metric: Metric = 'cosine',
 ) -> Neighbors:
   """Funnel retrieval (arXiv 2205.13147, section 4.3.1).
 
@@ -126,8 +169,9 @@ def funnel(
     ValueError: lengths that differ, dims that do not increase, shortlists that
       grow, or what `search` refuses.
   """
-  query_QD, database = _check(query_QD, database_MD)
-  dims = nesting.validate(dims, database.embedding_MD.shape[1])
+  start = time.perf_counter()
+  query_QD, database = _check(query_QD, database_MD, metric)
+  dims = nesting.validate(dims, database.shape[1])
   if len(shortlists) != len(dims):
     raise ValueError(
       f'shortlists {tuple(shortlists)}: one is needed for each of dims {dims}'
@@ -138,138 +182,99 @@ def funnel(
     raise ValueError(
       f'shortlists {tuple(shortlists)}: must be positive and never grow'
     )
-  neighbors = search(query_QD, database, shortlists[0], dim=dims[0])
+  found = search(query_QD, database, shortlists[0], dim=dims[0], metric=metric)
+  ids_QK, score_QK = found
   for dim, k in zip(dims[1:], shortlists[1:], strict=True):
-    neighbors = _rerank(query_QD, database, neighbors.ids_QK, dim=dim, k=k)
-  return neighbors
+    ids_QK, score_QK = _rescore(query_QD, database, ids_QK, k, dim, metric)
+  return Neighbors(ids_QK, score_QK, _paid(database, dims, shortlists, start))
 
 
-def _rerank(query_QD, database, ids_QK, *, dim, k):
-  # In the order of the rows: reads memory forwards, and lets a stable top-k
-  # give ties to the lower id.
-  ids_QK = np.sort(ids_QK, axis=1)
-  norm_M = database.norm_M(dim)
+def rerank(
+  query_QD: np.ndarray | jax.Array,
+  database_MD: Rows,
+  ids_QK: np.ndarray,
+  k: int,
+  *,
+  dim: int | None = None,
+  metric: Metric = 'cosine',
+) -> Neighbors:
+  """The k nearest of the rows `ids_QK`, which another search has found.
 
-  blocks = _query_blocks(
-    query_QD,
-    min(_QUERY_BLOCK, max(1, _GATHER_BYTES // (ids_QK.shape[1] * dim * 4))),
-    ids_QK.astype(np.int32),
+  Raises ValueError for ids outside [0, M), k beyond them, or what `search`
+  refuses.
+  """
+  start = time.perf_counter()
+  query_QD, database = _check(query_QD, database_MD, metric)
+  M, D = database.shape
+  (dim,) = nesting.validate((D if dim is None else dim,), D)
+  if ids_QK.ndim != 2 or len(ids_QK) != len(query_QD):
+    raise ValueError(
+      f'ids of shape {ids_QK.shape}: must be [{len(query_QD)}, K]'
+    )
+  if ids_QK.min() < 0 or ids_QK.max() >= M:
+    raise ValueError(
+      f'ids in [{ids_QK.min()}, {ids_QK.max()}]: must be in [0, {M})'
+    )
+  if not 1 <= k <= ids_QK.shape[1]:
+    raise ValueError(f'k {k}: must be in [1, {ids_QK.shape[1]}], the ids given')
+  found = _rescore(query_QD, database, ids_QK, k, dim, metric)
+  scored = ids_QK.shape[1]
+  return Neighbors(*found, _paid(database, (0, dim), (scored,), start))
+
+
+def _rescore(query_QD, database, ids_QK, k, dim, metric):
+  query_Qd = _prefix(query_QD, dim, metric)
+  if isinstance(database, DeviceDatabase):
+    return database.rescore(query_Qd, ids_QK, k, cosine=metric == 'cosine')
+  return host.rescore(
+    query_Qd,
+    database.embedding_MD,
+    _norm_M(database, dim, metric),
+    ids_QK.astype(np.int64),
+    k,
   )
-  results = []
-  for _, query_BD, ids_BK in blocks:
-    rows_MD = database.embedding_MD
-    if isinstance(rows_MD, np.memmap):
-      rows_BKd = jnp.asarray(rows_MD[ids_BK, :dim])
-    else:
-      rows_BKd = _gather(rows_MD, ids_BK, dim=dim)
-    scored = _score_candidates(query_BD, rows_BKd, norm_M, ids_BK, dim=dim, k=k)
-    results.append(jax.block_until_ready(scored))
-  return _gather_blocks(blocks, results)
 
 
-@functools.partial(jax.jit, static_argnames=('dim', 'k', 'size'))
-def _score_block(
-  query_QD, rows_MD, norm_M, best, first_row, first, fresh, *, dim, k, size
-):
-  """Merges the rows [first_row, first_row + size) into the best so far.
-
-  `first` is the id of the first of them; those below `fresh` were scored
-  before and do not count again.
-  """
-  rows_Bd = jax.lax.dynamic_slice(rows_MD, (first_row, 0), (size, dim))
-  norm_B = jax.lax.dynamic_slice(norm_M, (first,), (size,))
-  id_B = first + jnp.arange(size, dtype=jnp.int32)
-  score_QB = _dot(_normalize(query_QD, dim), rows_Bd.T) / norm_B[None, :]
-  score_QB = jnp.where((id_B >= fresh)[None, :], score_QB, -jnp.inf)
-  score_Qk, index_Qk = _top_k(score_QB, min(k, size))
-  # Earlier rows first, so that a stable top-k gives ties to the lower id.
-  scores = jnp.concatenate([best[0], score_Qk], axis=1)
-  ids = jnp.concatenate([best[1], id_B[index_Qk]], axis=1)
-  score_Qk, index_Qk = jax.lax.top_k(scores, k)
-  return score_Qk, jnp.take_along_axis(ids, index_Qk, axis=1)
+def _norm_M(database, dim, metric):
+  return database.norm_M(dim) if metric == 'cosine' else None
 
 
-def _top_k(score_QB: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-  """`lax.top_k`, ties included, by way of the maxima of groups.
-
-  What is among the first k stands in one of the k groups of the best maxima,
-  since any group before its own holds something before it.
-  """
-  Q, B = score_QB.shape
-  if B % _GROUP or 2 * k * _GROUP > B:
-    return jax.lax.top_k(score_QB, k)
-  maximum_QG = score_QB.reshape(Q, B // _GROUP, _GROUP).max(-1)
-  # Groups in the order of their rows, for the ties.
-  group_Qk = jnp.sort(jax.lax.top_k(maximum_QG, k)[1], axis=1)
-  within = jnp.arange(_GROUP, dtype=group_Qk.dtype)
-  index_QX = (_GROUP * group_Qk[:, :, None] + within[None, None]).reshape(Q, -1)
-  score_QX = jnp.take_along_axis(score_QB, index_QX, axis=1)
-  score_Qk, best_Qk = jax.lax.top_k(score_QX, k)
-  return score_Qk, jnp.take_along_axis(index_QX, best_Qk, axis=1)
+def _paid(database, dims, shortlists, start) -> Cost:
+  M, D = database.shape
+  mflops = cost_lib.mflops(M, dims, shortlists)
+  size = database.row_bytes / D
+  scanned = M if dims[0] else shortlists[0]
+  seconds = time.perf_counter() - start
+  return Cost(mflops, 1e6 * mflops * size, scanned, seconds)
 
 
-@functools.partial(jax.jit, static_argnames='dim')
-def _gather(rows_MD, ids_QK, *, dim):
-  return rows_MD[:, :dim][ids_QK]
+def _prefix(query_QD, dim, metric) -> np.ndarray:
+  """float32 [Q, dim]; of length 1 for the cosine, unless it is all zero."""
+  query_Qd = np.ascontiguousarray(query_QD[:, :dim], np.float32)
+  if metric == 'cosine':
+    norm_Q1 = np.linalg.norm(query_Qd, axis=1, keepdims=True)
+    query_Qd = query_Qd / np.where(norm_Q1 == 0, 1, norm_Q1)
+  return query_Qd
 
 
-@functools.partial(jax.jit, static_argnames=('dim', 'k'))
-def _score_candidates(query_QD, rows_QKd, norm_M, ids_QK, *, dim, k):
-  query_Qd = _normalize(query_QD, dim)
-  # Not a matrix product: that rounds a row by its place in the block, and equal
-  # rows would not tie. Reading the rows costs more than either.
-  score_QK = (query_Qd[:, None, :] * rows_QKd).sum(-1) / norm_M[ids_QK]
-  score_Qk, index_Qk = jax.lax.top_k(score_QK, k)
-  return score_Qk, jnp.take_along_axis(ids_QK, index_Qk, axis=1)
-
-
-@functools.partial(jax.jit, static_argnames='dim')
-def _normalize(query_QD, dim):
-  query_Qd = query_QD[:, :dim].astype(jnp.float32)
-  norm_Q1 = jnp.linalg.norm(query_Qd, axis=1, keepdims=True)
-  return query_Qd / jnp.where(norm_Q1 == 0, 1, norm_Q1)
-
-
-def _dot(a, b):
-  return jnp.matmul(a, b, precision='highest')
-
-
-def _check(query_QD, database_MD) -> tuple[np.ndarray | jax.Array, Database]:
+def _check(query_QD, database_MD, metric):
+  if metric not in ('cosine', 'dot'):
+    raise ValueError(f"metric {metric!r}: must be 'cosine' or 'dot'")
   database = database_MD
-  if not isinstance(database, Database):
-    database = database_lib.prepare(database_MD)
-  width = database.embedding_MD.shape[1]
+  if not isinstance(database, (Database, DeviceDatabase)):
+    database = prepare(database_MD)
+  width = database.shape[1]
   if query_QD.ndim != 2 or not len(query_QD) or query_QD.shape[1] != width:
     raise ValueError(
       f'queries of shape {query_QD.shape} for a database of width {width}: '
       f'must be [Q, {width}], Q at least 1'
     )
-  finite_Q = np.isfinite(np.asarray(query_QD)).all(1)
-  if not finite_Q.all():
-    raise ValueError(f'row {finite_Q.argmin()} of the queries is not finite')
+  if query_QD.dtype != database.dtype:
+    raise ValueError(
+      f'queries of {query_QD.dtype} for a database of {database.dtype}: must '
+      'be the same'
+    )
+  query_QD = np.asarray(query_QD)
+  norm_Q1 = database_lib.block_norms(query_QD, dims=(width,))
+  database_lib.check_norms(norm_Q1[:, 0], 'queries')
   return query_QD, database
-
-
-def _query_blocks(query_QD, size: int, *others) -> list[tuple]:
-  """(rows that are new, queries, *others) blocks of one shape.
-
-  The last block reaches back, and only its end is new.
-  """
-  Q = len(query_QD)
-  size = min(size, Q)
-  blocks = []
-  for start in range(0, Q, size):
-    first = min(start, Q - size)
-    rows = [np.asarray(x[first : first + size]) for x in (query_QD, *others)]
-    blocks.append((slice(start - first, None), *rows))
-  return blocks
-
-
-def _gather_blocks(blocks, results) -> Neighbors:
-  """Joins the (scores, ids) of each block."""
-  parts = [
-    (np.asarray(ids_BK)[new], np.asarray(score_BK)[new])
-    for (new, *_), (score_BK, ids_BK) in zip(blocks, results, strict=True)
-  ]
-  ids, scores = zip(*parts, strict=True)
-  return Neighbors(np.concatenate(ids).astype(np.int64), np.concatenate(scores))

@@ -1,0 +1,98 @@
+"""Compares exact, adaptive and funnel search over any embeddings.
+
+    python -m mrl_jax.retrieval --queries=X.npy --database=Y.npy
+
+Both files hold floats [N, D] of one width and dtype; nothing else is needed.
+With the labels of both the table shows the paper's metrics, without them how
+many of the neighbours at full width were found. Writes retrieval.json and, for
+each search, <widths>.npz with ids and scores.
+"""
+
+import argparse
+import pathlib
+import sys
+
+import numpy as np
+import tqdm
+
+from mrl_jax import files
+from mrl_jax import nesting
+from mrl_jax import retrieval
+from mrl_jax import tables
+from mrl_jax import terminal
+from mrl_jax.retrieval import arrays
+from mrl_jax.retrieval import compare
+
+
+def run(args: argparse.Namespace) -> None:
+  """Raises ValueError for arrays, labels, dims or counts that do not fit."""
+  database_MD, manifest = arrays.load_rows(args.database)
+  query_QD, _ = arrays.load_rows(args.queries)
+  arrays.check_pair(query_QD, database_MD)
+  M, D = database_MD.shape
+  dims = nesting.validate(args.dims or arrays.default_dims(D, manifest), D)
+  if not 1 <= args.k <= args.shortlist <= M:
+    raise ValueError(
+      f'--k={args.k} --shortlist={args.shortlist}: must be '
+      f'1 <= k <= shortlist <= {M}, the rows of the database'
+    )
+  methods = compare.plan(
+    dims, dict.fromkeys((*dims, D)), k=args.k, shortlist=args.shortlist
+  )
+  judge_labels = load_labels(args, len(query_QD), M)
+  database = retrieval.prepare(database_MD, dims)
+  query_QD = np.array(query_QD)
+  judge = compare.make_judge(query_QD, database, args.k, **judge_labels)
+  out, results = pathlib.Path(args.out), {}
+  for name, neighbors, results[name] in tqdm.tqdm(
+    compare.run(query_QD, database, methods, judge),
+    total=len(methods), unit='search', disable=None, leave=False,
+  ):  # fmt: skip
+    compare.write_neighbors(out, name, neighbors)
+  record = {'queries': len(query_QD), 'database': M, 'methods': results}
+  files.write_json(out / 'retrieval.json', record)
+  print(f'{len(query_QD):,} queries in {M:,} rows of width {D}')
+  print(terminal.table(tables.retrieval(results)))
+  print(f'in {out}')
+
+
+def load_labels(
+  args: argparse.Namespace, num_queries: int, num_rows: int
+) -> dict[str, np.ndarray]:
+  """Of --query_labels and --database_labels, as `make_judge` takes them."""
+  return {
+    name: arrays.load_labels(path, count)
+    for name, path, count in (
+      ('query_label_Q', args.query_labels, num_queries),
+      ('database_label_M', args.database_labels, num_rows),
+    )
+    if path
+  }
+
+
+def widths(text: str) -> tuple[int, ...]:
+  """The value of --dims."""
+  return tuple(int(dim) for dim in text.split(','))
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    prog='python -m mrl_jax.retrieval', description=__doc__.split('\n')[0]
+  )
+  add = parser.add_argument
+  add('--queries', required=True, help='.npy of floats [Q, D]')
+  add('--database', required=True, help='.npy of floats [M, D]')
+  add('--query_labels', help='.npy of integers [Q]')
+  add('--database_labels', help='.npy of integers [M]')
+  add('--dims', type=widths, help='8,16,…; default: the manifest’s, or doubled')
+  add('--k', type=int, default=100, help='neighbours of a query')
+  add('--shortlist', type=int, default=200, help='rows that are reranked')
+  add('--out', default='retrieval', help='folder to write to')
+  try:
+    run(parser.parse_args())
+  except ValueError as error:
+    sys.exit(f'ValueError: {" ".join(str(error).split())}')
+
+
+if __name__ == '__main__':
+  main()

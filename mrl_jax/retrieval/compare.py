@@ -1,0 +1,141 @@
+"""Searches compared with each other: which, how good, and at what cost."""
+
+from collections.abc import Iterator, Mapping
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mrl_jax import files
+from mrl_jax import retrieval
+from mrl_jax.retrieval import metrics
+from mrl_jax.retrieval.database import Database
+from mrl_jax.retrieval.neighbors import Neighbors
+
+# Queries enough for a whole block of every search.
+_WARM_UP = 512
+
+# The dims and shortlists of `funnel`.
+Method = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+class Judge(NamedTuple):
+  """What neighbours are measured by: labels, or the true neighbours' ids."""
+
+  query_label_Q: np.ndarray | None = None
+  database_label_M: np.ndarray | None = None
+  true_ids_QK: np.ndarray | None = None
+
+  def __call__(self, ids_QK: np.ndarray) -> dict[str, float]:
+    """In percent, for every k retrieved of 1, 10, 25, 50 and 100.
+
+    With labels the paper's `top1`, `map{k}` and `p{k}`, and `r{k}` by each
+    class's own count; else `krecall{k}`, the k-Recall@k.
+    """
+    ks = [k for k in (1, 10, 25, 50, 100) if k <= ids_QK.shape[1]]
+    if self.true_ids_QK is not None:
+      values = {
+        f'krecall{k}': metrics.k_recall(ids_QK[:, :k], self.true_ids_QK[:, :k])
+        for k in ks
+      }
+      return {name: 100 * value for name, value in values.items()}
+    relevant_Q = metrics.count_relevant(
+      self.database_label_M, self.query_label_Q
+    )
+    values = metrics.summary(
+      self.database_label_M[ids_QK],
+      self.query_label_Q,
+      ks,
+      # The recall of a query without a relevant row is 0.
+      num_relevant=np.maximum(relevant_Q, 1),
+    )
+    names = ('top1', *(f'{x}{k}' for k in ks[1:] for x in ('map', 'p', 'r')))
+    return {name: 100 * values[name] for name in names}
+
+
+def make_judge(
+  query_QD: np.ndarray,
+  database: np.ndarray | Database,
+  k: int,
+  *,
+  query_label_Q: np.ndarray | None = None,
+  database_label_M: np.ndarray | None = None,
+) -> Judge:
+  """By labels if both are given; else by the exact search at full width."""
+  if (query_label_Q is None) != (database_label_M is None):
+    raise ValueError('labels of one side: give those of both, or none')
+  if query_label_Q is not None:
+    return Judge(query_label_Q, database_label_M)
+  exact = retrieval.search(query_QD, database, k)
+  return Judge(true_ids_QK=exact.ids_QK)
+
+
+def plan(
+  nesting_dims: tuple[int, ...],
+  widths: tuple[int, ...],
+  *,
+  k: int,
+  shortlist: int,
+) -> dict[str, Method]:
+  """The searches to compare, by name: dims and shortlists of `funnel`.
+
+  Exact at every width; from every nesting dim but the last a rerank at the
+  last; and the paper's funnels (section 4.3.1), which halve the shortlist at
+  every nesting dim until 10 are left, and rank those at the last.
+  """
+  last, floor = nesting_dims[-1], min(10, k)
+  methods = {f'{dim}': ((dim,), (k,)) for dim in widths}
+  for dim in nesting_dims[:-1]:
+    methods[f'{dim}-{last}'] = ((dim, last), (shortlist, k))
+  for first in range(len(nesting_dims) - 2):
+    dims, shortlists, kept = [], [], shortlist
+    for dim in nesting_dims[first:-1]:
+      dims.append(dim)
+      shortlists.append(kept if kept >= 2 * floor else floor)
+      if shortlists[-1] == floor:
+        break
+      kept //= 2
+    if len(dims) > 1:
+      dims.append(last)
+      methods['-'.join(map(str, dims))] = (tuple(dims), (*shortlists, floor))
+  return methods
+
+
+def run(
+  query_QD: np.ndarray,
+  database: np.ndarray | Database,
+  methods: Mapping[str, Method],
+  judge: Judge,
+) -> Iterator[tuple[str, Neighbors, dict[str, Any]]]:
+  """Yields of each method its name, neighbours, and record for retrieval.json.
+
+  The second of two searches is timed, so that compiling does not count.
+  """
+  for name, (dims, shortlists) in methods.items():
+    find = lambda query_QD, dims=dims, shortlists=shortlists: retrieval.funnel(
+      query_QD, database, dims=dims, shortlists=shortlists
+    )
+    find(query_QD[:_WARM_UP])
+    neighbors = find(query_QD)
+    yield (
+      name,
+      neighbors,
+      {
+        'dims': list(dims),
+        'shortlists': list(shortlists),
+        'metrics': judge(neighbors.ids_QK),
+        'mflops_per_query': neighbors.cost.mflops,
+        'seconds': neighbors.cost.seconds,
+      },
+    )
+
+
+def write_neighbors(
+  folder: pathlib.Path, name: str, neighbors: Neighbors
+) -> None:
+  """Writes `<name>.npz` with `ids` and `scores` [Q, K]."""
+  with (
+    files.replacing(folder / f'{name}.npz') as temporary,
+    open(temporary, 'wb') as file,
+  ):
+    np.savez(file, ids=neighbors.ids_QK, scores=neighbors.scores_QK)

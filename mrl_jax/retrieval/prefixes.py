@@ -1,0 +1,57 @@
+"""Unit prefixes: slice, then normalise, block by block."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+# Rows worked on at a time.
+_BLOCK = 16384
+
+
+def unit(rows_ND: np.ndarray | jax.Array, dim: int, first: int = 0):
+  """Prefixes of length 1, float32 [N, dim]; an all-zero prefix stays zero.
+
+  Raises ValueError for a row with NaN or infinity; `first` is the number of the
+  first row.
+  """
+  row_Nd = np.ascontiguousarray(np.asarray(rows_ND[:, :dim]), np.float32)
+  norm_N1 = np.linalg.norm(row_Nd, axis=1, keepdims=True)
+  finite_N = np.isfinite(norm_N1[:, 0])
+  if not finite_N.all():
+    raise ValueError(f'row {first + finite_N.argmin()} is not finite')
+  return row_Nd / np.where(norm_N1 == 0, 1, norm_N1)
+
+
+def unit_blocks(
+  rows_MD: np.ndarray | jax.Array, dim: int
+) -> Iterator[tuple[int, np.ndarray]]:
+  """(first row, unit prefixes [B, dim]) of all rows, in their order."""
+  for first in range(0, len(rows_MD), _BLOCK):
+    yield first, unit(rows_MD[first : first + _BLOCK], dim, first)
+
+
+def unit_sample(
+  rows_MD: np.ndarray | jax.Array, dim: int, size: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Sorted ids [N] of at most `size` random rows, and their unit prefixes."""
+  M = len(rows_MD)
+  random = np.random.default_rng(seed)
+  ids_N = np.sort(random.choice(M, min(size, M), replace=False))
+  parts = [
+    unit(rows_MD[ids_N[start : start + _BLOCK]], dim)
+    for start in range(0, len(ids_N), _BLOCK)
+  ]
+  return ids_N, np.concatenate(parts)
+
+
+def unit_queries(
+  query_QD: np.ndarray | jax.Array, dim: int, width: int
+) -> np.ndarray:
+  """Unit prefixes of queries, which must be as wide as the database."""
+  if query_QD.ndim != 2 or not len(query_QD) or query_QD.shape[1] != width:
+    raise ValueError(
+      f'queries of shape {query_QD.shape} for a database of width {width}: '
+      f'must be [Q, {width}], Q at least 1'
+    )
+  return unit(query_QD, dim)
