@@ -12,6 +12,7 @@ several processes are told of each other by `--coordinator_address=host:port
 
 import os
 import sys
+import threading
 
 from absl import app
 from absl import flags
@@ -60,7 +61,8 @@ def main(argv: list[str]) -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-  logging.set_verbosity(logging.WARNING)
+  # Libraries log tracebacks of what they raise as well.
+  logging.set_verbosity(logging.FATAL)
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
@@ -89,6 +91,8 @@ def _one_line(function):
     except (ValueError, OSError) as error:
       if logging.level_debug():
         raise
+      # What else fails on the way out has the same cause.
+      sys.unraisablehook = threading.excepthook = lambda _: None
       kind = 'ValueError' if isinstance(error, ValueError) else 'OSError'
       sys.exit(f'{kind}: {" ".join(str(error).split())}')
 

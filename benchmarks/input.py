@@ -126,16 +126,14 @@ def _sizes(sources: dict[str, Source]) -> list[timing.Row]:
   return rows
 
 
-def _batches(
-  source: Source, threads: int, batch_size: int = BATCH_SIZE
-) -> StreamBatches:
+def _batches(source: Source, threads: int, batch_size: int) -> StreamBatches:
   return StreamBatches(
     source,
     batch_size,
     mesh=sharding.make_mesh(1),
     seed=0,
-    resize=0,
-    size=SIZE,
+    resize=False,
+    sizes={0: SIZE},
     scale=(0.08, 1.0),
     damage=DamageLog(0),
     num_threads=threads,
@@ -144,7 +142,7 @@ def _batches(
 
 def _memory(source: Source, batches: int) -> timing.Row:
   megabytes = []
-  stream = _batches(source, 2, batch_size=64).batches(0)
+  stream = _batches(source, 2, 64).batches(0)
   with contextlib.closing(stream):
     for batch in itertools.islice(stream, 200 + batches):
       jax.block_until_ready(batch)
@@ -188,7 +186,9 @@ def _resume(source: Source, folder: pathlib.Path) -> timing.Row:
 
 
 def _take(source: Source, step: int, count: int):
-  with contextlib.closing(_batches(source, 2).batches(step)) as stream:
+  with contextlib.closing(
+    _batches(source, 2, BATCH_SIZE).batches(step)
+  ) as stream:
     return jax.device_get(list(itertools.islice(stream, count)))
 
 
@@ -205,7 +205,9 @@ def _rates(
   for _ in range(rounds):
     for name, threads in ways:
       if name in sources:
-        measured = _measure(_batches(sources[name], threads), batches)
+        measured = _measure(
+          _batches(sources[name], threads, BATCH_SIZE), batches
+        )
       else:
         measured = _ask(peer, f'{name} {threads} {batches}')
       found[name, threads].append((measured['rate'], measured['seconds']))

@@ -1,14 +1,20 @@
-"""The whole training step: fixed feature, MRL-E and MRL, synthetic images.
+"""The whole training step: fixed feature, MRL-E and MRL; and with its input.
 
     python -m benchmarks.train_step [--peer=torch] [--json=FILE]
                                     [--batch_size=16] [--image_size=64]
+                                    [--dataset=DIR]
 
+On synthetic images. With a dataset, as `mrl_jax.data.prepare` writes it, the
+MRL step also runs on its training images as they are read and decoded; `of the
+slower` is that rate as a share of the lesser of input alone and step alone.
 The step is the one training runs: normalisation, forward, backward, SGD.
 Medians of alternating runs; `of matmul` is what XLA counts of the step's
 arithmetic, as a share of the rate of a large matrix product in the same run.
 """
 
 import argparse
+import contextlib
+import itertools
 
 from flax import nnx
 import jax
@@ -19,8 +25,12 @@ from benchmarks import timing
 from mrl_jax import models
 from mrl_jax import nesting
 from mrl_jax import optim
+from mrl_jax import sharding
 from mrl_jax import state as state_lib
 from mrl_jax.data import augment
+from mrl_jax.data import source as source_lib
+from mrl_jax.data.damage import DamageLog
+from mrl_jax.data.stream import StreamBatches
 
 NUM_CLASSES = 1000
 KINDS = {'FF': 'fixed', 'MRL-E': 'mrl_e', 'MRL': 'mrl'}
@@ -35,10 +45,12 @@ def main() -> None:
   add = parser.add_argument
   add('--peer', choices=('torch', 'torch_compile'))
   add('--json', help='file for the figures')
+  add('--dataset', help='one whose training images to read')
   add('--encoder', default='resnet50', choices=tuple(models.ENCODERS))
   add('--batch_size', type=int, default=16)
   add('--image_size', type=int, default=64)
   add('--rounds', type=int, default=7)
+  add('--window', type=int, default=10, help='steps in a round of real input')
   add('--dtype', default='float32', choices=('float32', 'bfloat16'))
   args = parser.parse_args()
   packages = ['jax', 'jaxlib', *(['torch'] if args.peer else [])]
@@ -50,6 +62,10 @@ def main() -> None:
   )
   record[title] = _steps(args)
   timing.show(title, record[title])
+  if args.dataset:
+    title = f'MRL, fed from {args.dataset}'
+    record[title] = [_fed(args)]
+    timing.show(title, record[title])
   if args.json:
     timing.write_json(args.json, record)
 
@@ -68,8 +84,8 @@ def _dims(args, kind: str) -> tuple[int, ...]:
   return dims[-1:] if kind == 'fixed' else dims
 
 
-def _ours(args, kind: str, batch):
-  """A call that does one step, and how many operations XLA counts in it."""
+def _compiled(args, kind: str, batch):
+  """The compiled step, and the state that it begins with."""
   build = lambda: models.Classifier(
     args.encoder,
     _dims(args, kind),
@@ -91,7 +107,12 @@ def _ours(args, kind: str, batch):
     seed=0,
     label_smoothing=0.1,
   )
-  compiled = step.lower(state, batch).compile()
+  return step.lower(state, batch).compile(), state
+
+
+def _ours(args, kind: str, batch):
+  """A call that does one step, and how many operations XLA counts in it."""
+  compiled, state = _compiled(args, kind, batch)
 
   def run():
     nonlocal state
@@ -132,6 +153,58 @@ def _peer(args, kind: str, batch):
     return loss.item()
 
   return run
+
+
+def _fed(args) -> timing.Row:
+  """Rates of input, step and both; every window ends with an idle device."""
+  source = source_lib.open_source(args.dataset, 'train')
+  batches = StreamBatches(
+    source,
+    args.batch_size,
+    mesh=sharding.make_mesh(1),
+    seed=0,
+    resize=False,
+    sizes={0: args.image_size},
+    scale=(0.08, 1.0),
+    damage=DamageLog(0),
+  )
+  resident = jax.device_put(_batch(args))
+  step, state = _compiled(args, 'mrl', resident)
+
+  def read():
+    with contextlib.closing(batches.batches(0)) as stream:
+      for batch in itertools.islice(stream, args.window):
+        jax.block_until_ready(batch)
+
+  def train(given):
+    nonlocal state
+    metrics = None
+    for batch in itertools.islice(given, args.window):
+      pending = metrics
+      state, metrics = step(state, batch)
+      jax.block_until_ready(pending)
+    jax.block_until_ready(state)
+
+  def both():
+    with contextlib.closing(batches.batches(0)) as stream:
+      train(stream)
+
+  ms = timing.medians(
+    {
+      'input': read,
+      'step': lambda: train(itertools.repeat(resident)),
+      'both': both,
+    },
+    args.rounds,
+  )
+  rates = {
+    name: 1e3 * args.batch_size * args.window / value
+    for name, value in ms.items()
+  }
+  return {
+    **{f'{name} images/s': rate for name, rate in rates.items()},
+    'of the slower': rates['both'] / min(rates['input'], rates['step']),
+  }
 
 
 def _steps(args) -> list[timing.Row]:

@@ -80,6 +80,12 @@ def get_config() -> ConfigDict:
   # weighted so that the loss expected is the same; 0: all.
   config.granularities_per_step = 0
 
+  # What a run starts from: a workdir, or one of its checkpoints. Empty: afresh.
+  config.init_from = ''
+  # Parts that train, as layer4.2, head; the rest is frozen, its BatchNorm in
+  # evaluation mode (mrl_jax/trainable.py). Empty: everything trains.
+  config.trainable = ()
+
   # How the loss is computed: xla (blocks of classes where the logits are
   # large), or pallas (tiles; one GPU or TPU, compiled for both, run on none).
   config.loss_kernel = 'xla'

@@ -4,10 +4,12 @@
 the step and the optimizer's state, `<step>/config` the config.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import os
 from typing import Any
 
+from etils import epath
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
@@ -58,7 +60,8 @@ class Checkpoints:
     lost = error_type and issubclass(error_type, jax.errors.JaxRuntimeError)
     # A save cannot end without a peer that is gone, and would be waited for.
     if not (lost and jax.process_count() > 1):
-      self._manager.close()
+      with self._saving():
+        self._manager.close()
 
   @property
   def latest_step(self) -> int | None:
@@ -76,30 +79,46 @@ class Checkpoints:
   ) -> None:
     """Begins to save; waits first for the save before this one.
 
+    Raises OSError if either fails.
+
     `score`: what the best checkpoint has most of, at least 0; None where it was
     not measured.
     """
     model, optimizer = _split(state)
-    self._manager.save(
-      int(state.step),
-      args=ocp.args.Composite(
-        model=ocp.args.StandardSave(model),
-        optimizer=ocp.args.StandardSave(optimizer),
-        config=ocp.args.JsonSave(config),
-      ),
-      # Orbax warns of a save without metrics.
-      metrics={'score': _UNMEASURED if score is None else score},
-    )
+    with self._saving():
+      self._manager.save(
+        int(state.step),
+        args=ocp.args.Composite(
+          model=ocp.args.StandardSave(model),
+          optimizer=ocp.args.StandardSave(optimizer),
+          config=ocp.args.JsonSave(config),
+        ),
+        # Orbax warns of a save without metrics.
+        metrics={'score': _UNMEASURED if score is None else score},
+      )
 
   def wait(self) -> None:
-    """Returns when what is being saved is whole."""
-    self._manager.wait_until_finished()
+    """Returns when what is being saved is whole. Raises OSError if not."""
+    with self._saving():
+      self._manager.wait_until_finished()
+
+  @contextlib.contextmanager
+  def _saving(self) -> Iterator[None]:
+    try:
+      yield
+    # Orbax and tensorstore raise many types of what fails in the background.
+    except Exception as error:
+      line = ' '.join(str(error).split())[:300]
+      raise OSError(
+        f'a checkpoint could not be saved to {self._directory}; those before '
+        f'it are whole ({line})'
+      ) from error
 
   def restore(self, like: State, step: int) -> State:
     """The state, in the shapes and shardings of `like`.
 
     Raises ValueError, naming the directory, if it cannot be read; so do the
-    two below.
+    three below.
     """
     model, optimizer = _split(like)
     restored = self._restore(
@@ -111,13 +130,32 @@ class Checkpoints:
     """The `params` and `batch_stats` alone, as `like` holds them."""
     return self._restore(step, model=_restore_like(like)).model
 
+  def model_shapes(self, step: int) -> dict[str, Any]:
+    """What `restore_model` takes, as it was saved; all names are strings.
+
+    On the first device, whatever it was saved from.
+    """
+    path = epath.Path(self._directory) / str(step) / 'model'
+    on_first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    with self._told_in_one_line(step):
+      metadata = ocp.StandardCheckpointHandler().metadata(path)
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_first),
+      metadata.tree,
+    )
+
   def read_config(self, step: int) -> dict[str, Any]:
     """The config a checkpoint was written with."""
     return self._restore(step, config=ocp.args.JsonRestore()).config
 
   def _restore(self, step: int, **items: Any) -> ocp.args.Composite:
-    try:
+    with self._told_in_one_line(step):
       return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+  @contextlib.contextmanager
+  def _told_in_one_line(self, step: int) -> Iterator[None]:
+    try:
+      yield
     # Orbax and tensorstore raise many types on damaged files.
     except Exception as error:
       line = ' '.join(str(error).split())[:200]

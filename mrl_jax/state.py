@@ -12,6 +12,7 @@ import optax
 
 from mrl_jax import metrics
 from mrl_jax import nesting
+from mrl_jax import trainable as trainable_lib
 
 Arrays = Mapping[str, Any]
 
@@ -32,18 +33,40 @@ class State:
 
 
 def create(
-  model: nnx.Module, optimizer: optax.GradientTransformation
+  model: nnx.Module,
+  optimizer: optax.GradientTransformation,
+  *,
+  trainable: Sequence[str] = (),
 ) -> tuple[nnx.GraphDef, State]:
-  """Splits a freshly initialised model into its static part and a State."""
+  """Splits a freshly initialised model into its static part and a State.
+
+  Args:
+    model: what does not train of it is put into evaluation mode.
+    optimizer: keeps no state of parameters that do not train.
+    trainable: patterns of those that do, see `trainable.matches`; none: all.
+
+  Raises:
+    ValueError: a pattern matches nothing.
+  """
+  _freeze_norms(model, trainable_lib.parse(trainable))
   graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
   params = nnx.to_pure_dict(params)
   state = State(
     step=jnp.zeros((), jnp.int32),
     params=params,
     batch_stats=nnx.to_pure_dict(batch_stats),
-    opt_state=optimizer.init(params),
+    opt_state=optimizer.init(trainable_lib.split(params, trainable)[0]),
   )
   return graphdef, state
+
+
+def _freeze_norms(model: nnx.Module, patterns: Sequence[str]) -> None:
+  for path, module in nnx.iter_modules(model):
+    if isinstance(module, nnx.BatchNorm) and not any(
+      trainable_lib.matches((*path, name), patterns)
+      for name in ('scale', 'bias')
+    ):
+      module.use_running_average = True
 
 
 def make_train_step(
@@ -54,6 +77,7 @@ def make_train_step(
   ],
   *,
   seed: int,
+  trainable: Sequence[str] = (),
   schedule: optax.Schedule | None = None,
   weights_G: Sequence[float] | None = None,
   granularities_per_step: int = 0,
@@ -69,6 +93,8 @@ def make_train_step(
     augment: `(key, batch, step) -> (image_NHWC, label_N)`, traced inside the
       step; the images come out normalised, in float32.
     seed: of all randomness in the step; the key is `fold_in(key(seed), step)`.
+    trainable: as given to `create`. Only these parameters are differentiated
+      by, so nothing goes backward below the first of them.
     schedule: the learning rate, if it is to be among the metrics.
     weights_G: the loss weight of each granularity.
     granularities_per_step: see `nesting.sample_weights`; 0 means all.
@@ -85,7 +111,8 @@ def make_train_step(
   `learning_rate`.
   """
 
-  def loss_fn(params, batch_stats, key, image_NHWC, label_N):
+  def loss_fn(trained, frozen, batch_stats, key, image_NHWC, label_N):
+    params = trainable_lib.merge(trained, frozen)
     model = nnx.merge(graphdef, params, batch_stats)
     G = len(model.head.nesting_dims)
     all_weights_G = nesting.validate_weights(weights_G, G)
@@ -103,22 +130,22 @@ def make_train_step(
     batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
     return loss, (values, batch_stats)
 
-  def gradients(params, batch_stats, key, image_NHWC, label_N):
+  def gradients(trained, frozen, batch_stats, key, image_NHWC, label_N):
     grad_fn = jax.grad(loss_fn, has_aux=True)
 
     def micro_step(carry, micro_batch):
       total, batch_stats = carry
       grads, (values, batch_stats) = grad_fn(
-        params, batch_stats, key, *micro_batch
+        trained, frozen, batch_stats, key, *micro_batch
       )
       return (jax.tree.map(jnp.add, total, grads), batch_stats), values
 
     if micro_batches == 1:
       grads, (values, batch_stats) = grad_fn(
-        params, batch_stats, key, image_NHWC, label_N
+        trained, frozen, batch_stats, key, image_NHWC, label_N
       )
       return grads, values, batch_stats
-    zeros = jax.tree.map(jnp.zeros_like, params)
+    zeros = jax.tree.map(jnp.zeros_like, trained)
     (total, batch_stats), values = jax.lax.scan(
       micro_step,
       (zeros, batch_stats),
@@ -138,13 +165,15 @@ def make_train_step(
     image_NHWC, label_N = augment(key, batch, state.step)
     # Far from the few that `augment` splits its key into.
     granularity_key = jax.random.fold_in(key, 2**31)
+    trained, frozen = trainable_lib.split(state.params, trainable)
     grads, values, batch_stats = gradients(
-      state.params, state.batch_stats, granularity_key, image_NHWC, label_N
+      trained, frozen, state.batch_stats, granularity_key, image_NHWC, label_N
     )
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    trained = optax.apply_updates(trained, updates)
     new_state = State(
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params=trainable_lib.merge(trained, frozen),
       batch_stats=batch_stats,
       opt_state=opt_state,
     )

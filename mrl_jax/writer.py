@@ -1,6 +1,7 @@
 """Where numbers go: metrics.jsonl, the record of truth, and TensorBoard."""
 
 from collections.abc import Mapping
+import contextlib
 import json
 import os
 import pathlib
@@ -40,8 +41,11 @@ class MetricWriter:
   def __enter__(self) -> 'MetricWriter':
     return self
 
-  def __exit__(self, *error) -> None:
-    if self._file:
+  def __exit__(self, error_type, *error) -> None:
+    if not self._file:
+      return
+    # A disk that is full fails here as well: the first error tells more.
+    with contextlib.suppress(*([OSError] if error_type else [])):
       self._file.close()
       self._board.close()
 

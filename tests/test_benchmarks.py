@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 
 from benchmarks import checkpoint
+from benchmarks import finetune
 from benchmarks import head
+from benchmarks import input as input_benchmark
+from benchmarks import retrieval
 from benchmarks import train_step
 from mrl_jax import fused
+from tests import images
 
 
 @pytest.mark.parametrize('peer', [None, 'torch'])
@@ -61,18 +65,71 @@ def run(monkeypatch, tmp_path, module, *flags):
   monkeypatch.setattr(sys, 'argv', argv)
   module.main()
   record = json.loads(path.read_text())
-  return next(rows for rows in record.values() if isinstance(rows, list))
+  return [rows for rows in record.values() if isinstance(rows, list)]
 
 
 def test_train_step(monkeypatch, tmp_path):
   monkeypatch.setattr(train_step, 'KINDS', {'FF': 'fixed'})
   monkeypatch.setattr(train_step, 'PRODUCT', 64)
-  rows = run(monkeypatch, tmp_path, train_step, '--rounds=1')
-  assert rows[0]['images/s'] > 0 and rows[0]['x FF'] == 1
+  images.write_folder(tmp_path / 'images')
+  dataset = f'--dataset=folder:{tmp_path / "images"}'
+  flags = ['--rounds=1', '--window=2', dataset]
+  steps, fed = run(monkeypatch, tmp_path, train_step, *flags)
+  assert steps[0]['images/s'] > 0 and steps[0]['x FF'] == 1
+  assert fed[0]['of the slower'] > 0
+
+
+def test_finetune(monkeypatch, tmp_path):
+  monkeypatch.setattr(finetune, 'SETTINGS', {'head': ('head',)})
+  (rows,) = run(monkeypatch, tmp_path, finetune, '--rounds=1')
+  assert [row['trains'] for row in rows] == ['forward alone', 'head']
+  assert rows[0]['x forward'] == 1 and rows[1]['ms'] > 0
 
 
 def test_checkpoint(monkeypatch, tmp_path):
-  monkeypatch.setattr(checkpoint, 'SAVES', 1)
-  rows = run(monkeypatch, tmp_path, checkpoint)
+  monkeypatch.setattr(checkpoint, 'ROUNDS', 1)
+  (rows,) = run(monkeypatch, tmp_path, checkpoint)
   # Parameters and their momentum, in float32.
-  assert rows[0]['MB'] > 0.5 and rows[0]['write ms'] > rows[0]['step ms']
+  assert rows[0]['MB'] > 0.5 and rows[0]['write ms'] > 0
+
+
+def test_input(monkeypatch, tmp_path):
+  monkeypatch.setattr(input_benchmark, 'BATCH_SIZE', 8)
+  monkeypatch.setattr(input_benchmark, 'SIZE', 16)
+  monkeypatch.setattr(input_benchmark, 'RESUME_STEP', 100)
+  monkeypatch.setattr(input_benchmark, 'IMAGENET', 100)
+  folder = tmp_path / 'images'
+  folder.mkdir()
+  for i in range(64):
+    (folder / f'{i}.jpg').write_bytes(images.encoded(i, image_format='JPEG'))
+  path = tmp_path / 'record.json'
+  flags = ['--rounds=1', '--round_batches=1', '--batches=1']
+  argv = ['input', f'--images={folder}', f'--json={path}', *flags]
+  monkeypatch.setattr(sys, 'argv', argv)
+  input_benchmark.main()
+  record = json.loads(path.read_text())
+  rates = record['Random resized crops']
+  assert [row['threads'] for row in rates] == [1, 2, 1, 2]
+  resumed = next(x for name, x in record.items() if name.startswith('Resumed'))
+  assert resumed[0]['same bytes']
+
+
+def test_retrieval(monkeypatch, tmp_path):
+  monkeypatch.setattr(retrieval, 'FUNNELS', {(16, 32): (20, 10)})
+  monkeypatch.setattr(retrieval, 'CLASSES', 5)
+  monkeypatch.setattr(retrieval, 'METRICS', (20, 100))
+  path = tmp_path / 'record.json'
+  sizes = ['--rows=300', '--queries=8', '--width=32', '--shortlist=20']
+  argv = [
+    'retrieval',
+    f'--json={path}',
+    *sizes,
+    '--rounds=1',
+    '--memmap_gb=1e-4',
+  ]
+  monkeypatch.setattr(sys, 'argv', argv)
+  retrieval.main()
+  record = json.loads(path.read_text())
+  rows = record['8 queries, 300 rows of 32']
+  assert rows[0]['x exact'] == 1 and rows[-1]['search'] == 'funnel 16-32'
+  assert record['0.0001 GB on disk'][0]['search / read'] > 0

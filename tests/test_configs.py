@@ -9,7 +9,9 @@ import pytest
 
 from configs import default
 from configs import digits_mrl
+from configs import finetune_resnet50_mrl
 from mrl_jax import models
+from mrl_jax import trainable
 from mrl_jax.models import resnet
 from mrl_jax.stages import build
 from mrl_jax.stages import check
@@ -24,9 +26,12 @@ NAMES = sorted(
 
 def load(name):
   module = importlib.import_module(f'configs.{name}')
-  return (
+  config = (
     module.get_config('16') if name.endswith('_ff') else module.get_config()
   )
+  if config.trainable:
+    config.init_from = 'runs/resnet50_ff_2048'  # What its command line gives.
+  return config
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -48,6 +53,7 @@ def test_the_main_configs_are_there():
   assert set(NAMES) >= {
     'digits_mrl', 'digits_mrl_e', 'digits_ff', 'cifar10_mrl', 'resnet50_mrl',
     'resnet50_mrl_e', 'resnet50_ff', 'resnet18_mrl', 'folder_mrl',
+    'finetune_resnet50_mrl',
   }  # fmt: skip
 
 
@@ -93,6 +99,15 @@ def test_the_main_recipe_in_other_numbers_of_epochs():
     resnet50_mrl.get_config('17')
 
 
+@pytest.mark.parametrize('name', trainable.PRESETS)
+def test_the_papers_settings_of_fine_tuning(name):
+  config = finetune_resnet50_mrl.get_config(name)
+  assert tuple(config.trainable) == trainable.PRESETS[name]
+  assert (config.learning_rate, config.num_epochs) == (0.1, 10)
+  with pytest.raises(ValueError, match=r"init_from '': must be given"):
+    check.check(config)
+
+
 @pytest.mark.parametrize(
   'field, value, match',
   [
@@ -112,6 +127,8 @@ def test_the_main_recipe_in_other_numbers_of_epochs():
     ('profile', '3', "profile '3': must be START:STOP"),
     ('profile', '5:5', 'profile .5:5'),
     ('profile', '0:5', 'profile .0:5'),
+    ('trainable', ('head,',), "trainable 'head,': must be patterns"),
+    ('trainable', ('head',), "init_from '': must be given, or all but head"),
     ('schedule', 'linear', 'linear'),
     ('decay_mask', 'none', 'none'),
     ('input', 'disk', 'disk'),

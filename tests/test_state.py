@@ -1,6 +1,7 @@
 """The train and evaluation steps, and the checkpoints of their state."""
 
 import dataclasses
+import resource
 
 import chex
 from flax import nnx
@@ -233,6 +234,28 @@ def test_a_damaged_checkpoint_is_named(tmp_path, item):
         checkpoints.restore(small, 2)
     restored = checkpoints.restore(small, 1)
   chex.assert_trees_all_equal(restored.params, small.params)
+
+
+def test_a_save_that_fails_says_so_once(tmp_path):
+  """As on a full disk; the checkpoint before stays, and later saves succeed."""
+  small = save_all(tmp_path, (0.1,), keep=2)
+  largest = resource.getrlimit(resource.RLIMIT_FSIZE)
+  with (
+    pytest.raises(OSError, match=f'could not be saved to {tmp_path}; those'),
+    Checkpoints(tmp_path, keep=2) as checkpoints,
+  ):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, largest[1]))
+    try:
+      state = dataclasses.replace(small, step=jnp.array(2))
+      checkpoints.save(state, {'dataset': 'digits'})
+      checkpoints.wait()
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, largest)
+  with Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.latest_step == 1
+    restored = checkpoints.restore(small, 1)
+  chex.assert_trees_all_equal(restored.params, small.params)
+  save_all(tmp_path, (0.1, 0.2), keep=2)
 
 
 def test_reading_beside_a_save_leaves_it_alone(tmp_path):

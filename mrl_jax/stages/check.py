@@ -8,6 +8,7 @@ from mrl_jax import models
 from mrl_jax import nesting
 from mrl_jax import optim
 from mrl_jax import profile
+from mrl_jax import trainable
 from mrl_jax.models import heads
 
 _CHOICES = {
@@ -71,6 +72,7 @@ def check(config: ConfigDict) -> None:
   _require('learning_rate', rate, 0 < rate < math.inf, 'positive')
   _require('label_smoothing', smoothing, 0 <= smoothing < 1, 'in [0, 1)')
   profile.parse(config.profile)
+  _check_start(config)
   _check_images(config)
   _check_schedule(config)
   _check_widths(config)
@@ -79,6 +81,16 @@ def check(config: ConfigDict) -> None:
 def _require(name: str, value: object, ok: bool, right: str) -> None:
   if not ok:
     raise ValueError(f'{name} {value!r}: must be {right}')
+
+
+def _check_start(config: ConfigDict) -> None:
+  patterns = trainable.parse(config.trainable)
+  _require(
+    'init_from',
+    config.init_from,
+    config.init_from or not patterns,
+    f'given, or all but {", ".join(patterns)} stays as it is initialised',
+  )
 
 
 def _check_images(config: ConfigDict) -> None:

@@ -21,6 +21,7 @@ from mrl_jax.preemption import EXIT_CODE
 from mrl_jax.preemption import Preemption
 from mrl_jax.profile import Profile
 from mrl_jax.stages import build
+from mrl_jax.stages import initial
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import MetricWriter
 from mrl_jax.writer import read_metrics
@@ -53,8 +54,11 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   steps_per_epoch = batches.steps_per_epoch
   total_steps = config.num_epochs * steps_per_epoch
   optimizer, schedule = build.optimizer(config, steps_per_epoch)
+  model = build.model(config, source.num_classes)
+  if not workdir.latest_step():
+    initial.initialise(config, model)
   graphdef, state = state_lib.create(
-    build.model(config, source.num_classes), optimizer
+    model, optimizer, trainable=config.trainable
   )
   layout = sharding.of_state(state, mesh, fsdp=config.fsdp)
   state = jax.device_put(state, layout)
@@ -63,6 +67,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     optimizer,
     augment,
     seed=config.seed,
+    trainable=config.trainable,
     schedule=schedule,
     weights_G=tuple(config.nesting_weights),
     granularities_per_step=config.granularities_per_step,

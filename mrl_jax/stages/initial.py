@@ -1,0 +1,101 @@
+"""What a run starts from: the parameters of an earlier one."""
+
+from collections.abc import Mapping
+import pathlib
+from typing import Any
+
+from flax import nnx
+import jax
+from ml_collections import ConfigDict
+
+from mrl_jax import models
+from mrl_jax import terminal
+from mrl_jax.checkpoint import Checkpoints
+
+
+def initialise(config: ConfigDict, model: models.Classifier) -> None:
+  """Gives the fresh model the parameters that `config.init_from` names.
+
+  The encoder must be the same. The head is taken over where it is of the same
+  kind, widths and classes, and else stays fresh. Raises ValueError if there is
+  no checkpoint, or its encoder is another.
+  """
+  if not config.init_from:
+    return
+  directory, step = _find(config.init_from)
+  with Checkpoints(directory) as checkpoints:
+    step = checkpoints.latest_step if step is None else step
+    recorded = checkpoints.read_config(step)
+    restored = checkpoints.restore_model(checkpoints.model_shapes(step), step)
+  encoder, head = (_part(restored, name) for name in ('encoder', 'head'))
+  where = f'{directory / str(step)} ({recorded["encoder"]})'
+  _check_shapes(_shapes(encoder), _shapes(_state(model.encoder)), where)
+  _update(model.encoder, encoder)
+  has_head = (
+    recorded['head'] == model.head.kind
+    and tuple(recorded['nesting_dims']) == model.head.nesting_dims
+    and _shapes(head) == _shapes(_state(model.head))
+  )
+  if has_head:
+    _update(model.head, head)
+  heads = 'its heads' if has_head else 'fresh heads'
+  terminal.say(f'train: starts from {where}, with {heads}')
+
+
+def _find(path: str) -> tuple[pathlib.Path, int | None]:
+  """The directory of checkpoints, and the step if `path` is of one."""
+  given = pathlib.Path(path).expanduser().absolute()
+  if given.name.isdecimal() and (given / 'model').is_dir():
+    return given.parent, int(given.name)
+  for directory in (given / 'checkpoints', given):
+    if directory.is_dir() and any(
+      entry.name.isdecimal() for entry in directory.iterdir()
+    ):
+      return directory, None
+  raise ValueError(
+    f'init_from {path!r}: must be a workdir with checkpoints, or one of them'
+  )
+
+
+def _state(module: nnx.Module) -> dict[str, Any]:
+  kinds = {'params': nnx.Param, 'batch_stats': nnx.BatchStat}
+  return {
+    name: nnx.to_pure_dict(nnx.state(module, kind))
+    for name, kind in kinds.items()
+  }
+
+
+def _part(restored: Mapping[str, Any], name: str) -> dict[str, Any]:
+  return {kind: tree.get(name, {}) for kind, tree in restored.items()}
+
+
+def _dotted(path: tuple) -> str:
+  # The index of a list is text in a checkpoint, and a number in a model.
+  return jax.tree_util.keystr(path, simple=True, separator='.')
+
+
+def _named(tree: Any) -> dict[str, jax.Array]:
+  return {_dotted(path): x for path, x in jax.tree.leaves_with_path(tree)}
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  return {name: x.shape for name, x in _named(tree).items()}
+
+
+def _check_shapes(there, here, where: str) -> None:
+  differing = sorted(
+    name for name in there | here if there.get(name) != here.get(name)
+  )
+  if differing:
+    name = differing[0]
+    raise ValueError(
+      f'init_from {where}: another encoder than this, in {len(differing)} '
+      f'arrays: {name} is {there.get(name)} there and {here.get(name)} here'
+    )
+
+
+def _update(module: nnx.Module, tree: Mapping[str, Any]) -> None:
+  named = _named(tree)
+  fill = lambda path, _: named[_dotted(path)]
+  for part in jax.tree.map_with_path(fill, _state(module)).values():
+    nnx.update(module, part)

@@ -1,0 +1,86 @@
+"""Which parameters train: patterns that name parts of a model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flax import traverse_util
+
+Arrays = Mapping[str, Any]
+
+# The settings of fine-tuning a trained ResNet-50 (arXiv 2205.13147, table 26):
+# the heads alone, then more and more of the last block.
+PRESETS = {
+  'head': ('head',),
+  'layer4.2.conv3, head': ('layer4.2.conv3', 'head'),
+  'layer4.2.conv2, layer4.2.conv3, head': (
+    'layer4.2.conv2',
+    'layer4.2.conv3',
+    'head',
+  ),
+  'layer4.2, head': ('layer4.2', 'head'),
+}
+
+
+def parse(patterns: Sequence[str]) -> tuple[str, ...]:
+  """The patterns, one each; an entry may hold several, with commas between.
+
+  So the names of `PRESETS` are entries, too. Raises ValueError for an entry
+  that is no text, or is empty.
+  """
+  if isinstance(patterns, str):
+    patterns = (patterns,)
+  for entry in patterns:
+    if not isinstance(entry, str) or not all(map(str.strip, entry.split(','))):
+      raise ValueError(
+        f'trainable {entry!r}: must be patterns such as layer4.2, head'
+      )
+  return tuple(part.strip() for entry in patterns for part in entry.split(','))
+
+
+def matches(path: Sequence[Any], patterns: Sequence[str]) -> bool:
+  """Whether the parameter at `path`, a tuple of names, trains.
+
+  A pattern names a module or a parameter by its dotted path, such as
+  `encoder.layer4.2.conv3`, and with it all that lies below; `encoder.` may be
+  left out. Without patterns everything trains.
+  """
+  names = '.'.join(map(str, path)) + '.'
+  inner = names.removeprefix('encoder.')
+  return not patterns or any(
+    full.startswith(f'{pattern}.')
+    for full in (names, inner)
+    for pattern in patterns
+  )
+
+
+def split(params: Arrays, patterns: Sequence[str]) -> tuple[Arrays, Arrays]:
+  """The parameters that train, and the frozen ones, as nested dicts.
+
+  Raises ValueError naming the patterns that match nothing.
+  """
+  patterns = parse(patterns)
+  flat = traverse_util.flatten_dict(params)
+  unmatched = [
+    pattern
+    for pattern in patterns
+    if not any(matches(path, (pattern,)) for path in flat)
+  ]
+  if unmatched:
+    there = dict.fromkeys('.'.join(map(str, path[:2])) for path in flat)
+    raise ValueError(
+      f'trainable {", ".join(unmatched)}: matches no parameter; there are '
+      + ', '.join(there)
+    )
+  trained = {path: x for path, x in flat.items() if matches(path, patterns)}
+  frozen = {path: x for path, x in flat.items() if path not in trained}
+  return (
+    traverse_util.unflatten_dict(trained),
+    traverse_util.unflatten_dict(frozen),
+  )
+
+
+def merge(trained: Arrays, frozen: Arrays) -> dict[str, Any]:
+  """Puts together what `split` took apart."""
+  return traverse_util.unflatten_dict(
+    traverse_util.flatten_dict(trained) | traverse_util.flatten_dict(frozen)
+  )
