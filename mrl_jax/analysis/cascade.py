@@ -1,0 +1,145 @@
+"""Adaptive classification: the smallest width that is sure enough decides.
+
+As arXiv 2205.13147, section 4.2, and its notebook: a threshold for each width
+but the last, fitted for each pair of neighbouring widths on its own.
+"""
+
+from collections.abc import Sequence
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from mrl_jax import files
+
+THRESHOLDS = np.linspace(0.1, 1, 100)
+
+
+class Cascade(NamedTuple):
+  """Widths, and the probability each but the last must exceed to decide."""
+
+  dims: tuple[int, ...]
+  thresholds: tuple[float, ...]
+
+
+class Curve(NamedTuple):
+  """For each width the cascade may end at [G], over repeats: mean and std.
+
+  `last` are expected dims that count the deciding width only, `cumulated` those
+  that count all widths up to it. Accuracies are shares.
+  """
+
+  accuracy: tuple[np.ndarray, np.ndarray]
+  last: tuple[np.ndarray, np.ndarray]
+  cumulated: tuple[np.ndarray, np.ndarray]
+  thresholds: tuple[np.ndarray, np.ndarray]
+
+
+def fit(
+  dims: Sequence[int], confidence_GN: np.ndarray, right_GN: np.ndarray
+) -> Cascade:
+  """The smallest of the thresholds that are most accurate for each pair."""
+  pairs = zip(confidence_GN, right_GN, right_GN[1:], strict=False)
+  return Cascade(tuple(dims), tuple(_threshold(*pair) for pair in pairs))
+
+
+def _threshold(confidence_N, right_N, next_right_N) -> float:
+  # The number of thresholds that the confidence exceeds.
+  passed_N = np.searchsorted(THRESHOLDS, confidence_N, side='left')
+  gain_N = right_N.astype(np.int64) - next_right_N
+  gain = np.bincount(passed_N, gain_N, minlength=len(THRESHOLDS) + 1)
+  gain_of_each = np.cumsum(gain[::-1])[::-1][1:]
+  return float(THRESHOLDS[gain_of_each.argmax()])
+
+
+def stops(cascade: Cascade, confidence_GN: np.ndarray) -> np.ndarray:
+  """Which width decides each example, int [N]: the first that is sure."""
+  G = len(cascade.dims)
+  if len(confidence_GN) != G:
+    raise ValueError(
+      f'{len(confidence_GN)} widths: the cascade has {G}, {cascade.dims}'
+    )
+  sure_GN = np.ones(confidence_GN.shape, bool)
+  thresholds_G1 = np.array(cascade.thresholds)[:, None]
+  sure_GN[:-1] = confidence_GN[:-1] > thresholds_G1
+  return sure_GN.argmax(0)
+
+
+def predict(
+  cascade: Cascade, logits_GNC: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """The class of each example and the width that decided it, both [N]."""
+  logits_GNC = np.asarray(logits_GNC, np.float32)
+  top_GN1 = logits_GNC.max(-1, keepdims=True)
+  stop_N = stops(cascade, 1 / np.exp(logits_GNC - top_GN1).sum(-1))
+  class_N = logits_GNC[stop_N, np.arange(len(stop_N))].argmax(-1)
+  return class_N, np.array(cascade.dims)[stop_N]
+
+
+def measure(
+  dims: Sequence[int],
+  confidence_GN: np.ndarray,
+  right_GN: np.ndarray,
+  *,
+  fit_share: float = 0.2,
+  repeats: int = 30,
+  seed: int = 0,
+) -> Curve:
+  """Fits on a random part of the examples and tests on the rest, repeatedly.
+
+  Raises ValueError if either part would be empty, or for no repeats.
+  """
+  N = right_GN.shape[1]
+  num_fit = round(fit_share * N)
+  if repeats < 1:
+    raise ValueError(f'repeats {repeats}: must be at least 1')
+  if not 0 < num_fit < N:
+    raise ValueError(
+      f'{N} examples: too few to fit on a share of {fit_share} and test on '
+      'the rest'
+    )
+  rng = np.random.default_rng(seed)
+  results = []
+  for _ in range(repeats):
+    order = rng.permutation(N)
+    fitted, tested = order[:num_fit], order[num_fit:]
+    cascade = fit(dims, confidence_GN[:, fitted], right_GN[:, fitted])
+    parts = _test(cascade, confidence_GN[:, tested], right_GN[:, tested])
+    results.append((*parts, np.array(cascade.thresholds)))
+  return Curve(
+    *(
+      (np.mean(runs, 0), np.std(runs, 0)) for runs in zip(*results, strict=True)
+    )
+  )
+
+
+def _test(cascade, confidence_GN, right_GN):
+  """Accuracy and both expected dims, each [G], for every last width."""
+  dims_G = np.array(cascade.dims)
+  stop_N, everyone = stops(cascade, confidence_GN), np.arange(right_GN.shape[1])
+  rows = []
+  for last in range(len(dims_G)):
+    at_N = np.minimum(stop_N, last)
+    rows.append(
+      (
+        right_GN[at_N, everyone].mean(),
+        dims_G[at_N].mean(),
+        dims_G.cumsum()[at_N].mean(),
+      )
+    )
+  return tuple(np.array(rows).T)
+
+
+def save(path: pathlib.Path, cascade: Cascade) -> None:
+  files.write_json(path, {k: list(v) for k, v in cascade._asdict().items()})
+
+
+def load(path: pathlib.Path) -> Cascade:
+  """What `save` wrote; ValueError if it is no cascade."""
+  value = files.read_json(path)
+  dims, thresholds = value.get('dims'), value.get('thresholds')
+  if not dims or thresholds is None or len(thresholds) != len(dims) - 1:
+    raise ValueError(
+      f'{path}: must have dims and one threshold for each but the last'
+    )
+  return Cascade(tuple(dims), tuple(thresholds))

@@ -1,0 +1,93 @@
+"""What the widths together could know (arXiv 2205.13147, appendix J)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Oracle(NamedTuple):
+  """Examples by the smallest width that is right on them.
+
+  Attributes:
+    first_N: its index; G where none is right.
+    count_G: examples of each width.
+    never: examples that no width is right on.
+    accuracy: share that some width is right on.
+    expected_dim: mean smallest width of those; NaN if there are none.
+    expected_dim_never_at_last: mean over all, those of `never` at the last
+      width, as the paper's notebook counts them.
+  """
+
+  first_N: np.ndarray
+  count_G: np.ndarray
+  never: int
+  accuracy: float
+  expected_dim: float
+  expected_dim_never_at_last: float
+
+
+def oracle(dims: Sequence[int], right_GN: np.ndarray) -> Oracle:
+  G, N = right_GN.shape
+  if len(dims) != G or not N:
+    raise ValueError(f'{len(dims)} dims for results of shape {right_GN.shape}')
+  first_N = np.where(right_GN.any(0), right_GN.argmax(0), G)
+  count = np.bincount(first_N, minlength=G + 1)
+  dims_G, ever = np.asarray(dims), first_N < G
+  return Oracle(
+    first_N,
+    count[:G],
+    int(count[G]),
+    float(ever.mean()),
+    float(dims_G[first_N[ever]].mean()) if ever.any() else float('nan'),
+    float(dims_G[np.minimum(first_N, G - 1)].mean()),
+  )
+
+
+def majority(prediction_GN: np.ndarray) -> np.ndarray:
+  """The class that most widths predict [N]; ties go to the lower class."""
+  votes_GN = (prediction_GN[:, None] == prediction_GN[None]).sum(0)
+  tied_GN = votes_GN == votes_GN.max(0)
+  last = np.iinfo(prediction_GN.dtype).max
+  return np.where(tied_GN, prediction_GN, last).min(0)
+
+
+def agreement(prediction_GN: np.ndarray) -> np.ndarray:
+  """Share of examples on which two widths predict the same, [G, G]."""
+  return (prediction_GN[:, None] == prediction_GN[None]).mean(-1)
+
+
+def per_class(
+  right_GN: np.ndarray, label_N: np.ndarray, num_classes: int
+) -> np.ndarray:
+  """Accuracy of each width on each class [G, C]; NaN without examples."""
+  count_C = np.bincount(label_N, minlength=num_classes)
+  right_GC = np.stack(
+    [np.bincount(label_N, x, minlength=num_classes) for x in right_GN]
+  )
+  present_C = count_C > 0
+  return np.where(
+    present_C[None], right_GC / np.maximum(count_C, 1)[None], np.nan
+  )
+
+
+def trends(accuracy_GC: np.ndarray) -> list[str]:
+  """How each class changes with width: the signs of its steps, in order.
+
+  `better` and `worse` never turn, `rises, dips` and `dips, rises` turn once;
+  `level` never moves, `mixed` turns more often, `absent` has no examples.
+  """
+  return [_trend(accuracy_G) for accuracy_G in accuracy_GC.T]
+
+
+def _trend(accuracy_G) -> str:
+  if np.isnan(accuracy_G).any():
+    return 'absent'
+  signs = np.sign(np.diff(accuracy_G))
+  signs = signs[signs != 0]
+  turns = int((signs[1:] != signs[:-1]).sum())
+  if not signs.size:
+    return 'level'
+  names = {(0, 1): 'better', (0, -1): 'worse'}
+  names |= {(1, 1): 'rises, dips', (1, -1): 'dips, rises'}
+  return names.get((turns, int(signs[0])), 'mixed')

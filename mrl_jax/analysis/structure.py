@@ -1,0 +1,79 @@
+"""How the space of one width lies to that of the next."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mrl_jax import nesting
+
+
+def explained_variance(
+  embedding_ND: np.ndarray, dims: Sequence[int]
+) -> np.ndarray:
+  """Share of the embedding's variance in each prefix, [G]."""
+  variance_D = _check(embedding_ND, dims).var(0, dtype=np.float64)
+  if not variance_D.sum():
+    raise ValueError('all embeddings are the same: no variance to explain')
+  return variance_D.cumsum()[np.array(dims) - 1] / variance_D.sum()
+
+
+def project(
+  embedding_ND: np.ndarray, dims: Sequence[int], *, components: int = 2
+) -> list[np.ndarray]:
+  """PCA of each prefix, [N, components], each aligned to the one before.
+
+  A width below `components` is filled up with zeros. Raises ValueError for
+  widths that do not fit or fewer than two examples.
+  """
+  embedding_ND = _check(embedding_ND, dims)
+  points = []
+  for dim in dims:
+    found = _pca(embedding_ND[:, :dim], components)
+    points.append(align(found, points[-1]) if points else found)
+  return points
+
+
+def align(points_NK: np.ndarray, target_NK: np.ndarray) -> np.ndarray:
+  """The centred points turned or mirrored to lie as near the target as can be.
+
+  Orthogonal Procrustes: distances between the points stay as they are.
+  """
+  from scipy import linalg
+
+  points_NK = points_NK - points_NK.mean(0, keepdims=True)
+  target_NK = target_NK - target_NK.mean(0, keepdims=True)
+  rotation_KK, _ = linalg.orthogonal_procrustes(points_NK, target_NK)
+  return points_NK @ rotation_KK
+
+
+def neighborhood_overlap(ids_GNK: np.ndarray) -> np.ndarray:
+  """Mean Jaccard index of the k nearest neighbours of two widths, [G, G].
+
+  `ids_GNK`: distinct rows of a database, for each width and example.
+  """
+  G, _, K = ids_GNK.shape
+  overlap_GG = np.ones((G, G))
+  for g in range(G):
+    for h in range(g):
+      both_NKK = ids_GNK[g][:, :, None] == ids_GNK[h][:, None, :]
+      shared_N = both_NKK.sum((1, 2))
+      overlap_GG[g, h] = overlap_GG[h, g] = (
+        shared_N / (2 * K - shared_N)
+      ).mean()
+  return overlap_GG
+
+
+def _check(embedding_ND, dims) -> np.ndarray:
+  embedding_ND = np.asarray(embedding_ND, np.float32)
+  if len(embedding_ND) < 2:
+    raise ValueError(f'{len(embedding_ND)} embeddings: must be at least 2')
+  nesting.validate(tuple(dims), embedding_ND.shape[1])
+  return embedding_ND
+
+
+def _pca(x_ND, components) -> np.ndarray:
+  from sklearn.decomposition import PCA
+
+  kept = min(components, *x_ND.shape)
+  points_NK = PCA(kept, random_state=0).fit_transform(x_ND)
+  return np.pad(points_NK, ((0, 0), (0, components - kept)))

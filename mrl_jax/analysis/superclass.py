@@ -1,0 +1,77 @@
+"""Groups of classes: how coarse are the errors of each width?"""
+
+from collections.abc import Sequence
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from mrl_jax import files
+from mrl_jax.analysis.outcomes import Outcomes
+
+REJECT = 'reject'
+
+
+class Superclasses(NamedTuple):
+  """Shares, for each width and, with S groups, for each group of the labels.
+
+  A group without examples has NaN. Group 0 rejects: classes of no group.
+
+  Attributes:
+    accuracy_G: predictions in the label's group; the reject group counts too.
+    accuracy_GS: the same, for each group.
+    inside_GS: wrong classes of the label's group.
+    across_GS: wrong classes of another group.
+    within_GS: right classes where only the label's group is looked at.
+  """
+
+  accuracy_G: np.ndarray
+  accuracy_GS: np.ndarray
+  inside_GS: np.ndarray
+  across_GS: np.ndarray
+  within_GS: np.ndarray
+
+
+def load_groups(
+  path: pathlib.Path, class_names: Sequence[str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+  """The group of each class, int [C], and the groups' names, reject first.
+
+  The file is a JSON object, class to group; classes not in it are rejected.
+  Raises ValueError for classes that are none, all of them listed.
+  """
+  groups = files.read_json(pathlib.Path(path))
+  if unknown := sorted(groups.keys() - set(class_names)):
+    raise ValueError(f'{path}: unknown classes {", ".join(unknown)}')
+  names = (REJECT, *sorted({*groups.values()} - {REJECT}))
+  ids = {name: i for i, name in enumerate(names)}
+  chosen = [ids[groups.get(name, REJECT)] for name in class_names]
+  return np.array(chosen), names
+
+
+def measure(
+  outcomes: Outcomes, label_N: np.ndarray, group_C: np.ndarray, num_groups: int
+) -> Superclasses:
+  """Of the outcomes that were read with `group_C`."""
+  prediction_GN, _, within_GN = outcomes
+  if within_GN is None:
+    raise ValueError('outcomes without groups: read them with group_C')
+  group_N = group_C[label_N]
+  right_GN = prediction_GN == label_N[None]
+  same_GN = group_C[prediction_GN] == group_N[None]
+
+  def by_group(x_GN):
+    count_S = np.bincount(group_N, minlength=num_groups)
+    sums_GS = np.stack(
+      [np.bincount(group_N, x_N, minlength=num_groups) for x_N in x_GN]
+    )
+    mean_GS = sums_GS / np.maximum(count_S, 1)[None]
+    return np.where(count_S[None] > 0, mean_GS, np.nan)
+
+  return Superclasses(
+    same_GN.mean(1),
+    by_group(same_GN),
+    by_group(same_GN & ~right_GN),
+    by_group(~same_GN),
+    by_group(within_GN == label_N[None]),
+  )
