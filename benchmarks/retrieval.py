@@ -125,7 +125,7 @@ def _searches(args, rows_MD, label_M, query_QD, query_label_Q):
     }
     if name in found:
       labels_QK = label_M[found[name].ids_QK]
-      row['mAP@10'] = f'{_map(labels_QK, query_label_Q):.4f}'
+      row['mAP@10'] = f'{_map(labels_QK, query_label_Q):.5f}'
       row['MFLOPs/query'] = found[name].cost.mflops
     rows.append(row)
   return rows

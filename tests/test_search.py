@@ -10,6 +10,7 @@ from mrl_jax.retrieval import cost
 from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval import device
 from mrl_jax.retrieval import host
+from mrl_jax.retrieval import rescore
 
 
 def brute_force(query_QD, database_MD, k, dim):
@@ -31,13 +32,11 @@ def arrays(request, tmp_path, monkeypatch):
   """Queries, rows of several ragged blocks, and the database made of them."""
   monkeypatch.setattr(database_lib, 'BLOCK_BYTES', 64 * 32 * 4)
   for name, value in {
-    '_ROWS': 16,
-    '_WIDE_ROWS': 32,
+    '_NARROW': 0 if request.param == 'wide' else 48,
+    '_NARROW_ROWS': 16,
+    '_ROWS': 64,
     '_QUERIES': 8,
     '_SAMPLE': 40,
-    '_WIDE_SAMPLE': 40,
-    '_CANDIDATES': 1 << 10,
-    '_WIDE': 1 if request.param == 'wide' else 1 << 20,
   }.items():
     monkeypatch.setattr(host, name, value)
   monkeypatch.setattr(device, '_QUERIES', 8)
@@ -168,6 +167,61 @@ def test_an_all_zero_prefix_scores_zero():
   )
   np.testing.assert_array_equal(neighbors.scores_QK, [[0, 0], [1, 0]])
   np.testing.assert_array_equal(neighbors.ids_QK, [[0, 1], [1, 0]])
+
+
+@pytest.mark.parametrize('narrow', [0, 48])
+def test_a_sample_that_misleads(monkeypatch, narrow):
+  """Nearly all rows reach the floor, so that some have to be dropped."""
+  for name, value in {'_NARROW': narrow, '_ROWS': 64, '_SAMPLE': 40}.items():
+    monkeypatch.setattr(host, name, value)
+  rng = np.random.default_rng(0)
+  database_MD = 1 + 0.3 * rng.normal(size=(4000, 4)).astype(np.float32)
+  database_MD[np.linspace(0, 3999, 40).astype(int)] *= -1
+  query_QD = np.ones((3, 4), np.float32)
+  ids_QK, _ = brute_force(query_QD, database_MD, 5, 4)
+  found = retrieval.search(query_QD, database_MD, 5)
+  np.testing.assert_array_equal(found.ids_QK, ids_QK)
+
+
+@pytest.fixture(params=['decaying', 'flat', 'behind zeros'])
+def shortlists(request, monkeypatch):
+  """Queries, a database and ids to rank, some of them twice the same row."""
+  monkeypatch.setattr(rescore, '_NARROW', 64)
+  monkeypatch.setattr(rescore, '_QUERIES', 8)
+  rng = np.random.default_rng(0)
+  scale_D = np.ones(64) if request.param == 'flat' else 1 / np.arange(1, 65)
+  query_QD, database_MD = (
+    (rng.normal(size=(n, 64)) * scale_D).astype(np.float32) for n in (20, 300)
+  )
+  if request.param == 'behind zeros':
+    database_MD[::3, :8] = 0
+  database_MD[100:200] = database_MD[:100]
+  ids_QK = rng.permuted(np.tile(np.arange(300), (20, 1)), axis=1)[:, :150]
+  database = retrieval.prepare(database_MD, (8, 64))
+  return request.param, query_QD, database, ids_QK
+
+
+@pytest.mark.parametrize('metric', ['cosine', 'dot'])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_rows_out_of_reach_are_not_read_to_the_end(
+  shortlists, metric, dtype, monkeypatch
+):
+  kind, query_QD, database, ids_QK = shortlists
+  database = retrieval.prepare(database.embedding_MD, (8, 64), dtype=dtype)
+  rank = lambda: retrieval.rerank(query_QD, database, ids_QK, 5, metric=metric)
+  found = rank()
+  monkeypatch.setattr(rescore, '_first_width', lambda *_: None)
+  whole = rank()
+  np.testing.assert_array_equal(found.ids_QK, whole.ids_QK)
+  np.testing.assert_array_equal(found.scores_QK, whole.scores_QK)
+  assert whole.cost.mflops == 150 * 64 / 1e6
+  if kind == 'decaying':
+    assert found.cost.mflops < 0.5 * whole.cost.mflops
+  if kind == 'flat':
+    # After the first queries it is not tried again.
+    assert found.cost.mflops == pytest.approx(
+      whole.cost.mflops * (1 + 8 / 20 / 8), rel=0.2
+    )
 
 
 def test_dot_products(arrays):

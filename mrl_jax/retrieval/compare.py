@@ -8,6 +8,7 @@ import numpy as np
 
 from mrl_jax import files
 from mrl_jax import retrieval
+from mrl_jax.retrieval import cost
 from mrl_jax.retrieval import metrics
 from mrl_jax.retrieval.database import Database
 from mrl_jax.retrieval.neighbors import Neighbors
@@ -111,6 +112,7 @@ def run(
 
   The second of two searches is timed, so that compiling does not count.
   """
+  num_rows = database.shape[0]
   for name, (dims, shortlists) in methods.items():
     find = lambda query_QD, dims=dims, shortlists=shortlists: retrieval.funnel(
       query_QD, database, dims=dims, shortlists=shortlists
@@ -124,7 +126,7 @@ def run(
         'dims': list(dims),
         'shortlists': list(shortlists),
         'metrics': judge(neighbors.ids_QK),
-        'mflops_per_query': neighbors.cost.mflops,
+        'mflops_per_query': cost.mflops(num_rows, dims, shortlists),
         'seconds': neighbors.cost.seconds,
       },
     )

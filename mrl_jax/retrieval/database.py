@@ -88,8 +88,8 @@ def _prefix_norms(
     if dims[-1] == D:
       check_norms(norm_BG[:, -1], 'database', start)
     blocks.append(jnp.where(norm_BG == 0, 1, norm_BG))
-  norm_MG = np.concatenate(blocks)
-  return {dim: norm_MG[:, g] for g, dim in enumerate(dims)}
+  norm_GM = np.ascontiguousarray(np.concatenate(blocks).T)
+  return dict(zip(dims, norm_GM, strict=True))
 
 
 def check_norms(norm_N: jax.Array, name: str, first: int = 0) -> None:

@@ -9,13 +9,14 @@ from jax.sharding import AxisType
 import numpy as np
 
 from mrl_jax import nesting
-from mrl_jax.retrieval import cost as cost_lib
 from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval import device
 from mrl_jax.retrieval import host
 from mrl_jax.retrieval.cost import Cost
 from mrl_jax.retrieval.database import Database
 from mrl_jax.retrieval.device import DeviceDatabase
+from mrl_jax.retrieval.rescore import rescore
+from mrl_jax.retrieval.rescore import Rescored
 
 Metric = Literal['cosine', 'dot']
 Rows = np.ndarray | jax.Array | Database | DeviceDatabase
@@ -109,22 +110,13 @@ def search(
   query_QD, database = _check(query_QD, database_MD, metric)
   M, D = database.shape
   (dim,) = nesting.validate((D if dim is None else dim,), D)
-  if not 1 <= k <= M:
-    raise ValueError(f'k {k}: must be in [1, {M}], the rows of the database')
+  _check_k(k, M)
   if recall is not None and not 0 < recall <= 1:
     raise ValueError(f'recall {recall}: must be in (0, 1]')
-  query_Qd = _prefix(query_QD, dim, metric)
-  if isinstance(database, DeviceDatabase):
-    ids_QK, score_QK = database.nearest(
-      query_Qd, k, cosine=metric == 'cosine', recall=recall
-    )
-  elif recall is not None:
+  if recall is not None and not isinstance(database, DeviceDatabase):
     raise ValueError(f'recall {recall}: needs a database prepared on a mesh')
-  else:
-    ids_QK, score_QK = host.nearest(
-      query_Qd, database.embedding_MD, _norm_M(database, dim, metric), k
-    )
-  return Neighbors(ids_QK, score_QK, _paid(database, (dim,), (), start))
+  found = _nearest(query_QD, database, k, dim, metric, recall)
+  return Neighbors(*found, _paid(database, M * dim, M, start))
 
 
 def adaptive(
@@ -182,11 +174,17 @@ def funnel(
     raise ValueError(
       f'shortlists {tuple(shortlists)}: must be positive and never grow'
     )
-  found = search(query_QD, database, shortlists[0], dim=dims[0], metric=metric)
+  M = database.shape[0]
+  _check_k(shortlists[0], M)
+  found = _nearest(query_QD, database, shortlists[0], dims[0], metric)
   ids_QK, score_QK = found
+  products = M * dims[0]
   for dim, k in zip(dims[1:], shortlists[1:], strict=True):
-    ids_QK, score_QK = _rescore(query_QD, database, ids_QK, k, dim, metric)
-  return Neighbors(ids_QK, score_QK, _paid(database, dims, shortlists, start))
+    ids_QK, score_QK, more = _rescore(
+      query_QD, database, ids_QK, k, dim, metric
+    )
+    products += more
+  return Neighbors(ids_QK, score_QK, _paid(database, products, M, start))
 
 
 def rerank(
@@ -217,35 +215,44 @@ def rerank(
     )
   if not 1 <= k <= ids_QK.shape[1]:
     raise ValueError(f'k {k}: must be in [1, {ids_QK.shape[1]}], the ids given')
-  found = _rescore(query_QD, database, ids_QK, k, dim, metric)
-  scored = ids_QK.shape[1]
-  return Neighbors(*found, _paid(database, (0, dim), (scored,), start))
+  *found, products = _rescore(query_QD, database, ids_QK, k, dim, metric)
+  return Neighbors(*found, _paid(database, products, ids_QK.shape[1], start))
 
 
-def _rescore(query_QD, database, ids_QK, k, dim, metric):
-  query_Qd = _prefix(query_QD, dim, metric)
+def _check_k(k: int, M: int) -> None:
+  if not 1 <= k <= M:
+    raise ValueError(f'k {k}: must be in [1, {M}], the rows of the database')
+
+
+def _nearest(query_QD, database, k, dim, metric, recall=None):
+  query_Qd, cosine = _prefix(query_QD, dim, metric), metric == 'cosine'
   if isinstance(database, DeviceDatabase):
-    return database.rescore(query_Qd, ids_QK, k, cosine=metric == 'cosine')
-  return host.rescore(
+    return database.nearest(query_Qd, k, cosine=cosine, recall=recall)
+  norm_M = database.norm_M(dim) if cosine else None
+  return host.nearest(query_Qd, database.embedding_MD, norm_M, k)
+
+
+def _rescore(query_QD, database, ids_QK, k, dim, metric) -> Rescored:
+  query_Qd, cosine = _prefix(query_QD, dim, metric), metric == 'cosine'
+  if isinstance(database, DeviceDatabase):
+    found = database.rescore(query_Qd, ids_QK, k, cosine=cosine)
+    return Rescored(*found, ids_QK.shape[1] * dim)
+  if cosine:
+    database.norm_M(dim)
+  return rescore(
     query_Qd,
     database.embedding_MD,
-    _norm_M(database, dim, metric),
+    database.norms,
     ids_QK.astype(np.int64),
     k,
+    cosine=cosine,
   )
 
 
-def _norm_M(database, dim, metric):
-  return database.norm_M(dim) if metric == 'cosine' else None
-
-
-def _paid(database, dims, shortlists, start) -> Cost:
-  M, D = database.shape
-  mflops = cost_lib.mflops(M, dims, shortlists)
-  size = database.row_bytes / D
-  scanned = M if dims[0] else shortlists[0]
+def _paid(database, products, scanned, start) -> Cost:
+  size = database.row_bytes / database.shape[1]
   seconds = time.perf_counter() - start
-  return Cost(mflops, 1e6 * mflops * size, scanned, seconds)
+  return Cost(products / 1e6, products * size, scanned, seconds)
 
 
 def _prefix(query_QD, dim, metric) -> np.ndarray:
