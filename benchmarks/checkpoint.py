@@ -22,6 +22,7 @@ from mrl_jax import nesting
 from mrl_jax import optim
 from mrl_jax import state as state_lib
 from mrl_jax.checkpoint import Checkpoints
+from mrl_jax.models import resnet
 
 STEPS, ROUNDS = 3, 4
 
@@ -32,7 +33,7 @@ def main() -> None:
   )
   add = parser.add_argument
   add('--json', help='file for the figures')
-  add('--encoder', default='resnet50', choices=tuple(models.ENCODERS))
+  add('--encoder', default='resnet50', choices=tuple(resnet.VARIANTS))
   add('--batch_size', type=int, default=16)
   add('--image_size', type=int, default=64)
   args = parser.parse_args()

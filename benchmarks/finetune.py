@@ -23,6 +23,7 @@ from mrl_jax import optim
 from mrl_jax import state as state_lib
 from mrl_jax import trainable
 from mrl_jax.data import augment
+from mrl_jax.models import resnet
 
 NUM_CLASSES = 1000
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -35,7 +36,7 @@ def main() -> None:
   )
   add = parser.add_argument
   add('--json', help='file for the figures')
-  add('--encoder', default='resnet50', choices=tuple(models.ENCODERS))
+  add('--encoder', default='resnet50', choices=tuple(resnet.VARIANTS))
   add('--batch_size', type=int, default=16)
   add('--image_size', default='64,96', help='one or more, with commas between')
   add('--rounds', type=int, default=7)

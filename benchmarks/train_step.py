@@ -31,6 +31,7 @@ from mrl_jax.data import augment
 from mrl_jax.data import source as source_lib
 from mrl_jax.data.damage import DamageLog
 from mrl_jax.data.stream import StreamBatches
+from mrl_jax.models import resnet
 
 NUM_CLASSES = 1000
 KINDS = {'FF': 'fixed', 'MRL-E': 'mrl_e', 'MRL': 'mrl'}
@@ -46,7 +47,7 @@ def main() -> None:
   add('--peer', choices=('torch', 'torch_compile'))
   add('--json', help='file for the figures')
   add('--dataset', help='one whose training images to read')
-  add('--encoder', default='resnet50', choices=tuple(models.ENCODERS))
+  add('--encoder', default='resnet50', choices=tuple(resnet.VARIANTS))
   add('--batch_size', type=int, default=16)
   add('--image_size', type=int, default=64)
   add('--rounds', type=int, default=7)

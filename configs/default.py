@@ -66,8 +66,13 @@ def get_config() -> ConfigDict:
 
   # Model (mrl_jax/models/__init__.py).
   config.encoder = 'resnet50'
-  # Blur before strided convolutions.
+  # Blur before strided convolutions (ResNets).
   config.blurpool = False
+  # Share of the examples for which the last block is skipped, at random, fewer
+  # before it (ConvNeXt and transformers).
+  config.drop_path = 0.0
+  # Compute activations inside blocks again in the backward pass: less memory.
+  config.remat = False
   # Of the computation: float32 or bfloat16. Parameters are float32.
   config.dtype = 'bfloat16'
   # mrl, mrl_e or fixed, and the prefix widths of its classifiers.
@@ -105,7 +110,10 @@ def get_config() -> ConfigDict:
   # step: multiply by step_factor at each of these epochs.
   config.step_epochs = (30, 60, 80)
   config.step_factor = 0.1
+  # sgd, with momentum, or adamw, with betas.
+  config.optimizer = 'sgd'
   config.momentum = 0.9
+  config.betas = (0.9, 0.999)
   config.weight_decay = 1e-4
   # Parameters that decay: all, no_norm_no_bias, or reference.
   config.decay_mask = 'reference'

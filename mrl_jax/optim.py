@@ -1,4 +1,4 @@
-"""Learning-rate schedules per iteration, and torch's SGD."""
+"""Learning-rate schedules per iteration, and torch's SGD and AdamW."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,6 +6,7 @@ import jax
 from jax import numpy as jnp
 import optax
 
+OPTIMIZERS = ('sgd', 'adamw')
 DECAY_MASKS = ('all', 'no_norm_no_bias', 'reference')
 SCHEDULES = ('cyclic', 'cosine', 'step', 'constant')
 
@@ -85,4 +86,25 @@ def sgd(
     optax.add_decayed_weights(weight_decay, mask=decay_mask(mask)),
     optax.trace(decay=momentum),
     optax.scale_by_learning_rate(learning_rate),
+  )
+
+
+def adamw(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  betas: Sequence[float] = (0.9, 0.999),
+  weight_decay: float = 0.0,
+  mask: str = 'all',
+) -> optax.GradientTransformation:
+  """torch.optim.AdamW: the decay, too, is multiplied by the learning rate.
+
+  The size of the loss does not matter to it: the sum over granularities needs
+  no other learning rate than a single head.
+  """
+  return optax.adamw(
+    learning_rate,
+    *betas,
+    eps=1e-8,
+    weight_decay=weight_decay,
+    mask=decay_mask(mask),
   )

@@ -111,14 +111,16 @@ def make_train_step(
   `learning_rate`.
   """
 
-  def loss_fn(trained, frozen, batch_stats, key, image_NHWC, label_N):
+  def loss_fn(trained, frozen, batch_stats, key, part, image_NHWC, label_N):
     params = trainable_lib.merge(trained, frozen)
     model = nnx.merge(graphdef, params, batch_stats)
     G = len(model.head.nesting_dims)
     all_weights_G = nesting.validate_weights(weights_G, G)
     per_step = nesting.validate_per_step(granularities_per_step, G)
+    # Far from the granularities' key, which is the same in all parts.
+    depth_key = jax.random.fold_in(jax.random.fold_in(key, 2**31), part)
     loss, loss_G = model.head.loss(
-      model.encoder(image_NHWC),
+      model.encoder(image_NHWC, key=depth_key),
       label_N,
       weights_G=nesting.sample_weights(key, all_weights_G, per_step),
       label_smoothing=label_smoothing,
@@ -142,14 +144,17 @@ def make_train_step(
 
     if micro_batches == 1:
       grads, (values, batch_stats) = grad_fn(
-        trained, frozen, batch_stats, key, image_NHWC, label_N
+        trained, frozen, batch_stats, key, 0, image_NHWC, label_N
       )
       return grads, values, batch_stats
     zeros = jax.tree.map(jnp.zeros_like, trained)
     (total, batch_stats), values = jax.lax.scan(
       micro_step,
       (zeros, batch_stats),
-      jax.tree.map(_split, (image_NHWC, label_N)),
+      (
+        jnp.arange(micro_batches),
+        *jax.tree.map(_split, (image_NHWC, label_N)),
+      ),
     )
     mean = lambda total: total / micro_batches
     values = jax.tree.map(lambda x: x.mean(0), values)
@@ -266,4 +271,5 @@ def make_embed_step(
 
 def _evaluation_model(graphdef, params, batch_stats):
   model = nnx.merge(graphdef, params, batch_stats)
-  return nnx.view(model, use_running_average=True)
+  # Encoders without BatchNorm have nothing to set.
+  return nnx.view(model, use_running_average=True, raise_if_not_found=False)

@@ -53,7 +53,7 @@ def test_the_main_configs_are_there():
   assert set(NAMES) >= {
     'digits_mrl', 'digits_mrl_e', 'digits_ff', 'cifar10_mrl', 'resnet50_mrl',
     'resnet50_mrl_e', 'resnet50_ff', 'resnet18_mrl', 'folder_mrl',
-    'finetune_resnet50_mrl',
+    'finetune_resnet50_mrl', 'convnext_tiny_mrl', 'vit_b16_mrl',
   }  # fmt: skip
 
 
@@ -129,6 +129,9 @@ def test_the_papers_settings_of_fine_tuning(name):
     ('profile', '0:5', 'profile .0:5'),
     ('trainable', ('head,',), "trainable 'head,': must be patterns"),
     ('trainable', ('head',), "init_from '': must be given, or all but head"),
+    ('optimizer', 'adam', "optimizer 'adam': must be one of"),
+    ('betas', (0.9, 1.0), 'betas .*two numbers in'),
+    ('drop_path', 0.1, 'drop_path 0.1: must be 0 for resnet8'),
     ('schedule', 'linear', 'linear'),
     ('decay_mask', 'none', 'none'),
     ('input', 'disk', 'disk'),

@@ -108,3 +108,34 @@ def test_decay_masks(name, decaying):
 def test_decay_mask_refuses():
   with pytest.raises(ValueError, match='some'):
     optim.decay_mask('some')
+
+
+def test_adamw_equals_torch():
+  torch = pytest.importorskip('torch', reason='torch is not installed')
+  rng = np.random.default_rng(0)
+  start, gradients = rng.normal(size=5), rng.normal(size=(4, 5))
+  theirs = torch.nn.Parameter(torch.tensor(start, dtype=torch.float32))
+  options = {'betas': (0.8, 0.95), 'weight_decay': 0.2}
+  adamw = torch.optim.AdamW([theirs], lr=0.1, **options)
+  tx = optim.adamw(0.1, **options)
+  params = {'kernel': jnp.asarray(start, jnp.float32)}
+  state = tx.init(params)
+  for gradient in gradients:
+    theirs.grad = torch.tensor(gradient, dtype=torch.float32)
+    adamw.step()
+    gradient = {'kernel': jnp.asarray(gradient, jnp.float32)}
+    updates, state = tx.update(gradient, state, params)
+    params = optax.apply_updates(params, updates)
+  np.testing.assert_allclose(
+    params['kernel'], theirs.detach().numpy(), rtol=1e-5
+  )
+
+
+def test_adamw_by_hand():
+  tx = optim.adamw(0.1, weight_decay=0.5, mask='no_norm_no_bias')
+  params = {'kernel': jnp.array(2.0), 'bias': jnp.array(2.0)}
+  grads = jax.tree.map(lambda _: jnp.array(3.0), params)
+  updates, _ = tx.update(grads, tx.init(params), params)
+  # The first step is the gradient's sign; the decay joins the kernel's.
+  np.testing.assert_allclose(updates['kernel'], -0.1 * (1 + 1), rtol=1e-5)
+  np.testing.assert_allclose(updates['bias'], -0.1, rtol=1e-5)

@@ -8,10 +8,13 @@ import jax
 from jax import numpy as jnp
 
 from mrl_jax import nesting
+from mrl_jax.models import convnext
 from mrl_jax.models import heads
 from mrl_jax.models import resnet
+from mrl_jax.models import vit
+from mrl_jax.models.encoder import Encoder
 
-ENCODERS = {**resnet.VARIANTS}
+ENCODERS = {**resnet.VARIANTS, **convnext.VARIANTS, **vit.VARIANTS}
 
 
 def num_features(name: str) -> int:
@@ -21,28 +24,65 @@ def num_features(name: str) -> int:
   return ENCODERS[name].num_features
 
 
+def validate(
+  name: str,
+  *,
+  image_size: int,
+  blurpool: bool = False,
+  drop_path: float = 0.0,
+) -> None:
+  """Raises ValueError if the named encoder cannot be had so; see `create`."""
+  num_features(name)
+  variant = ENCODERS[name]
+  is_resnet = isinstance(variant, resnet.Variant)
+  if blurpool and not is_resnet:
+    raise ValueError(f'blurpool {blurpool}: {name} has nothing to blur')
+  if not 0 <= drop_path < 1:
+    raise ValueError(f'drop_path {drop_path}: must be in [0, 1)')
+  if drop_path and is_resnet:
+    raise ValueError(f'drop_path {drop_path}: must be 0 for {name}')
+  if isinstance(variant, vit.Variant) and image_size % variant.patch:
+    raise ValueError(
+      f'image_size {image_size}: must be a multiple of {variant.patch}, the '
+      f'side of the patches of {name}'
+    )
+
+
 def create(
   name: str,
   *,
+  image_size: int = 224,
   blurpool: bool = False,
+  drop_path: float = 0.0,
+  remat: bool = False,
   dtype: jnp.dtype = jnp.float32,
   rngs: nnx.Rngs,
-) -> nnx.Module:
+) -> Encoder:
   """An encoder: float images [N, H, W, 3] to float32 embeddings [N, D].
 
   Args:
     name: a key of `ENCODERS`; ValueError for another.
+    image_size: side of the images, pixels, which a transformer's positions are
+      made for; the other encoders take any.
     blurpool: blur before strided convolutions (ResNets).
+    drop_path: share of the examples for which the last block is skipped, at
+      random, in training; fewer before it (ConvNeXt and transformers).
+    remat: compute activations inside blocks again in the backward pass, to save
+      memory.
     dtype: of the computation; parameters are float32.
     rngs: the `params` stream initialises the parameters.
 
   Returns:
     A module with the attribute `num_features`, the width D.
   """
-  num_features(name)
-  return resnet.ResNet(
-    ENCODERS[name], blurpool=blurpool, dtype=dtype, rngs=rngs
-  )
+  validate(name, image_size=image_size, blurpool=blurpool, drop_path=drop_path)
+  variant = ENCODERS[name]
+  options = {'remat': remat, 'dtype': dtype, 'rngs': rngs}
+  if isinstance(variant, resnet.Variant):
+    return resnet.ResNet(variant, blurpool=blurpool, **options)
+  if isinstance(variant, convnext.Variant):
+    return convnext.ConvNeXt(variant, drop_path=drop_path, **options)
+  return vit.ViT(variant, image_size=image_size, drop_path=drop_path, **options)
 
 
 class Classifier(nnx.Module):
@@ -55,14 +95,15 @@ class Classifier(nnx.Module):
     num_classes: int,
     *,
     head: Literal['mrl', 'mrl_e', 'fixed'] = 'mrl',
-    blurpool: bool = False,
     dtype: jnp.dtype = jnp.float32,
     loss_kernel: Literal['xla', 'pallas'] = 'xla',
     rngs: nnx.Rngs,
+    **encoder_options,
   ):
+    """`encoder_options` are those of `create`."""
     dims = nesting.validate(nesting_dims, num_features(encoder_name))
     self.encoder = create(
-      encoder_name, blurpool=blurpool, dtype=dtype, rngs=rngs
+      encoder_name, dtype=dtype, rngs=rngs, **encoder_options
     )
     self.head = heads.MatryoshkaHead(
       dims,

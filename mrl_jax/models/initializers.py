@@ -26,6 +26,20 @@ def kaiming_normal(
   ).astype(dtype)
 
 
+def normal_002(
+  key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
+  """Normal of deviation 0.02, the kernels of ConvNeXt, ViT and DeiT.
+
+  Their `trunc_normal_(std=0.02)` cuts at 100 deviations, which is nowhere.
+  """
+  return _draw(
+    key,
+    shape,
+    lambda rng: rng.standard_normal(shape, np.float32) * np.float32(0.02),
+  ).astype(dtype)
+
+
 def linear_uniform(
   key: jax.Array, shape: Sequence[int], fan_in: np.typing.ArrayLike
 ) -> jax.Array:

@@ -6,6 +6,7 @@ from flax import nnx
 import jax
 from jax import numpy as jnp
 
+from mrl_jax.models import encoder
 from mrl_jax.models import initializers
 from mrl_jax.models.batch_norm import BatchNorm
 
@@ -38,6 +39,7 @@ VARIANTS = {
   'resnet34': Variant((3, 4, 6, 3), bottleneck=False),
   'resnet50': Variant((3, 4, 6, 3)),
   'resnet101': Variant((3, 4, 23, 3)),
+  'resnet152': Variant((3, 8, 36, 3)),
 }
 
 
@@ -151,10 +153,11 @@ class Bottleneck(nnx.Module):
     return nnx.relu(self.bn3(self.conv3(x)) + shortcut)
 
 
-class ResNet(nnx.Module):
+class ResNet(encoder.Encoder):
   """Images to embeddings: stem, stages, global average pooling.
 
-  Parameters are float32; `dtype` is that of the convolutions.
+  Parameters are float32; `dtype` is that of the convolutions. Stages: `stem`
+  and `layer1`, `layer2`, …, of activations [N, h, w, C].
   """
 
   def __init__(
@@ -162,11 +165,13 @@ class ResNet(nnx.Module):
     variant: Variant,
     *,
     blurpool: bool = False,
+    remat: bool = False,
     dtype: jnp.dtype = jnp.float32,
     rngs: nnx.Rngs,
   ):
     self.num_features = variant.num_features
     self.small_image = variant.small_image
+    self.remat = remat
     self.dtype = dtype
     conv = {'blurpool': blurpool, 'dtype': dtype}
     channels = variant.widths[0]
@@ -183,17 +188,25 @@ class ResNet(nnx.Module):
         blocks.append(block(channels, width, stride, conv=conv, rngs=rngs))
         channels = width * (4 if variant.bottleneck else 1)
       setattr(self, f'layer{stage}', nnx.List(blocks))
-    self.num_stages = len(variant.depths)
+    numbers = range(1, len(variant.depths) + 1)
+    self.stage_names = ('stem', *(f'layer{i}' for i in numbers))
 
-  def __call__(self, image_NHWC: jax.Array) -> jax.Array:
-    """Float images [N, H, W, 3] to float32 embeddings [N, num_features]."""
-    x = nnx.relu(self.bn1(self.conv1(image_NHWC.astype(self.dtype))))
+  def _run(self, name: str, x: jax.Array, key: jax.Array | None) -> jax.Array:
+    del key  # Nothing is random here.
+    if name == 'stem':
+      return self._stem(x)
+    for block in getattr(self, name):
+      x = encoder.run_block(block, x, remat=self.remat)
+    return x
+
+  def _stem(self, x: jax.Array) -> jax.Array:
+    x = nnx.relu(self.bn1(self.conv1(x)))
     if not self.small_image:
       # Torch's padding; 'SAME' would pad only on one side.
       x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-    for stage in range(1, self.num_stages + 1):
-      for block in getattr(self, f'layer{stage}'):
-        x = block(x)
+    return x
+
+  def _pool(self, x: jax.Array) -> jax.Array:
     # The barrier keeps XLA's CPU backend from fusing the mean into the last
     # block, which from jaxlib 0.11.2 on gives NaN in bfloat16.
     return jax.lax.optimization_barrier(x).mean((1, 2), dtype=jnp.float32)

@@ -78,6 +78,7 @@ _FREE_FIELDS = frozenset(
     'modes',
     'data_dir',
     'loss_kernel',
+    'remat',
     'profile',
     'mesh',
     'fsdp',

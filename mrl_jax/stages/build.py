@@ -48,7 +48,10 @@ def model(config: ConfigDict, num_classes: int) -> models.Classifier:
     tuple(config.nesting_dims),
     config.num_classes or num_classes,
     head=config.head,
+    image_size=config.image_size,
     blurpool=config.blurpool,
+    drop_path=config.drop_path,
+    remat=config.remat,
     dtype=jnp.dtype(config.dtype),
     loss_kernel=config.loss_kernel,
     rngs=nnx.Rngs(config.seed),
@@ -67,13 +70,10 @@ def optimizer(
     step_epochs=config.step_epochs,
     step_factor=config.step_factor,
   )
-  sgd = optim.sgd(
-    schedule,
-    momentum=config.momentum,
-    weight_decay=config.weight_decay,
-    mask=config.decay_mask,
-  )
-  return sgd, schedule
+  decay = {'weight_decay': config.weight_decay, 'mask': config.decay_mask}
+  if config.optimizer == 'adamw':
+    return optim.adamw(schedule, betas=tuple(config.betas), **decay), schedule
+  return optim.sgd(schedule, momentum=config.momentum, **decay), schedule
 
 
 def normalize(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:

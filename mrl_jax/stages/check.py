@@ -10,6 +10,7 @@ from mrl_jax import optim
 from mrl_jax import profile
 from mrl_jax import trainable
 from mrl_jax.models import heads
+from mrl_jax.models import vit
 
 _CHOICES = {
   'input': ('auto', 'resident', 'stream'),
@@ -17,6 +18,7 @@ _CHOICES = {
   'dtype': ('float32', 'bfloat16'),
   'head': heads.KINDS,
   'loss_kernel': ('xla', 'pallas'),
+  'optimizer': optim.OPTIMIZERS,
   'schedule': optim.SCHEDULES,
   'decay_mask': optim.DECAY_MASKS,
   'checkpoint': ('last', 'best'),
@@ -74,6 +76,7 @@ def check(config: ConfigDict) -> None:
   profile.parse(config.profile)
   _check_start(config)
   _check_images(config)
+  _check_encoder(config)
   _check_schedule(config)
   _check_widths(config)
 
@@ -114,8 +117,27 @@ def _check_images(config: ConfigDict) -> None:
     _require('late_epoch', config.late_epoch, config.late_epoch > 0, 'positive')
 
 
+def _check_encoder(config: ConfigDict) -> None:
+  size = config.image_size
+  models.validate(
+    config.encoder,
+    image_size=size,
+    blurpool=config.blurpool,
+    drop_path=config.drop_path,
+  )
+  if isinstance(models.ENCODERS[config.encoder], vit.Variant):
+    right = f"image_size={size}, the size of the transformer's positions"
+    name = 'eval_image_size'
+    _require(name, config[name], config[name] == size, right)
+    for name in ('late_image_size', 'flip_eval_image_size'):
+      _require(name, config[name], config[name] in (0, size), f'0 or {right}')
+
+
 def _check_schedule(config: ConfigDict) -> None:
   epochs = config.num_epochs
+  betas = config.betas
+  ok = _numbers(betas, 2) and all(0 <= beta < 1 for beta in betas)
+  _require('betas', betas, ok, 'two numbers in [0, 1)')
   if config.schedule in ('cyclic', 'cosine'):
     ok = config.peak_epoch < epochs
     _require('peak_epoch', config.peak_epoch, ok, f'below num_epochs={epochs}')

@@ -1,0 +1,158 @@
+"""ConvNeXt (arXiv 2201.03545)."""
+
+import dataclasses
+
+from flax import nnx
+import jax
+from jax import numpy as jnp
+
+from mrl_jax.models import encoder
+from mrl_jax.models import initializers
+from mrl_jax.models.vit import layer_norm
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """What tells one ConvNeXt from another.
+
+  Attributes:
+    depths: blocks in each stage.
+    widths: channels of each stage.
+  """
+
+  depths: tuple[int, ...] = (3, 3, 27, 3)
+  widths: tuple[int, ...] = (96, 192, 384, 768)
+
+  @property
+  def num_features(self) -> int:
+    return self.widths[-1]
+
+
+VARIANTS = {
+  'convnext_tiny': Variant((3, 3, 9, 3)),
+  'convnext_small': Variant(),
+  'convnext_base': Variant(widths=(128, 256, 512, 1024)),
+}
+
+
+def _conv(in_channels, out_channels, size, *, dtype, rngs, **kwargs):
+  return nnx.Conv(
+    in_channels,
+    out_channels,
+    (size, size),
+    kernel_init=initializers.normal_002,
+    dtype=dtype,
+    rngs=rngs,
+    **kwargs,
+  )
+
+
+class Block(nnx.Module):
+  """A depthwise 7x7 convolution and a two-layer perceptron, scaled, added."""
+
+  def __init__(self, width, *, index, drop_path, dtype, rngs):
+    self.index = index
+    self.drop_path = drop_path
+    self.dtype = dtype
+    linear = lambda a, b: nnx.Linear(
+      a, b, kernel_init=initializers.normal_002, dtype=dtype, rngs=rngs
+    )
+    self.depthwise = _conv(
+      width,
+      width,
+      7,
+      padding=3,
+      feature_group_count=width,
+      dtype=dtype,
+      rngs=rngs,
+    )
+    self.norm = layer_norm(width, dtype, rngs)
+    self.fc1 = linear(width, 4 * width)
+    self.fc2 = linear(4 * width, width)
+    self.layer_scale = nnx.Param(jnp.full((width,), 1e-6))
+
+  def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Activations [N, h, w, C] to the same shape."""
+    if key is not None:
+      key = jax.random.fold_in(key, self.index)
+    hidden = nnx.gelu(self.fc1(self.norm(self.depthwise(x))), approximate=False)
+    scale = self.layer_scale[...].astype(self.dtype).reshape(1, 1, 1, -1)
+    return x + encoder.drop_path(self.fc2(hidden) * scale, self.drop_path, key)
+
+
+class Stem(nnx.Module):
+  """4x4 patches to channels, normed."""
+
+  def __init__(self, width, *, dtype, rngs):
+    self.conv = _conv(
+      3, width, 4, strides=4, padding='VALID', dtype=dtype, rngs=rngs
+    )
+    self.norm = layer_norm(width, dtype, rngs)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.norm(self.conv(x))
+
+
+class Downsample(nnx.Module):
+  """Halves the sides, between stages."""
+
+  def __init__(self, in_channels, width, *, dtype, rngs):
+    self.norm = layer_norm(in_channels, dtype, rngs)
+    self.conv = _conv(
+      in_channels, width, 2, strides=2, padding='VALID', dtype=dtype, rngs=rngs
+    )
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.conv(self.norm(x))
+
+
+class ConvNeXt(encoder.Encoder):
+  """Images to embeddings: stem, stages, averaged over space, then normed.
+
+  Stages: `stem` and `stage1` to `stage4`, of activations [N, h, w, C].
+  """
+
+  def __init__(
+    self,
+    variant: Variant,
+    *,
+    drop_path: float = 0.0,
+    remat: bool = False,
+    dtype: jnp.dtype = jnp.float32,
+    rngs: nnx.Rngs,
+  ):
+    self.num_features = variant.num_features
+    self.remat = remat
+    self.dtype = dtype
+    numbers = range(1, len(variant.depths) + 1)
+    self.stage_names = ('stem', *(f'stage{i}' for i in numbers))
+    make = {'dtype': dtype, 'rngs': rngs}
+    channels = variant.widths[0]
+    self.stem = Stem(channels, **make)
+    rates = encoder.drop_rates(drop_path, sum(variant.depths))
+    for number, depth, width in zip(
+      numbers, variant.depths, variant.widths, strict=True
+    ):
+      if number > 1:
+        downsample = Downsample(channels, width, **make)
+        setattr(self, f'downsample{number}', downsample)
+      first = sum(variant.depths[: number - 1])
+      blocks = nnx.List(
+        Block(width, index=i, drop_path=rates[i], **make)
+        for i in range(first, first + depth)
+      )
+      setattr(self, f'stage{number}', blocks)
+      channels = width
+    self.norm = layer_norm(channels, jnp.float32, rngs)
+
+  def _run(self, name: str, x: jax.Array, key: jax.Array | None) -> jax.Array:
+    if name == 'stem':
+      return self.stem(x)
+    if name != 'stage1':
+      x = getattr(self, name.replace('stage', 'downsample'))(x)
+    for block in getattr(self, name):
+      x = encoder.run_block(block, x, key, remat=self.remat)
+    return x
+
+  def _pool(self, x: jax.Array) -> jax.Array:
+    return self.norm(x.mean((1, 2), dtype=jnp.float32))

@@ -1,0 +1,172 @@
+"""Vision transformers (arXiv 2010.11929), pre-norm, with a class token."""
+
+import dataclasses
+
+from flax import nnx
+import jax
+from jax import numpy as jnp
+from jax.extend import backend
+
+from mrl_jax.models import encoder
+from mrl_jax.models import initializers
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """What tells one vision transformer from another.
+
+  Attributes:
+    width: of the tokens, which is the embedding's.
+    depth: blocks.
+    num_heads: that share the width.
+    patch: side of the squares that become tokens, pixels.
+  """
+
+  width: int
+  depth: int = 12
+  num_heads: int = 12
+  patch: int = 16
+
+  @property
+  def num_features(self) -> int:
+    return self.width
+
+
+VARIANTS = {
+  'vit_s16': Variant(384, num_heads=6),
+  'vit_b16': Variant(768),
+}
+
+
+class Block(nnx.Module):
+  """Attention and a two-layer perceptron, each added to its normed input."""
+
+  def __init__(
+    self,
+    variant: Variant,
+    *,
+    index: int,
+    drop_path: float,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+  ):
+    width = variant.width
+    self.num_heads = variant.num_heads
+    self.index = index
+    self.drop_path = drop_path
+    self.dtype = dtype
+    linear = lambda a, b: nnx.Linear(
+      a, b, kernel_init=initializers.normal_002, dtype=dtype, rngs=rngs
+    )
+    self.norm1 = layer_norm(width, dtype, rngs)
+    self.qkv = linear(width, 3 * width)
+    self.proj = linear(width, width)
+    self.norm2 = layer_norm(width, dtype, rngs)
+    self.fc1 = linear(width, 4 * width)
+    self.fc2 = linear(4 * width, width)
+
+  def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Tokens [N, T, D] to tokens."""
+    keys = [None] * 2
+    if key is not None:
+      keys = jax.random.split(jax.random.fold_in(key, self.index))
+    x += encoder.drop_path(self._attend(self.norm1(x)), self.drop_path, keys[0])
+    hidden = nnx.gelu(self.fc1(self.norm2(x)), approximate=False)
+    return x + encoder.drop_path(self.fc2(hidden), self.drop_path, keys[1])
+
+  def _attend(self, x: jax.Array) -> jax.Array:
+    N, T, D = x.shape
+    shape = (N, T, 3, self.num_heads, D // self.num_heads)
+    query, key, value = jnp.moveaxis(self.qkv(x).reshape(shape), 2, 0)
+    mixed = jax.nn.dot_product_attention(
+      query, key, value, implementation=_attention(self.dtype)
+    )
+    return self.proj(mixed.reshape(N, T, D))
+
+
+def _attention(dtype: jnp.dtype) -> str:
+  # cuDNN's flash attention takes 16-bit numbers only.
+  is_cuda = 'cuda' in backend.get_backend().platform_version
+  return 'cudnn' if is_cuda and dtype == jnp.bfloat16 else 'xla'
+
+
+def layer_norm(width: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+  """As in torch: the variance is that of the differences from the mean."""
+  return nnx.LayerNorm(width, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
+class ViT(encoder.Encoder):
+  """Images of one size to embeddings: the class token after the last norm.
+
+  As in DeiT and timm the classifier reads the class token, there is no further
+  pooling layer, and position embeddings are learned, the class token's too.
+  Stages: `embed` and `block1`, `block2`, …, of tokens [N, 1 + patches, D], the
+  class token first, then the patches row by row.
+  """
+
+  def __init__(
+    self,
+    variant: Variant,
+    *,
+    image_size: int,
+    drop_path: float = 0.0,
+    remat: bool = False,
+    dtype: jnp.dtype = jnp.float32,
+    rngs: nnx.Rngs,
+  ):
+    width, patch = variant.width, variant.patch
+    self.num_features = width
+    self.image_size = image_size
+    self.remat = remat
+    self.dtype = dtype
+    self.stage_names = (
+      'embed',
+      *(f'block{i}' for i in range(1, variant.depth + 1)),
+    )
+    self.patch_embed = nnx.Conv(
+      3,
+      width,
+      (patch, patch),
+      strides=patch,
+      padding='VALID',
+      dtype=dtype,
+      kernel_init=lambda key, shape, dtype: initializers.linear_uniform(
+        key, shape, 3 * patch**2
+      ).astype(dtype),
+      rngs=rngs,
+    )
+    num_tokens = 1 + (image_size // patch) ** 2
+    init = initializers.normal_002
+    self.class_token = nnx.Param(init(rngs.params(), (1, 1, width)))
+    self.position_embedding = nnx.Param(
+      init(rngs.params(), (1, num_tokens, width))
+    )
+    rates = encoder.drop_rates(drop_path, variant.depth)
+    self.blocks = nnx.List(
+      Block(variant, index=i, drop_path=rate, dtype=dtype, rngs=rngs)
+      for i, rate in enumerate(rates)
+    )
+    self.norm = layer_norm(width, jnp.float32, rngs)
+
+  def _run(self, name: str, x: jax.Array, key: jax.Array | None) -> jax.Array:
+    if name == 'embed':
+      return self._embed(x)
+    block = self.blocks[self.stage_names.index(name) - 1]
+    return encoder.run_block(block, x, key, remat=self.remat)
+
+  def _embed(self, image_NHWC: jax.Array) -> jax.Array:
+    if image_NHWC.shape[1:3] != (self.image_size, self.image_size):
+      raise ValueError(
+        f'images of shape {image_NHWC.shape}: this transformer has position '
+        f'embeddings for {self.image_size} x {self.image_size} pixels'
+      )
+    N, D = len(image_NHWC), self.num_features
+    patches_NTD = self.patch_embed(image_NHWC).reshape(N, -1, D)
+    token = jnp.broadcast_to(
+      self.class_token[...].astype(self.dtype), (N, 1, D)
+    )
+    x = jnp.concatenate([token, patches_NTD], axis=1)
+    return x + self.position_embedding[...].astype(self.dtype)
+
+  def _pool(self, x: jax.Array) -> jax.Array:
+    return self.norm(x[:, 0])
