@@ -85,7 +85,8 @@ def get_config() -> ConfigDict:
   # weighted so that the loss expected is the same; 0: all.
   config.granularities_per_step = 0
 
-  # What a run starts from: a workdir, or one of its checkpoints. Empty: afresh.
+  # What a run starts from: a workdir, one of its checkpoints, or a file of
+  # PyTorch (mrl_jax/models/torch_import.py). Empty: afresh.
   config.init_from = ''
   # Parts that train, as layer4.2, head; the rest is frozen, its BatchNorm in
   # evaluation mode (mrl_jax/trainable.py). Empty: everything trains.

@@ -1,4 +1,8 @@
-"""The same random weights through PyTorch models that others wrote."""
+"""The same random weights through PyTorch models that others wrote.
+
+The weights go by the files that `torch_import` reads, so its tables are tested
+with them.
+"""
 
 from flax import nnx
 import jax
@@ -7,77 +11,121 @@ import numpy as np
 import pytest
 
 from mrl_jax import models
+from mrl_jax.models import torch_import
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
 transformers = pytest.importorskip(
   'transformers', reason='transformers is not installed'
 )
 
+SIDE = 32
+NUM_CLASSES = 50
 
-def hugging_face_resnet(layer_type, depths, hidden_sizes):
+
+def hugging_face(name):
+  """An image classifier of the `transformers` library, and its encoder."""
   torch.manual_seed(0)
-  config = transformers.ResNetConfig(
-    layer_type=layer_type, depths=depths, hidden_sizes=hidden_sizes
-  )
-  model = transformers.ResNetModel(config).eval()
-  for name, tensor in model.state_dict().items():
-    # Untrained running statistics would hide a mistake in the BatchNorm.
-    if name.endswith(('running_mean', 'normalization.bias')):
+  labels = {'num_labels': NUM_CLASSES}
+  if name == 'vit_b16':
+    # As in the original and timm; its own default is 1e-12, which shows where
+    # tokens are as small as the untrained class token.
+    config = transformers.ViTConfig(
+      image_size=SIDE, layer_norm_eps=1e-6, **labels
+    )
+    model = transformers.ViTForImageClassification(config)
+    encoder = model.vit
+  elif name == 'convnext_tiny':
+    config = transformers.ConvNextConfig(**labels)
+    model = transformers.ConvNextForImageClassification(config)
+    encoder = model.convnext
+  else:
+    kind = {'resnet18': 'basic', 'resnet50': 'bottleneck'}[name]
+    width = {'basic': 64, 'bottleneck': 256}[kind]
+    config = transformers.ResNetConfig(
+      layer_type=kind,
+      depths=(2, 2, 2, 2) if name == 'resnet18' else (3, 4, 6, 3),
+      hidden_sizes=[width * 2**i for i in range(4)],
+      **labels,
+    )
+    model = transformers.ResNetForImageClassification(config)
+    encoder = model.resnet
+  for key, tensor in model.state_dict().items():
+    # What is initialised to a constant would hide a mistake.
+    if tensor.ndim == 1 and key.endswith(('bias', 'running_mean')):
       tensor.normal_(std=0.1)
-    if name.endswith(('running_var', 'normalization.weight')):
+    elif key.endswith('layer_scale_parameter'):
+      tensor.uniform_(0.1, 0.3)
+    elif tensor.ndim == 1:
       tensor.uniform_(0.5, 1.5)
-  return model
+  return model.eval(), encoder
 
 
-def copy_layer(conv, norm, layer):
-  kernel = layer.convolution.weight.detach().numpy().transpose(2, 3, 1, 0)
-  assert conv.conv.kernel.shape == kernel.shape
-  conv.conv.kernel[...] = kernel
-  theirs = layer.normalization
-  for ours, tensor in (
-    (norm.scale, theirs.weight),
-    (norm.bias, theirs.bias),
-    (norm.mean, theirs.running_mean),
-    (norm.var, theirs.running_var),
-  ):
-    ours[...] = tensor.detach().numpy()
+def imported(name, path):
+  """Our classifier with the weights in the file, none of them drawn."""
+  model = nnx.eval_shape(
+    lambda: models.Classifier(
+      name,
+      (models.num_features(name),),
+      NUM_CLASSES,
+      head='fixed',
+      image_size=SIDE,
+      rngs=nnx.Rngs(0),
+    )
+  )
+  _, has_head = torch_import.load(path, model, encoder=name)
+  assert has_head
+  return nnx.view(model, use_running_average=True, raise_if_not_found=False)
 
 
-def copy_weights(encoder, model):
-  copy_layer(encoder.conv1, encoder.bn1, model.embedder.embedder)
-  for index, stage in enumerate(model.encoder.stages, start=1):
-    blocks = getattr(encoder, f'layer{index}')
-    for block, layer in zip(blocks, stage.layers, strict=True):
-      for i, inner in enumerate(layer.layer, start=1):
-        norm = getattr(block, f'bn{i}')
-        copy_layer(getattr(block, f'conv{i}'), norm, inner)
-      if block.downsample is not None:
-        copy_layer(block.downsample.conv, block.downsample.norm, layer.shortcut)
+def compare(name, tmp_path):
+  """Largest difference by largest value, of each stage; and the logits."""
+  theirs, encoder = hugging_face(name)
+  path = tmp_path / 'model.pt'
+  torch.save(theirs.state_dict(), path)
+  ours = imported(name, path)
+  names = (*ours.encoder.stage_names, 'embedding')
+  graphdef, state = nnx.split(ours)
+
+  @jax.jit
+  def run(state, image_NHWC):
+    model = nnx.merge(graphdef, state)
+    embedding_ND = model.encoder(image_NHWC)
+    # A list: JAX sorts the names of a dict.
+    stages = [*model.encoder.features(image_NHWC).values(), embedding_ND]
+    return stages, model.head(embedding_ND)[0]
+
+  rng = np.random.default_rng(0)
+  image_NHWC = rng.normal(size=(4, SIDE, SIDE, 3)).astype(np.float32)
+  stages, our_logits_NC = run(state, jnp.asarray(image_NHWC))
+  pixels = torch.from_numpy(image_NHWC.transpose(0, 3, 1, 2).copy())
+  with torch.no_grad():
+    outputs = encoder(pixels, output_hidden_states=True)
+    logits_NC = theirs(pixels).logits.numpy()
+  hidden = [x.numpy() for x in outputs.hidden_states]
+  hidden = [x.transpose(0, 2, 3, 1) if x.ndim == 4 else x for x in hidden]
+  if name == 'vit_b16':
+    hidden.append(outputs.last_hidden_state.numpy()[:, 0])
+  else:
+    hidden.append(outputs.pooler_output.numpy().reshape(len(pixels), -1))
+  errors = {
+    stage: np.abs(x - expected).max() / np.abs(expected).max()
+    for stage, x, expected in zip(names, stages, hidden, strict=True)
+  }
+  errors['logits'] = (
+    np.abs(our_logits_NC - logits_NC).max() / np.abs(logits_NC).max()
+  )
+  return errors, our_logits_NC, logits_NC
 
 
 @pytest.mark.parametrize(
-  'name, layer_type, depths, hidden_sizes',
-  [
-    ('resnet18', 'basic', (2, 2, 2, 2), (64, 128, 256, 512)),
-    ('resnet50', 'bottleneck', (3, 4, 6, 3), (256, 512, 1024, 2048)),
-  ],
+  'name', ['resnet18', 'resnet50', 'convnext_tiny', 'vit_b16']
 )
-def test_resnet(name, layer_type, depths, hidden_sizes):
-  model = hugging_face_resnet(layer_type, depths, hidden_sizes)
-  encoder = models.create(name, rngs=nnx.Rngs(0))
-  copy_weights(encoder, model)
-  encoder = nnx.view(encoder, use_running_average=True)
-  image_NHWC = np.random.default_rng(0).normal(size=(2, 64, 64, 3))
-  image_NHWC = image_NHWC.astype(np.float32)
-  graphdef, state = nnx.split(encoder)
-  run = jax.jit(lambda state, image: nnx.merge(graphdef, state)(image))
-  ours = run(state, jnp.asarray(image_NHWC))
-  with torch.no_grad():
-    pixels = torch.from_numpy(image_NHWC.transpose(0, 3, 1, 2).copy())
-    theirs = model(pixels).pooler_output[:, :, 0, 0].numpy()
-  # A feature near zero is a small difference of large ones.
-  atol = 1e-6 * np.abs(theirs).max()
-  np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=atol)
+def test_every_stage(name, tmp_path):
+  errors, ours_NC, theirs_NC = compare(name, tmp_path)
+  assert len(errors) > 5
+  for stage, error in errors.items():
+    assert error < 1e-4, (stage, errors)
+  np.testing.assert_array_equal(ours_NC.argmax(-1), theirs_NC.argmax(-1))
 
 
 def test_batch_norm_in_training():

@@ -146,6 +146,11 @@ def is_finished(name: str, config: ConfigDict, workdir: Workdir) -> bool:
   )
 
 
+def mark_finished(name: str, workdir: Workdir, seconds: float) -> None:
+  """Records that the stage is done, for the workdir as it is now."""
+  workdir.mark(name, _fingerprint(name, workdir), seconds)
+
+
 def _run_stage(
   name: str, config: ConfigDict, workdir: Workdir, done: set[str]
 ) -> None:
@@ -167,7 +172,7 @@ def _run_stage(
   sharding.barrier(f'{name} ran')
   seconds = time.perf_counter() - start
   if not jax.process_index():
-    workdir.mark(name, _fingerprint(name, workdir), seconds)
+    mark_finished(name, workdir, seconds)
   sharding.barrier(f'{name} is marked')
   done.add(name)
   terminal.say(f'{name}: finished in {seconds:.1f} s')

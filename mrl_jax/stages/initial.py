@@ -1,4 +1,4 @@
-"""What a run starts from: the parameters of an earlier one."""
+"""What a run starts from: the parameters of an earlier one, or of a file."""
 
 from collections.abc import Mapping
 import pathlib
@@ -11,17 +11,36 @@ from ml_collections import ConfigDict
 from mrl_jax import models
 from mrl_jax import terminal
 from mrl_jax.checkpoint import Checkpoints
+from mrl_jax.models import torch_import
 
 
 def initialise(config: ConfigDict, model: models.Classifier) -> None:
   """Gives the fresh model the parameters that `config.init_from` names.
 
-  The encoder must be the same. The head is taken over where it is of the same
-  kind, widths and classes, and else stays fresh. Raises ValueError if there is
-  no checkpoint, or its encoder is another.
+  They are in a workdir, or in a checkpoint of PyTorch. The encoder must be the
+  same. The head is taken over where it is of the same kind, widths and classes,
+  and else stays fresh. Raises ValueError if there is no checkpoint, or its
+  encoder is another.
   """
   if not config.init_from:
     return
+  if torch_import.is_file(config.init_from):
+    where, has_head = _from_file(config, model)
+  else:
+    where, has_head = _from_run(config, model)
+  heads = 'its heads' if has_head else 'fresh heads'
+  terminal.say(f'train: starts from {where}, with {heads}')
+
+
+def _from_file(
+  config: ConfigDict, model: models.Classifier
+) -> tuple[str, bool]:
+  path = pathlib.Path(config.init_from).expanduser()
+  form, has_head = torch_import.load(path, model, encoder=config.encoder)
+  return f'{path} ({form})', has_head
+
+
+def _from_run(config: ConfigDict, model: models.Classifier) -> tuple[str, bool]:
   directory, step = _find(config.init_from)
   with Checkpoints(directory) as checkpoints:
     step = checkpoints.latest_step if step is None else step
@@ -38,8 +57,7 @@ def initialise(config: ConfigDict, model: models.Classifier) -> None:
   )
   if has_head:
     _update(model.head, head)
-  heads = 'its heads' if has_head else 'fresh heads'
-  terminal.say(f'train: starts from {where}, with {heads}')
+  return where, has_head
 
 
 def _find(path: str) -> tuple[pathlib.Path, int | None]:
@@ -53,7 +71,8 @@ def _find(path: str) -> tuple[pathlib.Path, int | None]:
     ):
       return directory, None
   raise ValueError(
-    f'init_from {path!r}: must be a workdir with checkpoints, or one of them'
+    f'init_from {path!r}: must be a workdir with checkpoints, one of them, or '
+    f'a file of PyTorch ({", ".join(torch_import.SUFFIXES)})'
   )
 
 

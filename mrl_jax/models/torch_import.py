@@ -1,0 +1,158 @@
+"""Takes over the parameters of a PyTorch checkpoint.
+
+    python -m mrl_jax.models.torch_import FILE --out=DIR
+
+writes them as a workdir, for `--config.init_from=DIR`. FILE is a ResNet of
+torchvision, timm, Hugging Face's transformers or RAIVNLab/MRL (with or without
+BlurPool, with MRL, MRL-E or fixed-feature heads), or a ConvNeXt or ViT of timm
+or transformers; `.safetensors`, or `.pt`, `.pth` and `.bin`, which need torch.
+With --config the workdir is one of that config, which --mode=evaluate and the
+like then go on with:
+
+    python -m mrl_jax.models.torch_import FILE --out=DIR \\
+      --config=configs/resnet50_mrl.py
+    python launch.py --config=configs/resnet50_mrl.py --workdir=DIR \\
+      --mode=evaluate,retrieve,report
+"""
+
+import argparse
+from collections.abc import Mapping
+import os
+import sys
+
+import numpy as np
+
+from mrl_jax import models
+from mrl_jax.models import torch_arrays
+from mrl_jax.models import torch_file
+from mrl_jax.models import torch_form
+from mrl_jax.models import torch_keys
+from mrl_jax.models.torch_file import Stored
+from mrl_jax.models.torch_file import SUFFIXES
+from mrl_jax.models.torch_form import Form
+from mrl_jax.models.torch_form import listed
+
+
+def is_file(path: str | os.PathLike) -> bool:
+  """Whether the path is named as PyTorch's checkpoints are."""
+  return str(path).endswith(SUFFIXES)
+
+
+def recognise(path: str | os.PathLike) -> Form:
+  """What the file holds, from its keys; ValueError if it cannot be imported."""
+  with torch_file.open_tensors(path) as stored:
+    return _form(stored, path)
+
+
+def load(
+  path: str | os.PathLike, model: models.Classifier, *, encoder: str
+) -> tuple[Form, bool]:
+  """Gives the model, which may be abstract, the parameters in the file.
+
+  The encoder's must match the file's without a rest on either side. The head's
+  are taken over if its kind, widths and classes are the same; else it stays as
+  it is.
+
+  Args:
+    path: of a form that the module's text lists.
+    model: what is filled.
+    encoder: the name of its encoder.
+
+  Returns:
+    What the file holds, and whether the head was taken over.
+
+  Raises:
+    ValueError: the file cannot be read, or is of another model.
+  """
+  with torch_file.open_tensors(path) as stored:
+    form = _form(stored, path)
+    if form.encoder != encoder:
+      raise ValueError(
+        f'{path} looks like {form}: needs --config.encoder={form.encoder}, '
+        f'here it is {encoder}'
+      )
+    if form.blurpool != torch_arrays.has_blurpool(model.encoder):
+      raise ValueError(
+        f'{path} looks like {form}: needs --config.blurpool={form.blurpool}'
+      )
+    _check_filters(form, stored, path)
+    slots = torch_arrays.encoder_slots(model.encoder, form.style)
+    _fill(model.encoder, slots, form.keys, stored, path)
+    fits = form.classifier is not None and form.classifier.fits(model.head)
+    if fits:
+      slots = torch_arrays.head_slots(
+        model.head,
+        torch_keys.FAMILIES[form.family].heads[form.style],
+        nested=form.classifier.nested,
+      )
+      _fill(model.head, slots, form.head_keys, stored, path)
+  return form, fits
+
+
+def _form(stored: Mapping[str, Stored], path: str | os.PathLike) -> Form:
+  try:
+    return torch_form.recognise({key: x.shape for key, x in stored.items()})
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from None
+
+
+def _check_filters(form: Form, stored: Mapping[str, Stored], path) -> None:
+  for key in form.ignored:
+    if key.endswith('.blur_filter'):
+      found = stored[key].read()
+      # Half precision has it exactly, too.
+      if not np.array_equal(found, torch_arrays.blur_filter(len(found))):
+        raise ValueError(f'{path}: {key} is not the filter [1 2 1] x [1 2 1]')
+
+
+def _fill(
+  module, slots, keys: Mapping[str, str], stored: Mapping[str, Stored], path
+) -> None:
+  left_over = [name for key, name in keys.items() if key not in slots]
+  unfilled = [
+    f'{slot.path} ({key})' for key, slot in slots.items() if key not in keys
+  ]
+  if left_over or unfilled:
+    raise ValueError(
+      f'{path} does not match. Left over in the file: '
+      f'{listed(left_over) or "nothing"}. Left unfilled here, with the key '
+      f'that is missing: {listed(unfilled) or "nothing"}'
+    )
+  try:
+    torch_arrays.fill(module, slots, lambda key: stored[keys[key]].read())
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from None
+
+
+def main() -> None:
+  # The command stands above the stages; the functions above do not.
+  from mrl_jax.stages import imported
+
+  parser = argparse.ArgumentParser(
+    prog='python -m mrl_jax.models.torch_import',
+    description=__doc__.split('\n')[0],
+  )
+  add = parser.add_argument
+  add('file', help='of PyTorch, or .safetensors')
+  add('--out', required=True, help='the workdir to write')
+  add('--config', help='a config that it is to fit, as for launch.py')
+  add(
+    '--nesting_dims',
+    type=lambda text: tuple(map(int, text.split(','))),
+    default=(),
+    help='8,16,…: of MRL-E, which the file does not tell',
+  )
+  args = parser.parse_args()
+  try:
+    imported.write(
+      args.file,
+      args.out,
+      config=args.config and imported.read_config(args.config),
+      nesting_dims=args.nesting_dims,
+    )
+  except (ValueError, OSError) as error:
+    sys.exit(f'ValueError: {" ".join(str(error).split())}')
+
+
+if __name__ == '__main__':
+  main()

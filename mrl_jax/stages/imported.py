@@ -1,0 +1,155 @@
+"""A workdir made of a PyTorch checkpoint, as if it had been trained here."""
+
+import os
+import pathlib
+import runpy
+import time
+
+from flax import nnx
+import jax
+from jax import numpy as jnp
+from ml_collections import ConfigDict
+
+from mrl_jax import models
+from mrl_jax import stages
+from mrl_jax import terminal
+from mrl_jax.checkpoint import Checkpoints
+from mrl_jax.models import heads
+from mrl_jax.models import torch_import
+from mrl_jax.models.torch_form import Form
+from mrl_jax.stages import build
+from mrl_jax.stages import check
+from mrl_jax.state import State
+from mrl_jax.workdir import Workdir
+
+# A checkpoint of step 0 would be none.
+_STEP = 1
+
+
+def write(
+  file: str | os.PathLike,
+  out: str | os.PathLike,
+  *,
+  config: ConfigDict | None = None,
+  nesting_dims: tuple[int, ...] = (),
+) -> None:
+  """Writes `checkpoints/1` in the new workdir `out`, and says what it is.
+
+  Args:
+    file: of PyTorch, see `torch_import`.
+    out: to be named by `config.init_from`. There is no state of the optimizer
+      in it, so training does not go on there.
+    config: which the model in the file must fit. The workdir is then one of
+      this config, in which training is finished. None: one of the model alone.
+    nesting_dims: of MRL-E, which the file does not tell, and without config.
+
+  Raises:
+    ValueError: the file cannot be imported, or `out` has checkpoints.
+  """
+  start = time.perf_counter()
+  form = torch_import.recognise(file)
+  if config is None:
+    config = _config(file, form, nesting_dims)
+    workdir = Workdir(out, config.to_dict())
+  else:
+    check.check(config)
+    workdir = stages.open_workdir(config, out)
+  if workdir.latest_step():
+    raise ValueError(f'out {out}: has checkpoints; give a new folder')
+  num_classes = config.num_classes or (
+    form.classifier.num_classes if form.classifier else 0
+  )
+  if not num_classes:
+    raise ValueError(
+      f'{file} has no classifier: give a --config with num_classes'
+    )
+  model = nnx.eval_shape(lambda: build.model(config, num_classes))
+  form, has_head = torch_import.load(file, model, encoder=config.encoder)
+  if not has_head:
+    model.head = _fresh_head(model.head, config.seed)
+  _save(model, config, workdir)
+  seconds = time.perf_counter() - start
+  stages.mark_finished('train', workdir, seconds)
+  head = model.head
+  widths = ', '.join(map(str, head.nesting_dims))
+  terminal.say(
+    f'{form}: in {workdir.path}, with {"its" if has_head else "fresh"} heads '
+    f'({head.kind} at {widths}, {head.num_classes:,} classes), in '
+    f'{seconds:.1f} s'
+  )
+
+
+def read_config(text: str) -> ConfigDict:
+  """The config at a path; after a colon, what its function is given."""
+  path, colon, argument = text.partition(':')
+  if not pathlib.Path(path).is_file():
+    raise ValueError(f'config {text!r}: there is no such file')
+  get_config = runpy.run_path(path)['get_config']
+  return get_config(argument) if colon else get_config()
+
+
+def _config(
+  file: str | os.PathLike, form: Form, nesting_dims: tuple[int, ...]
+) -> ConfigDict:
+  """What the model in the file is built from."""
+  if form.classifier is None:
+    raise ValueError(f'{file} has no classifier: give a --config')
+  kind, widths = form.classifier.kind, form.classifier.widths
+  if kind == 'mrl_e' and not nesting_dims:
+    raise ValueError(
+      f'{file} has one classifier of width {widths[0]} for all nesting dims, '
+      'MRL-E, and does not tell them: give --nesting_dims=8,16,…'
+    )
+  if nesting_dims and kind != 'mrl':
+    kind, widths = 'mrl_e', nesting_dims
+  if widths[-1] != form.classifier.widths[-1] or (
+    kind == 'mrl' and nesting_dims not in ((), widths)
+  ):
+    raise ValueError(
+      f'nesting_dims {nesting_dims}: {file} has classifiers of the widths '
+      f'{form.classifier.widths}'
+    )
+  return ConfigDict(
+    {
+      'name': pathlib.Path(file).stem,
+      'init_from': str(file),
+      'seed': 0,
+      'encoder': form.encoder,
+      'blurpool': form.blurpool,
+      'image_size': form.image_size or 224,
+      'drop_path': 0.0,
+      'remat': False,
+      'dtype': 'float32',
+      'head': kind,
+      'nesting_dims': widths,
+      'num_classes': form.classifier.num_classes,
+      'loss_kernel': 'xla',
+    }
+  )
+
+
+def _fresh_head(abstract: nnx.Module, seed: int) -> heads.MatryoshkaHead:
+  return heads.MatryoshkaHead(
+    abstract.nesting_dims,
+    abstract.num_classes,
+    kind=abstract.kind,
+    dtype=abstract.dtype,
+    loss_kernel=abstract.loss_kernel,
+    rngs=nnx.Rngs(seed),
+  )
+
+
+def _save(
+  model: models.Classifier, config: ConfigDict, workdir: Workdir
+) -> None:
+  _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+  state = State(
+    step=jnp.array(_STEP, jnp.int32),
+    params=nnx.to_pure_dict(params),
+    batch_stats=nnx.to_pure_dict(batch_stats),
+    opt_state={},
+  )
+  workdir.path.mkdir(parents=True, exist_ok=True)
+  workdir.write_config()
+  with Checkpoints(workdir.checkpoints, keep=1) as checkpoints:
+    checkpoints.save(jax.block_until_ready(state), workdir.config)
