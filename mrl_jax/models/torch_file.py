@@ -5,7 +5,9 @@ import contextlib
 import os
 import pathlib
 import pickle
+import re
 from typing import Any, NamedTuple
+import warnings
 import zipfile
 
 import numpy as np
@@ -69,22 +71,25 @@ def _open_torch(path: pathlib.Path) -> dict[str, Stored]:
       f'{path}: needs PyTorch (pip install torch); .safetensors does not'
     ) from None
   try:
-    content = torch.load(
-      path,
-      map_location='cpu',
-      weights_only=True,
-      # Files of before PyTorch 1.6 are no archives, and cannot be mapped.
-      mmap=zipfile.is_zipfile(path),
-    )
+    with warnings.catch_warnings():
+      # Of pickles that it did not write, which it then refuses.
+      warnings.simplefilter('ignore', UserWarning)
+      content = torch.load(
+        path,
+        map_location='cpu',
+        weights_only=True,
+        # Files of before PyTorch 1.6 are no archives, and cannot be mapped.
+        mmap=zipfile.is_zipfile(path),
+      )
   except pickle.UnpicklingError as error:
-    # Torch advises to load it all the same.
-    reason = str(error).partition('Unsupported')[2].split('\n')[0]
-    reason = reason.partition('Please')[0].strip() or 'not a pickle'
+    # Torch's own text advises to load it all the same.
+    called = re.search(r'GLOBAL (\S+) ', str(error))
+    reason = f'calls {called[1]}' if called else 'is no plain state dict'
     raise ValueError(
-      f'{path} is refused, and nothing in it was run, because it holds more '
-      f'than tensors, or is damaged: {reason}'
+      f'{path} is refused, and nothing in it was run: it {reason}'
     ) from None
-  except (RuntimeError, EOFError, OSError, KeyError) as error:
+  # Torch raises many types on damaged files.
+  except Exception as error:
     line = ' '.join(str(error).split())[:200]
     raise ValueError(
       f'{path} is damaged, or cut short ({type(error).__name__}: {line})'
