@@ -25,6 +25,11 @@ def get_config() -> ConfigDict:
   config.dataset = 'imagenet2012'
   # Folder of the prepared TFDS datasets; empty: TFDS's default.
   config.data_dir = ''
+  # Vectors in place of images, for configs/adapt_embeddings.py: a workdir, a
+  # folder of <split>-x.npy and <split>-y.npy, or a .npy file, with its labels
+  # in another. Empty: images.
+  config.embeddings = ''
+  config.labels = ''
   config.train_split = 'train'
   config.eval_split = 'validation'
   # Classes; 0: as many as the dataset says.
@@ -73,9 +78,12 @@ def get_config() -> ConfigDict:
   config.drop_path = 0.0
   # Compute activations inside blocks again in the backward pass: less memory.
   config.remat = False
+  # Width of the branch of `adaptor`, the encoder of vectors.
+  config.adaptor_hidden = 256
   # Of the computation: float32 or bfloat16. Parameters are float32.
   config.dtype = 'bfloat16'
-  # mrl, mrl_e or fixed, and the prefix widths of its classifiers.
+  # mrl, mrl_e or fixed, and the prefix widths of its classifiers; none: 8, 16,
+  # … up to the encoder's width.
   config.head = 'mrl'
   config.nesting_dims = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
   # Loss weight of each width, the paper's c_m; empty: all 1. Or the name of a

@@ -5,6 +5,7 @@ import pathlib
 
 from flax import nnx
 import jax
+import numpy as np
 import pytest
 
 from configs import default
@@ -24,6 +25,12 @@ NAMES = sorted(
 )
 
 
+def write_vectors(folder):
+  for split in ('train', 'val'):
+    np.save(folder / f'{split}-x.npy', np.ones((3, 24), np.float32))
+    np.save(folder / f'{split}-y.npy', np.arange(3))
+
+
 def load(name):
   module = importlib.import_module(f'configs.{name}')
   config = (
@@ -35,8 +42,12 @@ def load(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_config_builds(name):
+def test_config_builds(name, tmp_path):
   config = load(name)
+  if config.encoder == 'adaptor':
+    write_vectors(tmp_path)
+    config.embeddings = str(tmp_path)
+  config = build.resolve(config)
   check.check(config)
   model = nnx.eval_shape(lambda: build.model(config, 10))
   assert isinstance(model, models.Classifier)
@@ -169,6 +180,30 @@ def test_the_papers_settings_of_fine_tuning(name):
 def test_bad_values_are_refused(field, value, match):
   config = digits_mrl.get_config()
   config[field] = value
+  with pytest.raises(ValueError, match=match):
+    check.check(config)
+
+
+def test_widths_left_to_the_encoder():
+  config = digits_mrl.get_config()
+  assert build.resolve(config) is config
+  config.nesting_dims = ()
+  assert build.resolve(config).nesting_dims == (8, 16, 32, 64)
+  assert config.nesting_dims == ()
+
+
+@pytest.mark.parametrize(
+  'fields, match',
+  [
+    ({'encoder': 'adaptor'}, "embeddings '': must be given"),
+    ({'embeddings': 'x'}, "embeddings 'x': .* encoder adaptor"),
+    ({'labels': 'y.npy'}, "labels 'y.npy': must be empty without"),
+    ({'adaptor_hidden': 0}, 'adaptor_hidden 0'),
+  ],
+)
+def test_vectors_are_checked(fields, match):
+  config = digits_mrl.get_config()
+  config.update(fields)
   with pytest.raises(ValueError, match=match):
     check.check(config)
 

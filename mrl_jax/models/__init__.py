@@ -90,7 +90,7 @@ class Classifier(nnx.Module):
 
   def __init__(
     self,
-    encoder_name: str,
+    encoder: str | nnx.Module,
     nesting_dims: Sequence[int],
     num_classes: int,
     *,
@@ -100,11 +100,11 @@ class Classifier(nnx.Module):
     rngs: nnx.Rngs,
     **encoder_options,
   ):
-    """`encoder_options` are those of `create`."""
-    dims = nesting.validate(nesting_dims, num_features(encoder_name))
-    self.encoder = create(
-      encoder_name, dtype=dtype, rngs=rngs, **encoder_options
-    )
+    """`encoder`: a name, with options for `create`, or what that returns."""
+    if isinstance(encoder, str):
+      encoder = create(encoder, dtype=dtype, rngs=rngs, **encoder_options)
+    self.encoder = encoder
+    dims = nesting.validate(nesting_dims, encoder.num_features)
     self.head = heads.MatryoshkaHead(
       dims,
       num_classes,

@@ -40,6 +40,18 @@ def normal_002(
   ).astype(dtype)
 
 
+def kaiming_normal_in(
+  key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
+  """`kaiming_normal_(nonlinearity='relu')` of a kernel [in, out]."""
+  scale = np.float32(math.sqrt(2 / shape[0]))
+  return _draw(
+    key,
+    shape,
+    lambda rng: rng.standard_normal(shape, np.float32) * scale,
+  ).astype(dtype)
+
+
 def linear_uniform(
   key: jax.Array, shape: Sequence[int], fan_in: np.typing.ArrayLike
 ) -> jax.Array:

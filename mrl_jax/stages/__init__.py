@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from mrl_jax import sharding
 from mrl_jax import terminal
 from mrl_jax.checkpoint import Checkpoints
+from mrl_jax.stages import build
 from mrl_jax.stages import check
 from mrl_jax.stages import embed
 from mrl_jax.stages import evaluate
@@ -104,6 +105,7 @@ def run(
   for mode in modes:
     if mode not in STAGES:
       raise ValueError(f'stage {mode!r}: must be one of {tuple(STAGES)}')
+  config = build.resolve(config)
   check.check(config)
   workdir = open_workdir(config, path)
   _use_compilation_cache()

@@ -11,18 +11,25 @@ from ml_collections import ConfigDict
 import optax
 
 from mrl_jax import models
+from mrl_jax import nesting
 from mrl_jax import optim
 from mrl_jax import sharding
 from mrl_jax import terminal
 from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.data import augment
 from mrl_jax.data import resident
+from mrl_jax.data import vector_batches
 from mrl_jax.data.damage import DamageLog
 from mrl_jax.data.evaluation import EvaluationBatches
 from mrl_jax.data.resident import ResidentBatches
 from mrl_jax.data.source import open_source
 from mrl_jax.data.source import Source
 from mrl_jax.data.stream import StreamBatches
+from mrl_jax.data.vector_batches import EvaluationVectors
+from mrl_jax.data.vector_batches import StreamVectors
+from mrl_jax.data.vectors import open_vectors
+from mrl_jax.data.vectors import Vectors
+from mrl_jax.models.adaptor import Adaptor
 from mrl_jax.workdir import Workdir
 
 
@@ -31,9 +38,22 @@ def widths(config: ConfigDict) -> tuple[int, ...]:
   return tuple(sorted({*config.nesting_dims, *config.eval_dims}))
 
 
-def source(config: ConfigDict, split: str) -> Source:
+def resolve(config: ConfigDict) -> ConfigDict:
+  """The config with its nesting dims, where it leaves them to the encoder."""
+  if config.nesting_dims:
+    return config
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.nesting_dims = nesting.doubling(8, num_features(config))
+  return config
+
+
+def source(config: ConfigDict, split: str) -> Source | Vectors:
   """Opens a split; its classes must fit the model's."""
-  opened = open_source(config.dataset, split, config.data_dir)
+  if config.embeddings:
+    opened = vectors(config, split)
+  else:
+    opened = open_source(config.dataset, split, config.data_dir)
   if config.num_classes and opened.num_classes > config.num_classes:
     raise ValueError(
       f'num_classes {config.num_classes}: dataset {config.dataset} has '
@@ -42,19 +62,49 @@ def source(config: ConfigDict, split: str) -> Source:
   return opened
 
 
+def vectors(config: ConfigDict, split: str) -> Vectors:
+  return open_vectors(
+    config.embeddings,
+    split,
+    labels=config.labels,
+    train_split=config.train_split,
+  )
+
+
+def num_features(config: ConfigDict) -> int:
+  """Width of the encoder's embedding; of vectors, that of the training split.
+
+  Raises ValueError if there is no such encoder, or no such vectors.
+  """
+  if config.embeddings:
+    return vectors(config, config.train_split).width
+  return models.num_features(config.encoder)
+
+
 def model(config: ConfigDict, num_classes: int) -> models.Classifier:
+  rngs = nnx.Rngs(config.seed)
   return models.Classifier(
-    config.encoder,
+    _encoder(config, rngs),
     tuple(config.nesting_dims),
     config.num_classes or num_classes,
     head=config.head,
+    dtype=jnp.dtype(config.dtype),
+    loss_kernel=config.loss_kernel,
+    rngs=rngs,
+  )
+
+
+def _encoder(config: ConfigDict, rngs: nnx.Rngs) -> nnx.Module:
+  options = {'dtype': jnp.dtype(config.dtype), 'rngs': rngs}
+  if config.embeddings:
+    return Adaptor(num_features(config), config.adaptor_hidden, **options)
+  return models.create(
+    config.encoder,
     image_size=config.image_size,
     blurpool=config.blurpool,
     drop_path=config.drop_path,
     remat=config.remat,
-    dtype=jnp.dtype(config.dtype),
-    loss_kernel=config.loss_kernel,
-    rngs=nnx.Rngs(config.seed),
+    **options,
   )
 
 
@@ -77,6 +127,8 @@ def optimizer(
 
 
 def normalize(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
+  if config.embeddings:
+    return lambda row_ND: row_ND  # The adaptor scales them itself.
   return functools.partial(
     augment.normalize, mean=tuple(config.mean), std=tuple(config.std)
   )
@@ -84,13 +136,15 @@ def normalize(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
 
 def evaluation_batches(
   config: ConfigDict,
-  opened: Source,
+  opened: Source | Vectors,
   mesh: jax.sharding.Mesh,
   damage: DamageLog,
   *,
   flip: bool = False,
-) -> EvaluationBatches:
+) -> EvaluationBatches | EvaluationVectors:
   """In the sizes of the evaluation, or with `flip` of the one with mirrors."""
+  if config.embeddings:
+    return EvaluationVectors(opened, config.eval_batch_size, mesh=mesh)
   return EvaluationBatches(
     opened,
     config.eval_batch_size,
@@ -106,6 +160,8 @@ def train_batches(
   config: ConfigDict, opened: Source, mesh: jax.sharding.Mesh, damage: DamageLog
 ) -> tuple[ResidentBatches | StreamBatches, Callable]:
   """The training input, and the `augment` of `state.make_train_step`."""
+  if config.embeddings:
+    return _vector_batches(config, opened, mesh)
   random_crop = config.augmentation == 'random_resized_crop'
   crop_scale = tuple(config.crop_scale)
   if _is_resident(config, opened):
@@ -160,18 +216,33 @@ def _image_sizes(config: ConfigDict) -> dict[int, int]:
   return sizes
 
 
-def _is_resident(config: ConfigDict, opened: Source) -> bool:
+def _is_resident(config: ConfigDict, opened: Source | Vectors) -> bool:
   if config.input != 'auto':
     return config.input == 'resident'
   if config.late_image_size:
     return False  # Resident images are of one size.
   size = len(opened) * 3 * config.eval_image_size**2
+  if config.embeddings:
+    size = len(opened) * 4 * opened.width
   fits = size <= 1e9 * config.resident_gigabytes
   terminal.say(
     f'train: {size / 1e6:,.1f} MB decoded, '
     + ('kept on the devices' if fits else 'streamed')
   )
   return fits
+
+
+def _vector_batches(
+  config: ConfigDict, opened: Vectors, mesh: jax.sharding.Mesh
+) -> tuple[ResidentBatches | StreamVectors, Callable]:
+  options = {'mesh': mesh, 'seed': config.seed}
+  if _is_resident(config, opened):
+    batches = ResidentBatches(
+      *vector_batches.load(opened), config.batch_size, **options
+    )
+  else:
+    batches = StreamVectors(opened, config.batch_size, **options)
+  return batches, lambda key, batch, step: batches.take(batch, step)
 
 
 class Trained(NamedTuple):

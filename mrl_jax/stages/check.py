@@ -11,6 +11,7 @@ from mrl_jax import profile
 from mrl_jax import trainable
 from mrl_jax.models import heads
 from mrl_jax.models import vit
+from mrl_jax.stages import build
 
 _CHOICES = {
   'input': ('auto', 'resident', 'stream'),
@@ -36,6 +37,7 @@ _RANGES = {
   'eval_resize': (0, math.inf),
   'eval_image_size': (1, math.inf),
   'shift': (0, math.inf),
+  'adaptor_hidden': (1, math.inf),
   'max_damaged': (0, math.inf),
   'num_threads': (0, math.inf),
   'batch_size': (1, math.inf),
@@ -75,6 +77,7 @@ def check(config: ConfigDict) -> None:
   _require('label_smoothing', smoothing, 0 <= smoothing < 1, 'in [0, 1)')
   profile.parse(config.profile)
   _check_start(config)
+  _check_vectors(config)
   _check_images(config)
   _check_encoder(config)
   _check_schedule(config)
@@ -94,6 +97,14 @@ def _check_start(config: ConfigDict) -> None:
     config.init_from or not patterns,
     f'given, or all but {", ".join(patterns)} stays as it is initialised',
   )
+
+
+def _check_vectors(config: ConfigDict) -> None:
+  ok = (config.encoder == 'adaptor') == bool(config.embeddings)
+  right = 'given, a folder or .npy file, with the encoder adaptor, and no other'
+  _require('embeddings', config.embeddings, ok, right)
+  ok = config.embeddings or not config.labels
+  _require('labels', config.labels, ok, 'empty without embeddings')
 
 
 def _check_images(config: ConfigDict) -> None:
@@ -118,6 +129,8 @@ def _check_images(config: ConfigDict) -> None:
 
 
 def _check_encoder(config: ConfigDict) -> None:
+  if config.embeddings:
+    return  # There is one for vectors, which looks at no image.
   size = config.image_size
   models.validate(
     config.encoder,
@@ -148,7 +161,7 @@ def _check_schedule(config: ConfigDict) -> None:
 
 
 def _check_widths(config: ConfigDict) -> None:
-  width = models.num_features(config.encoder)
+  width = build.num_features(config)
   dims = nesting.validate(config.nesting_dims, width)
   if config.head == 'fixed' and len(dims) > 1:
     raise ValueError(f'nesting_dims {dims}: the fixed head has one width')

@@ -64,7 +64,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         'nesting_dims': list(config.nesting_dims),
         'head': config.head,
         'normalised': False,
-        'dataset': config.dataset,
+        'dataset': config.embeddings or config.dataset,
         'split': split,
         'step': trained.step,
         'config_hash': workdir.hash_of(),

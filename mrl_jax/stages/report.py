@@ -95,10 +95,11 @@ def _headline(config: ConfigDict, values: Mapping[str, float]) -> str:
       f'; width {small} has {values[f"val/top1@{small}"]:.2f} %, at '
       f'1/{dims[-1] / small:g} of the numbers'
     )
+  dataset = config.embeddings or config.dataset
   return (
     f'<h1>{html.escape(config.name)}</h1><p class="lead">'
     f'{html.escape(config.encoder)} with {_HEADS[config.head]} on '
-    f'{html.escape(config.dataset)}, step {values["step"]:,}. {text}.</p>'
+    f'{html.escape(dataset)}, step {values["step"]:,}. {text}.</p>'
   )
 
 

@@ -26,6 +26,9 @@ from mrl_jax.workdir import Workdir
 from mrl_jax.writer import MetricWriter
 from mrl_jax.writer import read_metrics
 
+# That the mean and scale of vectors are taken of.
+_FIT_ROWS = 32768
+
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   del config
@@ -46,8 +49,9 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   damage = DamageLog(config.max_damaged)
   source = build.source(config, config.train_split)
   eval_source = build.source(config, config.eval_split)
+  kind = 'vectors' if config.embeddings else 'images'
   terminal.say(
-    f'train: {len(source):,} images of {source.num_classes:,} classes, '
+    f'train: {len(source):,} {kind} of {source.num_classes:,} classes, '
     f'{len(eval_source):,} to evaluate on'
   )
   batches, augment = build.train_batches(config, source, mesh, damage)
@@ -56,6 +60,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   optimizer, schedule = build.optimizer(config, steps_per_epoch)
   model = build.model(config, source.num_classes)
   if not workdir.latest_step():
+    if config.embeddings:
+      model.encoder.fit(source.sample(_FIT_ROWS, seed=config.seed))
     initial.initialise(config, model)
   graphdef, state = state_lib.create(
     model, optimizer, trainable=config.trainable
