@@ -4,7 +4,7 @@ config.json                  the resolved config
 stages.json                  which stages are finished, and of what
 checkpoints/<step>/          orbax
 metrics.jsonl                one JSON object a line
-embeddings/, retrieval/, report/
+embeddings/, retrieval/, report/, export/
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -74,6 +74,10 @@ class Workdir:
   @property
   def report(self) -> pathlib.Path:
     return self.path / 'report'
+
+  @property
+  def export(self) -> pathlib.Path:
+    return self.path / 'export'
 
   def check_config(
     self, recorded: Mapping[str, Any], where: str | os.PathLike

@@ -42,23 +42,44 @@ def open_rgb(
     image = Image.open(io.BytesIO(data))
     if at_least:
       image.draft(None, at_least)
-    if image.mode.startswith('I'):
-      # 16 bits a channel, which `convert` would clip to 8 instead of scaling.
-      wide = np.asarray(image).astype(np.int64).clip(0, 65535)
-      image = Image.fromarray((wide >> 8).astype(np.uint8))
-    elif image.mode == 'F':
-      raise ValueError('floating-point pixels have no known range')
-    return image.convert('RGB')
+    return to_rgb(image)
   # Pillow raises a dozen types on files cut short or overwritten.
   except Exception as error:
     raise DamagedImageError(str(error)) from error
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+  """As `open_rgb` converts. Raises ValueError for floating-point pixels."""
+  if image.mode.startswith('I'):
+    # 16 bits a channel, which `convert` would clip to 8 instead of scaling.
+    wide = np.asarray(image).astype(np.int64).clip(0, 65535)
+    image = Image.fromarray((wide >> 8).astype(np.uint8))
+  elif image.mode == 'F':
+    raise ValueError('floating-point pixels have no known range')
+  return image.convert('RGB')
+
+
 def resize_and_crop(data: bytes, *, resize: int, size: int) -> np.ndarray:
-  """The evaluation view: the shorter side to `resize`, then a central square.
+  """The evaluation view of an encoded image, see `evaluation_view`.
+
+  Raises DamagedImageError, from `open_rgb`, beside what that raises.
+  """
+  image = open_rgb(data)
+  try:
+    return evaluation_view(image, resize=resize, size=size)
+  except ValueError as error:
+    raise ValueError(
+      f'{error}; or set config.eval_resize to the shorter side to resize to'
+    ) from None
+
+
+def evaluation_view(
+  image: Image.Image, *, resize: int, size: int
+) -> np.ndarray:
+  """The shorter side to `resize`, then a central square.
 
   Args:
-    data: an encoded image.
+    image: in RGB.
     resize: pixels of the shorter side, bilinear with antialiasing; 0 takes the
       image as it is.
     size: pixels of the square, at most `resize`.
@@ -67,15 +88,13 @@ def resize_and_crop(data: bytes, *, resize: int, size: int) -> np.ndarray:
     uint8 [size, size, 3].
 
   Raises:
-    DamagedImageError: from `open_rgb`.
+    DamagedImageError: the image would become huge.
     ValueError: `resize` is 0 and the image is not a square of `size`.
   """
-  image = open_rgb(data)
   width, height = image.size
   if not resize and (width, height) != (size, size):
     raise ValueError(
-      f'an image of {width}x{height} pixels where all should have {size}x{size}'
-      ': set config.eval_resize to the shorter side to resize them to'
+      f'an image of {width}x{height} pixels: must have {size}x{size}'
     )
   if resize and resize != min(width, height):
     # torchvision's rounding, here and of the corner.

@@ -17,6 +17,7 @@ from mrl_jax.stages import build
 from mrl_jax.stages import check
 from mrl_jax.stages import embed
 from mrl_jax.stages import evaluate
+from mrl_jax.stages import export
 from mrl_jax.stages import report
 from mrl_jax.stages import retrieve
 from mrl_jax.stages import train
@@ -70,6 +71,12 @@ STAGES = {
     needs=('evaluate',),
     shows=('retrieve',),
     alone=True,
+  ),
+  'export': Stage(
+    export.run,
+    export.outputs,
+    fields=frozenset({'eval_split', 'eval_dims', 'checkpoint'}),
+    first=('evaluate',),
   ),
 }
 # Fields whose value changes no number: a run may go on with another.

@@ -1,0 +1,108 @@
+"""The model card of an export."""
+
+from collections.abc import Mapping
+import textwrap
+from typing import Any
+
+from mrl_jax import encode
+from mrl_jax import tables
+
+NAME = 'README.md'
+_HEADS = {
+  'mrl': 'a classifier for each width (MRL)',
+  'mrl_e': 'one classifier, shared by all widths (MRL-E)',
+  'fixed': 'one classifier of one width (FF)',
+}
+_MEASURES = {'top1': 'top-1', 'top5': 'top-5', 'knn1': '1-NN'}
+
+
+def text(about: Mapping[str, Any], preprocess: Mapping[str, Any]) -> str:
+  """Markdown, from what config.json and preprocess.json hold."""
+  dims = about['nesting_dims']
+  dim = dims[len(dims) // 2]
+  what = textwrap.fill(
+    f'An encoder, {about["encoder"]}, with nested embeddings (Matryoshka '
+    'Representation Learning, arXiv 2205.13147): every prefix of its '
+    f'{about["num_features"]:,} numbers is an embedding by itself. Trained on '
+    f'{about["dataset"]}, {about["num_classes"]:,} classes, for '
+    f'{about["step"]:,} steps, with {_HEADS[about["head"]]}, at the widths '
+    f'{", ".join(map(str, dims))}.',
+    80,
+  )
+  measured = textwrap.fill(
+    f'In percent, on {about["eval_split"]}: top-1 and top-5 of the linear '
+    f'classifiers, and 1-NN by cosine in {about["train_split"]}.',
+    80,
+  )
+  return f"""---
+tags: [matryoshka, embeddings, jax]
+---
+
+# {about['name']}
+
+{what}
+
+## Accuracy
+
+{measured}
+
+{_table(about)}
+
+## Use
+
+With mrl_jax:
+
+    import mrl_jax
+
+    encoder = mrl_jax.load('.')
+    embeddings = encoder.encode({preprocess['input']}, dim={dim})
+
+Without it, on any platform that JAX has been installed for:
+
+    from jax import export
+    import numpy as np
+
+    with open('{encode.ARTIFACT}', 'rb') as file:
+      encoder = export.deserialize(bytearray(file.read()))
+    embeddings = np.asarray(encoder.call(batch))[:, :{dim}]
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+Slice first, then normalise. Widths between those above may be taken as well.
+
+## What it takes
+
+{_takes(preprocess)}
+
+`{encode.PREPROCESS}` has the numbers, `{encode.CONFIG}` those further up.
+"""
+
+
+def _table(about: Mapping[str, Any]) -> str:
+  lines = [
+    f'| width | {" | ".join(_MEASURES.values())} |',
+    '|---:|---:|---:|---:|',
+  ]
+  for width, values in about['accuracy'].items():
+    cells = (tables.show(values.get(name)) for name in _MEASURES)
+    lines.append(f'| {width} | {" | ".join(cells)} |')
+  return '\n'.join(lines)
+
+
+def _takes(preprocess: Mapping[str, Any]) -> str:
+  shape = ', '.join(map(str, preprocess['shape']))
+  what = f'`{preprocess["dtype"]} [{shape}]`, for any n: '
+  if preprocess['input'] == 'vectors':
+    steps = 'the vectors as they are, which are centred and scaled inside.'
+  else:
+    size, resize = preprocess['size'], preprocess['resize']
+    steps = (
+      f'RGB images, the shorter side resized to {resize} pixels (bilinear, '
+      f'antialiased), then the central square of {size}'
+      if resize
+      else f'RGB images, which must be squares of {size} pixels already'
+    )
+    steps += (
+      '. Give the pixels as they are, 0 to 255: mean and deviation are dealt '
+      'with inside.'
+    )
+  return textwrap.fill(what + steps, 80)

@@ -1,0 +1,133 @@
+"""Hands a trained encoder over: to servers, and to whoever has no JAX."""
+
+import pathlib
+
+import jax
+from jax import export as jax_export
+from ml_collections import ConfigDict
+import numpy as np
+
+from mrl_jax import encode
+from mrl_jax import files
+from mrl_jax import sharding
+from mrl_jax import state as state_lib
+from mrl_jax import terminal
+from mrl_jax.stages import build
+from mrl_jax.stages import card
+from mrl_jax.workdir import Workdir
+from mrl_jax.writer import read_metrics
+
+PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
+_METRICS = {'top1': 'val/top1', 'top5': 'val/top5', 'knn1': 'val/knn1'}
+
+
+def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
+  del config
+  names = (encode.ARTIFACT, encode.PREPROCESS, encode.CONFIG, card.NAME)
+  return [workdir.export / name for name in names]
+
+
+def run(config: ConfigDict, workdir: Workdir) -> None:
+  """Writes export/, whole or not at all.
+
+  `encoder.stablehlo` is the encoder, uint8 pixels (or vectors) to float32
+  embeddings, for any batch size, by `jax.export`; `preprocess.json` says what
+  it takes; `config.json` and `README.md` what it is, with the accuracy of
+  every width.
+  """
+  source = build.source(config, config.eval_split)
+  mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
+  trained = build.trained(
+    config, workdir, mesh, source.num_classes, needed_by='export'
+  )
+  if jax.process_index():
+    return
+  about = _about(config, workdir, trained, source)
+  preprocess = _preprocess(config)
+  with files.replacing_folder(workdir.export) as folder:
+    artifact = _artifact(config, trained, preprocess)
+    (folder / encode.ARTIFACT).write_bytes(artifact)
+    files.write_json(folder / encode.PREPROCESS, preprocess)
+    files.write_json(folder / encode.CONFIG, about)
+    (folder / card.NAME).write_text(card.text(about, preprocess))
+  terminal.say(
+    f'export: step {trained.step}, {len(artifact) / 1e6:,.1f} MB for '
+    f'{", ".join(PLATFORMS)} in {workdir.export}'
+  )
+
+
+def _artifact(config, trained, preprocess) -> bytearray:
+  embed_step = state_lib.make_embed_step(
+    trained.graphdef, build.normalize(config)
+  )
+  # On the host, so that they become constants of the program.
+  arrays = jax.device_get((trained.params, trained.batch_stats))
+  shape = jax_export.symbolic_shape(', '.join(map(str, preprocess['shape'])))
+  exported = jax_export.export(
+    jax.jit(lambda image: embed_step(*arrays, {'image': image})),
+    platforms=PLATFORMS,
+  )(jax.ShapeDtypeStruct(shape, np.dtype(preprocess['dtype'])))
+  return exported.serialize()
+
+
+def _preprocess(config: ConfigDict) -> dict:
+  """What the artifact takes, and how an image becomes that."""
+  if config.embeddings:
+    return {
+      'input': 'vectors',
+      'shape': ['n', build.num_features(config)],
+      'dtype': 'float32',
+    }
+  size = config.eval_image_size
+  return {
+    'input': 'images',
+    'shape': ['n', size, size, 3],
+    'dtype': 'uint8',
+    'channels': 'RGB',
+    # The shorter side, in pixels; 0: images are square and of `size` already.
+    'resize': config.eval_resize,
+    'resize_filter': 'bilinear, antialiased',
+    'crop': 'center',
+    'size': size,
+    # The artifact does this itself: (pixel / 255 - mean) / std.
+    'normalized_inside': True,
+    'mean': list(config.mean),
+    'std': list(config.std),
+  }
+
+
+def _about(config, workdir, trained, source) -> dict:
+  evaluated = [
+    record
+    for record in read_metrics(workdir.metrics)
+    if record['step'] == trained.step
+    and f'val/knn1@{config.nesting_dims[-1]}' in record
+  ]
+  values = evaluated[-1]
+  about = {
+    'name': config.name,
+    'encoder': config.encoder,
+    'num_features': build.num_features(config),
+    'head': config.head,
+    'nesting_dims': list(config.nesting_dims),
+    'num_classes': config.num_classes or source.num_classes,
+    'dataset': config.embeddings or config.dataset,
+    'train_split': config.train_split,
+    'eval_split': config.eval_split,
+    'dtype': config.dtype,
+    'normalized': False,
+    'step': trained.step,
+    'config_hash': workdir.hash_of(),
+    # Percent, by width; linear ones only where there is a classifier.
+    'accuracy': {
+      str(dim): {
+        name: round(values[f'{key}@{dim}'], 4)
+        for name, key in _METRICS.items()
+        if f'{key}@{dim}' in values
+      }
+      for dim in build.widths(config)
+    },
+  }
+  if not config.embeddings:
+    about['class_names'] = list(source.class_names)
+  return about

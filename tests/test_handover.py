@@ -1,0 +1,278 @@
+"""What --mode=export writes, and what comes out of it."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+from flax import nnx
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+import mrl_jax
+from mrl_jax import embeddings
+from mrl_jax import stages
+from mrl_jax.data import evaluation
+from mrl_jax.data.damage import DamageLog
+from mrl_jax.stages import build
+from mrl_jax.stages import card
+from mrl_jax.stages import export
+from tests import images
+
+SIZES = ((24, 20), (9, 31), (40, 40))
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+  """The config and workdir of a run on images of several sizes."""
+  from tests import conftest
+
+  root = images.write_folder(tmp_path_factory.mktemp('images'))
+  for seed, size in enumerate(SIZES):
+    path = root / f'val/cat/{200 + seed}.jpg'
+    path.write_bytes(images.encoded(seed, size=size, image_format='JPEG'))
+  (root / 'val/dog/grey.png').write_bytes(images.encoded(7, mode='L'))
+  config = conftest.shrunk('')
+  config.update(
+    dataset=f'folder:{root}',
+    train_split='train',
+    eval_split='val',
+    batch_size=3,
+    num_epochs=1,
+    peak_epoch=0.0,
+    eval_resize=10,
+    eval_dims=(5,),
+  )
+  path = tmp_path_factory.mktemp('run')
+  stages.run(config, path, ('train', 'export'))
+  return config, stages.open_workdir(config, path)
+
+
+@pytest.fixture(scope='module')
+def encoder(exported):
+  return mrl_jax.load(exported[1].path)
+
+
+def paths_of(config):
+  """The images of the evaluation split, in its order."""
+  source = build.source(config, config.eval_split)
+  root = pathlib.Path(source.folder)
+  return source, [root / source.read(index).key for index in range(len(source))]
+
+
+def test_encode_is_the_model(exported, encoder):
+  config, workdir = exported
+  _, paths = paths_of(config)
+  expected_ND, _, _ = embeddings.load(workdir.embeddings, 'val')
+  whole_ND = encoder.encode(paths, normalize=False)
+  assert (whole_ND.shape, whole_ND.dtype) == ((10, 64), np.float32)
+  np.testing.assert_allclose(whole_ND, expected_ND, rtol=1e-6, atol=1e-6)
+  # Sliced, then normalised.
+  prefix_Nd = expected_ND[:, :5]
+  norm_N1 = np.linalg.norm(prefix_Nd, axis=1, keepdims=True)
+  short_Nd = encoder.encode(paths, dim=5)
+  np.testing.assert_allclose(short_Nd, prefix_Nd / norm_N1, rtol=1e-5)
+
+
+@pytest.mark.parametrize('resize', [10, 8, 30])
+def test_images_are_prepared_as_in_the_evaluation(
+  exported, encoder, monkeypatch, resize
+):
+  monkeypatch.setitem(encoder.preprocess, 'resize', resize)
+  source, paths = paths_of(exported[0])
+  damage = DamageLog(0)
+  for index, path in enumerate(paths):
+    expected, _ = evaluation.view(
+      source, index, resize=resize, size=8, damage=damage
+    )
+    rgb = np.asarray(Image.open(path).convert('RGB'))
+    for image in (path, str(path), path.read_bytes(), Image.open(path), rgb):
+      np.testing.assert_array_equal(encoder.view(image), expected)
+
+
+def test_one_image_and_many(exported, encoder):
+  _, paths = paths_of(exported[0])
+  arrays = [np.asarray(Image.open(path).convert('RGB')) for path in paths]
+  expected_ND = encoder.encode(paths)
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+  close(encoder.encode(arrays, batch_size=3), expected_ND)
+  close(encoder.encode(paths[0]), expected_ND[:1])
+  close(encoder.encode(arrays[0]), expected_ND[:1])
+  same = [0, 3]
+  assert arrays[0].shape == arrays[3].shape
+  stacked_NHWC = np.stack([arrays[i] for i in same])
+  close(encoder.encode(stacked_NHWC), expected_ND[same])
+  close(encoder.encode(jax.numpy.asarray(stacked_NHWC)), expected_ND[same])
+  assert encoder.encode([], dim=8).shape == (0, 8)
+
+
+ALONE = """
+import sys
+import numpy as np
+from jax import export
+
+path, out = sys.argv[1:]
+with open(path, 'rb') as file:
+  encoder = export.deserialize(bytearray(file.read()))
+rng = np.random.default_rng(0)
+for n in (1, 5):
+  batch = rng.integers(0, 256, (n, 8, 8, 3), np.uint8)
+  np.save(f'{out}/{n}.npy', np.asarray(encoder.call(batch)))
+assert not {'mrl_jax', 'flax', 'torch'} & {*sys.modules}, 'imported'
+"""
+
+
+def test_the_artifact_needs_nothing_of_this_package(exported, tmp_path):
+  config, workdir = exported
+  command = [sys.executable, '-c', ALONE, workdir.export / 'encoder.stablehlo']
+  subprocess.run([*command, tmp_path], check=True, cwd=tmp_path)
+  mesh = jax.make_mesh((1,), ('data',), devices=jax.devices()[:1])
+  trained = build.trained(config, workdir, mesh, 2, needed_by='test')
+  model = nnx.merge(trained.graphdef, trained.params, trained.batch_stats)
+  model.eval()
+  rng = np.random.default_rng(0)
+  for n in (1, 5):
+    batch = rng.integers(0, 256, (n, 8, 8, 3), np.uint8)
+    expected_ND = model.encoder(build.normalize(config)(batch))
+    np.testing.assert_allclose(
+      np.load(tmp_path / f'{n}.npy'), expected_ND, rtol=1e-6, atol=1e-6
+    )
+
+
+def test_the_artifact_is_for_every_platform(exported):
+  path = exported[1].export / 'encoder.stablehlo'
+  artifact = jax.export.deserialize(bytearray(path.read_bytes()))
+  assert artifact.platforms == ('cpu', 'cuda', 'rocm', 'tpu')
+  assert str(artifact.in_avals[0]) == 'uint8[n,8,8,3]'
+
+
+def test_the_card_and_the_numbers(exported):
+  _, workdir = exported
+  about = json.loads((workdir.export / 'config.json').read_text())
+  assert about['nesting_dims'] == [2, 8, 64]
+  assert about['class_names'] == ['cat', 'dog'] and about['num_classes'] == 2
+  assert about['accuracy'].keys() == {'2', '5', '8', '64'}
+  assert about['accuracy']['64'].keys() == {'top1', 'top5', 'knn1'}
+  assert about['accuracy']['5'].keys() == {'knn1'}
+  lines = [*map(json.loads, workdir.metrics.read_text().splitlines())]
+  knn1 = [line['val/knn1@8'] for line in lines if 'val/knn1@8' in line]
+  assert about['accuracy']['8']['knn1'] == pytest.approx(knn1[-1], abs=1e-3)
+  preprocess = json.loads((workdir.export / 'preprocess.json').read_text())
+  assert (preprocess['resize'], preprocess['size']) == (10, 8)
+  text = (workdir.export / 'README.md').read_text()
+  assert f'| 8 | {about["accuracy"]["8"]["top1"]:.2f} |' in text
+  words = ' '.join(text.split())
+  assert 'resized to 10 pixels' in words and 'square of 8' in words
+  assert max(map(len, text.splitlines())) <= 80
+
+
+def test_bfloat16(exported, tmp_path):
+  """As near as another program's order of rounding lets it."""
+  config, _ = exported
+  config = config.copy_and_resolve_references()
+  config.update(dtype='bfloat16', eval_dims=())
+  stages.run(config, tmp_path, ('train', 'export'))
+  _, paths = paths_of(config)
+  expected_ND, _, _ = embeddings.load(tmp_path / 'embeddings', 'val')
+  found_ND = mrl_jax.load(tmp_path).encode(paths, normalize=False)
+  np.testing.assert_allclose(found_ND, expected_ND, rtol=0, atol=0.01)
+
+
+def test_vectors_are_encoded(tmp_path):
+  from configs import adapt_embeddings
+
+  rng = np.random.default_rng(0)
+  for split in ('train', 'val'):
+    np.save(tmp_path / f'{split}-x.npy', rng.normal(size=(40, 12)))
+    np.save(tmp_path / f'{split}-y.npy', np.arange(40) % 4)
+  config = adapt_embeddings.get_config()
+  config.update(embeddings=str(tmp_path), batch_size=20, num_epochs=2)
+  config.mesh.data = 1
+  stages.run(config, tmp_path / 'run', ('train', 'export'))
+  encoder = mrl_jax.load(tmp_path / 'run/export')
+  expected_ND, _, _ = embeddings.load(tmp_path / 'run/embeddings', 'val')
+  row_ND = np.load(tmp_path / 'val-x.npy')
+  found_ND = encoder.encode(row_ND, normalize=False, batch_size=16)
+  np.testing.assert_allclose(found_ND, expected_ND, rtol=1e-5, atol=1e-6)
+  assert encoder.nesting_dims == (8, 12)
+  assert 'float32 [n, 12]' in (tmp_path / 'run/export/README.md').read_text()
+  for wrong in (row_ND[0], row_ND[:, :8], np.ones((2, 12), int), ['a.png']):
+    with pytest.raises(ValueError, match=r'must be floats \[N, 12\]'):
+      encoder.encode(wrong)
+
+
+PIXELS = np.zeros((4, 12, 12, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+  'wrong, match',
+  [
+    (PIXELS.astype(np.float32), r'array of float32 \[4, 12, 12, 3\]: must be'),
+    (PIXELS[0, :, :, 0], r'array of uint8 \[12, 12\]: must be uint8 \[H, W'),
+    (PIXELS[None], r'array of uint8 \[1, 4, 12, 12, 3\]'),
+    (PIXELS[..., :1], r'\[4, 12, 12, 1\]: must be .* or \[N, H, W, 3\]'),
+    ([PIXELS[0], PIXELS[0] / 255], r'image 1: an array of float64'),
+    ([PIXELS], r'image 0: an array of uint8 \[4, 12, 12, 3\]'),
+    ([PIXELS[0], 3], 'image 1: int: must be a path'),
+    ([b'GIF89a'], 'image 0: '),
+    (Image.fromarray(np.zeros((9, 9), np.float32)), 'image 0: floating-point'),
+  ],
+)
+def test_what_is_no_image_is_refused(encoder, wrong, match):
+  with pytest.raises(ValueError, match=match):
+    encoder.encode(wrong)
+
+
+def test_a_damaged_file_is_named(encoder, tmp_path):
+  path = tmp_path / 'cut.png'
+  path.write_bytes(images.encoded(0)[:60])
+  with pytest.raises(ValueError, match=r'cut\.png: '):
+    encoder.encode([path])
+
+
+def test_other_sizes_where_nothing_is_resized(encoder, monkeypatch):
+  monkeypatch.setitem(encoder.preprocess, 'resize', 0)
+  assert encoder.encode(PIXELS[:, :8, :8], dim=2).shape == (4, 2)
+  with pytest.raises(ValueError, match='image 0: an image of 12x12 pixels'):
+    encoder.encode(PIXELS)
+
+
+@pytest.mark.parametrize('dim', [0, -1, 65])
+def test_dims_beyond_the_width_are_refused(encoder, dim):
+  with pytest.raises(ValueError, match=rf'dim {dim}: must be in \[1, 64\]'):
+    encoder.encode(PIXELS, dim=dim)
+
+
+def test_a_prefix_of_zeros_stays_so(encoder, monkeypatch):
+  monkeypatch.setattr(encoder, '_embed', lambda x: np.zeros((len(x), 64)))
+  assert not encoder.encode(PIXELS, dim=8).any()
+
+
+def test_a_folder_without_an_export(exported, tmp_path):
+  with pytest.raises(ValueError, match=r'has no encoder\.stablehlo: must be'):
+    mrl_jax.load(tmp_path)
+  for name in ('config.json', 'preprocess.json'):
+    (tmp_path / name).write_bytes((exported[1].export / name).read_bytes())
+  whole = (exported[1].export / 'encoder.stablehlo').read_bytes()
+  (tmp_path / 'encoder.stablehlo').write_bytes(whole[:1000])
+  with pytest.raises(ValueError, match=r'encoder\.stablehlo cannot be read'):
+    mrl_jax.load(tmp_path)
+
+
+def test_an_interrupted_export_leaves_the_old_one(exported, monkeypatch):
+  config, workdir = exported
+  before = {path: path.read_bytes() for path in workdir.export.iterdir()}
+
+  def interrupted(*args):
+    half = workdir.path / '.export.tmp'
+    assert (half / 'encoder.stablehlo').exists()
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(card, 'text', interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    export.run(config, workdir)
+  after = {path: path.read_bytes() for path in workdir.export.iterdir()}
+  assert after == before
+  assert not (workdir.path / '.export.tmp').exists()
