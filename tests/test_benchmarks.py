@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from benchmarks import adaptor
 from benchmarks import checkpoint
 from benchmarks import finetune
 from benchmarks import head
@@ -84,6 +85,19 @@ def test_finetune(monkeypatch, tmp_path):
   (rows,) = run(monkeypatch, tmp_path, finetune, '--rounds=1')
   assert [row['trains'] for row in rows] == ['forward alone', 'head']
   assert rows[0]['x forward'] == 1 and rows[1]['ms'] > 0
+
+
+def test_adaptor(monkeypatch, tmp_path):
+  monkeypatch.setattr(adaptor, 'QUERIES', 20)
+  monkeypatch.setattr(adaptor, 'SIGNAL', 4)
+  path = tmp_path / 'record.json'
+  sizes = ['--rows=100', '--width=24', '--classes=3', '--epochs=1']
+  argv = ['adaptor', f'--json={path}', *sizes, '--batch_size=50']
+  monkeypatch.setattr(sys, 'argv', argv)
+  adaptor.main()
+  rows = json.loads(path.read_text())['100 x 24, 3 classes, mrl, 1 epochs']
+  assert [row['1-NN, %'] for row in rows][1:] == ['PCA', 'nested adaptor']
+  assert rows[2]['s'] > 0 and 0 <= rows[2]['@16'] <= 100
 
 
 def test_checkpoint(monkeypatch, tmp_path):
