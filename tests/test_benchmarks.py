@@ -91,11 +91,11 @@ def test_adaptor(monkeypatch, tmp_path):
   monkeypatch.setattr(adaptor, 'QUERIES', 20)
   monkeypatch.setattr(adaptor, 'SIGNAL', 4)
   path = tmp_path / 'record.json'
-  sizes = ['--rows=100', '--width=24', '--classes=3', '--epochs=1']
+  sizes = ['--rows=100', '--width=24', '--classes=3', '--epochs=2']
   argv = ['adaptor', f'--json={path}', *sizes, '--batch_size=50']
   monkeypatch.setattr(sys, 'argv', argv)
   adaptor.main()
-  rows = json.loads(path.read_text())['100 x 24, 3 classes, mrl, 1 epochs']
+  rows = json.loads(path.read_text())['100 x 24, 3 classes, mrl, 2 epochs']
   assert [row['1-NN, %'] for row in rows][1:] == ['PCA', 'nested adaptor']
   assert rows[2]['s'] > 0 and 0 <= rows[2]['@16'] <= 100
 

@@ -5,20 +5,25 @@ import pathlib
 import subprocess
 import sys
 
+import chex
 from flax import nnx
 import jax
 import numpy as np
 from PIL import Image
 import pytest
+import safetensors
 
 import mrl_jax
 from mrl_jax import embeddings
 from mrl_jax import stages
+from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.data import evaluation
 from mrl_jax.data.damage import DamageLog
+from mrl_jax.models import torch_import
 from mrl_jax.stages import build
 from mrl_jax.stages import card
 from mrl_jax.stages import export
+from mrl_jax.stages import initial
 from tests import images
 
 SIZES = ((24, 20), (9, 31), (40, 40))
@@ -166,6 +171,100 @@ def test_the_card_and_the_numbers(exported):
   words = ' '.join(text.split())
   assert 'resized to 10 pixels' in words and 'square of 8' in words
   assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_tensors_read_back_bit_for_bit(exported, tmp_path):
+  config, workdir = exported
+  path = workdir.export / 'model.safetensors'
+  model = build.model(config, 2)
+  form, has_head = torch_import.load(path, model, encoder='resnet8')
+  assert has_head and form.family == 'ResNet'
+  with Checkpoints(workdir.checkpoints) as checkpoints:
+    step = checkpoints.latest_step
+    saved = checkpoints.restore_model(checkpoints.model_shapes(step), step)
+  _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+  for ours, theirs in (
+    (params, saved['params']),
+    (batch_stats, saved['batch_stats']),
+  ):
+    chex.assert_trees_all_equal(
+      initial._named(nnx.to_pure_dict(ours)), initial._named(theirs)
+    )
+  with safetensors.safe_open(path, 'np') as file:
+    assert file.metadata()['nesting_dims'] == '2,8,64'
+    assert file.metadata()['head'] == 'mrl'
+
+
+def test_a_pytorch_model_loads_the_tensors(exported):
+  """Strictly, and has the same embeddings and logits."""
+  torch = pytest.importorskip('torch')
+  from safetensors.torch import load_file
+
+  config, workdir = exported
+  module = torch_resnet8(torch, config.nesting_dims)
+  module.load_state_dict(load_file(workdir.export / 'model.safetensors'))
+  module.eval()
+  mesh = jax.make_mesh((1,), ('data',), devices=jax.devices()[:1])
+  trained = build.trained(config, workdir, mesh, 2, needed_by='test')
+  model = nnx.merge(trained.graphdef, trained.params, trained.batch_stats)
+  model.eval()
+  rng = np.random.default_rng(0)
+  image_NHWC = rng.normal(size=(3, 8, 8, 3)).astype(np.float32)
+  embedding_ND = model.encoder(image_NHWC)
+  with torch.no_grad():
+    found_ND, logits = module(torch.tensor(image_NHWC.transpose(0, 3, 1, 2)))
+  np.testing.assert_allclose(found_ND, embedding_ND, rtol=1e-4, atol=1e-5)
+  for found, expected in zip(logits, model.head(embedding_ND), strict=True):
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def torch_resnet8(torch, dims):
+  """ResNet-8 by torchvision's names, with RAIVNLab's heads."""
+  nn = torch.nn
+
+  class Block(nn.Module):
+    def __init__(self, inside, width, stride):
+      super().__init__()
+      conv = lambda i, s: nn.Conv2d(i, width, 3, s, 1, bias=False)
+      self.conv1, self.bn1 = conv(inside, stride), nn.BatchNorm2d(width)
+      self.conv2, self.bn2 = conv(width, 1), nn.BatchNorm2d(width)
+      self.downsample = nn.Sequential()
+      if inside != width:
+        self.downsample = nn.Sequential(
+          nn.Conv2d(inside, width, 1, stride, bias=False),
+          nn.BatchNorm2d(width),
+        )
+
+    def forward(self, x):
+      y = torch.relu(self.bn1(self.conv1(x)))
+      return torch.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+
+  class Heads(nn.Module):
+    def __init__(self):
+      super().__init__()
+      for i, dim in enumerate(dims):
+        setattr(self, f'nesting_classifier_{i}', nn.Linear(dim, 2))
+
+    def forward(self, x):
+      heads = [*self.children()]
+      return [head(x[:, :dim]) for head, dim in zip(heads, dims, strict=True)]
+
+  class ResNet(nn.Module):
+    def __init__(self):
+      super().__init__()
+      self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+      self.bn1 = nn.BatchNorm2d(16)
+      self.layer1 = nn.Sequential(Block(16, 16, 1))
+      self.layer2 = nn.Sequential(Block(16, 32, 2))
+      self.layer3 = nn.Sequential(Block(32, 64, 2))
+      self.fc = Heads()
+
+    def forward(self, x):
+      x = torch.relu(self.bn1(self.conv1(x)))
+      x = self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
+      return x, self.fc(x)
+
+  return ResNet()
 
 
 def test_bfloat16(exported, tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 from mrl_jax import encode
 from mrl_jax import tables
 
-NAME = 'README.md'
+NAME, TENSORS = 'README.md', 'model.safetensors'
 _HEADS = {
   'mrl': 'a classifier for each width (MRL)',
   'mrl_e': 'one classifier, shared by all widths (MRL-E)',
@@ -74,7 +74,20 @@ Slice first, then normalise. Widths between those above may be taken as well.
 {_takes(preprocess)}
 
 `{encode.PREPROCESS}` has the numbers, `{encode.CONFIG}` those further up.
-"""
+{_tensors(about, preprocess)}"""
+
+
+def _tensors(about: Mapping[str, Any], preprocess: Mapping[str, Any]) -> str:
+  if preprocess['input'] == 'vectors':
+    return ''
+  text = (
+    f'`{TENSORS}` has the parameters by the names of timm, and of torchvision '
+    f'where it has {about["encoder"]}; the heads are `nesting_classifier_0` '
+    'and so on, in the order of the widths'
+  )
+  if about['head'] == 'fixed':
+    text = text[: text.index('; the heads')]
+  return f'\n## In PyTorch\n\n{textwrap.fill(text + ".", 80)}\n'
 
 
 def _table(about: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import pathlib
 
+from flax import nnx
 import jax
 from jax import export as jax_export
 from ml_collections import ConfigDict
@@ -12,6 +13,7 @@ from mrl_jax import files
 from mrl_jax import sharding
 from mrl_jax import state as state_lib
 from mrl_jax import terminal
+from mrl_jax.models import torch_arrays
 from mrl_jax.stages import build
 from mrl_jax.stages import card
 from mrl_jax.workdir import Workdir
@@ -22,8 +24,9 @@ _METRICS = {'top1': 'val/top1', 'top5': 'val/top5', 'knn1': 'val/knn1'}
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  del config
-  names = (encode.ARTIFACT, encode.PREPROCESS, encode.CONFIG, card.NAME)
+  names = [encode.ARTIFACT, encode.PREPROCESS, encode.CONFIG, card.NAME]
+  if not config.embeddings:
+    names.append(card.TENSORS)
   return [workdir.export / name for name in names]
 
 
@@ -33,7 +36,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   `encoder.stablehlo` is the encoder, uint8 pixels (or vectors) to float32
   embeddings, for any batch size, by `jax.export`; `preprocess.json` says what
   it takes; `config.json` and `README.md` what it is, with the accuracy of
-  every width.
+  every width. `model.safetensors` has the encoder and its heads by timm's
+  names, which `init_from` reads back; those of vectors have none there.
   """
   source = build.source(config, config.eval_split)
   mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
@@ -49,6 +53,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     (folder / encode.ARTIFACT).write_bytes(artifact)
     files.write_json(folder / encode.PREPROCESS, preprocess)
     files.write_json(folder / encode.CONFIG, about)
+    if not config.embeddings:
+      _write_tensors(folder / card.TENSORS, trained, about)
     (folder / card.NAME).write_text(card.text(about, preprocess))
   terminal.say(
     f'export: step {trained.step}, {len(artifact) / 1e6:,.1f} MB for '
@@ -68,6 +74,25 @@ def _artifact(config, trained, preprocess) -> bytearray:
     platforms=PLATFORMS,
   )(jax.ShapeDtypeStruct(shape, np.dtype(preprocess['dtype'])))
   return exported.serialize()
+
+
+def _write_tensors(path: pathlib.Path, trained, about) -> None:
+  from safetensors import numpy as safetensors
+
+  model = nnx.merge(trained.graphdef, *trained[1:3])
+  tensors = torch_arrays.to_torch(model, 'timm')
+  # All values are text there.
+  metadata = {
+    # What transformers and timm look for.
+    'format': 'pt',
+    'encoder': about['encoder'],
+    'head': about['head'],
+    'nesting_dims': ','.join(map(str, about['nesting_dims'])),
+    'num_features': str(about['num_features']),
+    'num_classes': str(about['num_classes']),
+  }
+  contiguous = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+  safetensors.save_file(contiguous, path, metadata)
 
 
 def _preprocess(config: ConfigDict) -> dict:

@@ -52,6 +52,7 @@ def write(
     config = _config(file, form, nesting_dims)
     workdir = Workdir(out, config.to_dict())
   else:
+    config = build.resolve(config)
     check.check(config)
     workdir = stages.open_workdir(config, out)
   if workdir.latest_step():
@@ -114,6 +115,7 @@ def _config(
       'name': pathlib.Path(file).stem,
       'init_from': str(file),
       'seed': 0,
+      'embeddings': '',
       'encoder': form.encoder,
       'blurpool': form.blurpool,
       'image_size': form.image_size or 224,
