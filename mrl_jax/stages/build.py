@@ -23,12 +23,19 @@ from mrl_jax.data.resident import ResidentBatches
 from mrl_jax.data.source import open_source
 from mrl_jax.data.source import Source
 from mrl_jax.data.stream import StreamBatches
+from mrl_jax.predictions import KINDS
 from mrl_jax.workdir import Workdir
 
 
 def widths(config: ConfigDict) -> tuple[int, ...]:
   """The nesting dims and the widths measured between them, increasing."""
   return tuple(sorted({*config.nesting_dims, *config.eval_dims}))
+
+
+def saved(config: ConfigDict) -> tuple[str, ...]:
+  """What the stage evaluate saves; all of it where analyze is to run, too."""
+  wanted = KINDS if 'analyze' in config.modes else tuple(config.save)
+  return tuple(kind for kind in KINDS if kind in wanted)
 
 
 def source(config: ConfigDict, split: str) -> Source:

@@ -7,8 +7,10 @@ from ml_collections import ConfigDict
 from mrl_jax import models
 from mrl_jax import nesting
 from mrl_jax import optim
+from mrl_jax import predictions
 from mrl_jax import profile
 from mrl_jax import trainable
+from mrl_jax.data import eval_sets
 from mrl_jax.models import heads
 
 _CHOICES = {
@@ -48,6 +50,7 @@ _RANGES = {
   'checkpoint_every_epochs': (1, math.inf),
   'keep_checkpoints': (1, math.inf),
   'eval_batch_size': (1, math.inf),
+  'knn': (1, math.inf),
 }
 
 
@@ -63,6 +66,8 @@ def check(config: ConfigDict) -> None:
   for group, name, least in (
     ('retrieval', 'k', 1),
     ('retrieval', 'shortlist', 1),
+    ('few_shot', 'repeats', 1),
+    ('cascade', 'repeats', 1),
     ('mesh', 'data', 0),
     ('mesh', 'model', 1),
   ):
@@ -72,6 +77,7 @@ def check(config: ConfigDict) -> None:
   _require('learning_rate', rate, 0 < rate < math.inf, 'positive')
   _require('label_smoothing', smoothing, 0 <= smoothing < 1, 'in [0, 1)')
   profile.parse(config.profile)
+  _check_analysis(config)
   _check_start(config)
   _check_images(config)
   _check_schedule(config)
@@ -112,6 +118,24 @@ def _check_images(config: ConfigDict) -> None:
     right = "'stream' or 'auto' with late_image_size"
     _require('input', config.input, config.input != 'resident', right)
     _require('late_epoch', config.late_epoch, config.late_epoch > 0, 'positive')
+
+
+def _check_analysis(config: ConfigDict) -> None:
+  eval_sets.check(config.eval_sets)
+  for kind in config.save:
+    _require('save', kind, kind in predictions.KINDS, f'of {predictions.KINDS}')
+  for name, least in (('shots', 1), ('ways', 0)):
+    value = config.few_shot[name]
+    ok = all(
+      isinstance(x, int) and x >= least and (least or x != 1) for x in value
+    )
+    right = f'whole numbers of at least {least}' + ('' if least else ', not 1')
+    _require(f'few_shot.{name}', value, ok, right)
+  share = config.cascade.fit_share
+  _require('cascade.fit_share', share, 0 < share < 1, 'between 0 and 1')
+  temperature = config.cascade.temperature
+  ok = 0 < temperature < math.inf
+  _require('cascade.temperature', temperature, ok, 'positive')
 
 
 def _check_schedule(config: ConfigDict) -> None:
