@@ -83,8 +83,8 @@ def parse(entry: str) -> Entry:
       )
     return Entry(entry, known, known.dataset, known.split)
   if entry.startswith(source_lib.FOLDER_PREFIX):
-    name = _plain(pathlib.PurePath(entry).name)
-    dataset, split = entry, ''
+    path = entry.removeprefix(source_lib.FOLDER_PREFIX)
+    name, dataset, split = _plain(pathlib.PurePath(path).name), entry, ''
   else:
     dataset, _, split = entry.partition('@')
     name = _plain(dataset)
