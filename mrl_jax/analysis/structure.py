@@ -17,7 +17,8 @@ def explained_variance(
   variance_D = _variance(_check(embedding_ND, dims))
   if not variance_D.sum():
     raise ValueError('all embeddings are the same: no variance to explain')
-  return variance_D.cumsum()[np.array(dims) - 1] / variance_D.sum()
+  total_D = variance_D.cumsum()
+  return total_D[np.array(dims) - 1] / total_D[-1]
 
 
 def _variance(embedding_ND) -> np.ndarray:
