@@ -27,8 +27,8 @@ from mrl_jax import nesting
 from mrl_jax import predict
 from mrl_jax import predictions
 from mrl_jax.analysis import few_shot
+from mrl_jax.analysis import results
 from mrl_jax.data import augment
-from mrl_jax.stages import analyze
 
 _BLOCK = 1000
 SUPPORT = 10  # Training examples of each class.
@@ -76,8 +76,10 @@ def _analyses(args, dims) -> list[timing.Row]:
     x = np.load(x_path, mmap_mode='r')
     names = [str(i) for i in range(args.classes)]
     groups = np.arange(args.classes) % 31, tuple(map(str, range(31)))
-    analyze.plain(
-      analyze.analyze(dims, saved, x[: args.examples], names, groups=groups)
+    results.plain(
+      results.compute(
+        dims, *saved[:3], x[: args.examples], names, groups=groups
+      )
     )
     rows = [_row('all but few-shot', start)]
     start = time.perf_counter()

@@ -269,18 +269,16 @@ def test_a_mapping_with_unknown_classes_lists_them(again, tmp_path):
 
 
 def test_too_few_examples_for_neighbours(again):
-  from mrl_jax.stages import analyze
+  from mrl_jax.analysis import results
 
   config, path = again
   saved = load(stages.open_workdir(config, path))
-  few = saved._replace(
-    logits_GNC=saved.logits_GNC[:, :8],
-    prediction_GN=saved.prediction_GN[:, :8],
-    label_N=saved.label_N[:8],
-  )
+  few = (
+    saved.logits_GNC[:, :8], saved.prediction_GN[:, :8], saved.label_N[:8]
+  )  # fmt: skip
   x = np.random.default_rng(0).random((8, 64), np.float32)
   with pytest.raises(ValueError, match='8 examples: too few for 10 neighbours'):
-    analyze.analyze(DIMS, few, x, [str(i) for i in range(10)])
+    results.compute(DIMS, *few, x, [str(i) for i in range(10)])
 
 
 def test_logits_of_another_checkpoint_are_refused(again):

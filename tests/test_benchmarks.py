@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from benchmarks import analysis
 from benchmarks import checkpoint
 from benchmarks import finetune
 from benchmarks import head
@@ -84,6 +85,14 @@ def test_finetune(monkeypatch, tmp_path):
   (rows,) = run(monkeypatch, tmp_path, finetune, '--rounds=1')
   assert [row['trains'] for row in rows] == ['forward alone', 'head']
   assert rows[0]['x forward'] == 1 and rows[1]['ms'] > 0
+
+
+def test_analysis(monkeypatch, tmp_path):
+  monkeypatch.setattr(analysis, '_BLOCK', 7)
+  sizes = ['--examples=40', '--classes=12', '--width=32', '--rounds=1']
+  analyses, evaluation = run(monkeypatch, tmp_path, analysis, *sizes)
+  assert analyses[-1]['s'] > 0 and analyses[-1]['MiB'] > 0
+  assert [row['widths'] for row in evaluation] == ['the last: 1', 'all: 4']
 
 
 def test_checkpoint(monkeypatch, tmp_path):

@@ -60,12 +60,13 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     eval_sets.open_set(entry, source.class_names, config.data_dir)
     for entry in config.eval_sets
   ]
-  values = {}
+  values, training = {}, None
   for opened in sets:
     seen = _see(config, workdir, mesh, trained, opened)
     if not jax.process_index():
+      training = training or _training(config, workdir)
       values |= _measure(
-        config, workdir, trained, opened, seen, source.num_classes
+        config, workdir, trained, opened, seen, training, source.num_classes
       )
   if config.flip_eval_image_size:
     values |= _flipped(config, mesh, trained, source)
@@ -147,22 +148,32 @@ def _see(config, workdir, mesh, trained, opened: EvalSet) -> measure.Seen:
   return seen
 
 
-def _measure(
-  config, workdir, trained, opened: EvalSet, seen: measure.Seen, num_classes
-) -> dict[str, float]:
-  """Writes a set's tables, prints one, and returns its metrics."""
+def _training(config: ConfigDict, workdir: Workdir) -> measure.Training:
   embedding_MD, label_M, _ = embeddings.load(
     workdir.embeddings, config.train_split
   )
+  database = retrieval.prepare(embedding_MD, build.widths(config))
+  return measure.Training(database, embedding_MD, label_M)
+
+
+def _measure(
+  config: ConfigDict,
+  workdir: Workdir,
+  trained: build.Trained,
+  opened: EvalSet,
+  seen: measure.Seen,
+  training: measure.Training,
+  num_classes: int,
+) -> dict[str, float]:
+  """Writes a set's tables, prints one, and returns its metrics."""
   query_QD = seen.embedding_ND
   if query_QD is None:
     query_QD, *_ = embeddings.load(workdir.embeddings, config.eval_split)
-  database = retrieval.prepare(embedding_MD, build.widths(config))
   measured = measure.measure(
     config,
     seen,
     query_QD,
-    measure.Training(database, embedding_MD, label_M),
+    training,
     dims=_dims(config),
     num_set_classes=len(opened.class_names),
     of_model_C=opened.of_model(num_classes),
@@ -214,4 +225,6 @@ def _flipped(config, mesh, trained, source) -> Mapping[str, float]:
     trained.batch_stats,
     build.evaluation_batches(config, source, mesh, damage, flip=True),
   )
+  if line := damage.report():
+    terminal.say(line)
   return metrics.from_sums(dims, sums, 'val_flip')

@@ -192,7 +192,8 @@ def _few_shot(config, query_QD, query_label_Q, training, of_model_C):
   present = np.unique(query_label_Q)
   if len(present) < 2:
     return [], ['few-shot: left out, as all examples are of one class']
-  least = min(np.count_nonzero(support_label_M == c) for c in present)
+  known_M = support_label_M[support_label_M >= 0]
+  least = np.bincount(known_M, minlength=present[-1] + 1)[present].min()
   ways_ = dict.fromkeys(
     min(ways or len(present), len(present)) for ways in config.few_shot.ways
   )
