@@ -1,4 +1,4 @@
-"""Runs an experiment: train, evaluate, embed, retrieve, report, export.
+"""Runs the stages of an experiment: train, evaluate, embed, …
 
     python launch.py --config=configs/digits_mrl.py [--workdir=DIR]
                      [--mode=train,evaluate] [--config.batch_size=128 …]

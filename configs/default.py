@@ -12,7 +12,14 @@ def get_config() -> ConfigDict:
   # The default workdir is runs/<name>.
   config.name = 'default'
   # Stages that run where --mode is left out.
-  config.modes = ('train', 'evaluate', 'embed', 'retrieve', 'report')
+  config.modes = (
+    'train',
+    'evaluate',
+    'embed',
+    'retrieve',
+    'analyze',
+    'report',
+  )
   # Of the initialisation, the order of the examples, and the augmentation.
   config.seed = 0
   # Devices that split a batch (0: all), times devices that split the classes of
@@ -144,6 +151,31 @@ def get_config() -> ConfigDict:
   # Widths measured beside the nesting dims: by 1-NN and retrieval, and for
   # mrl_e by its classifier too.
   config.eval_dims = ()
+  # Other sets to evaluate on: imagenet_v2, imagenet_a, imagenet_r,
+  # imagenet_sketch, imagenet_real, objectnet=folder:/path, DATASET@SPLIT of
+  # TFDS, or folder:/path with folders of the model's classes
+  # (mrl_jax/data/eval_sets.py).
+  config.eval_sets = ()
+  # In the stage evaluate, average the logits over each image and its mirror
+  # image.
+  config.eval_flip = False
+  # Neighbours that vote, beside the nearest alone.
+  config.knn = 10
+  # Nearest class means: examples of each class, classes (0: all; never more
+  # than there are), and random draws of both.
+  config.few_shot = ConfigDict({'shots': (1, 5), 'ways': (10, 0), 'repeats': 5})
+  # Of logits, predictions and labels, what evaluate saves of the evaluation
+  # split; where analyze is among the modes, all of it.
+  config.save = ()
+  # Analysis. Groups of classes: a JSON file, class to group, or wordnet_30 for
+  # ImageNet's (mrl_jax/data/tables/README.md); empty: none.
+  config.superclasses = ''
+  # Cascades are fitted on a share of the examples and tested on the others, as
+  # often as `repeats`. Confidences are those of logits / temperature; 0.5 with
+  # eval_flip is the paper's, which adds up the logits of mirror images.
+  config.cascade = ConfigDict(
+    {'repeats': 30, 'fit_share': 0.2, 'temperature': 1.0}
+  )
   config.retrieval = ConfigDict()
   # Neighbours kept for each query; and rows an adaptive search reranks.
   config.retrieval.k = 100

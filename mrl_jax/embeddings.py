@@ -4,7 +4,7 @@ import hashlib
 import os
 import pathlib
 import re
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -70,7 +70,6 @@ class RowWriter:
   def __exit__(self, error_type, *error) -> None:
     with self._file:
       if error_type is None and self._dtype is not None:
-        self._file.seek(0)
         self._write_header()
 
   def append(self, rows: np.ndarray) -> None:
@@ -87,11 +86,16 @@ class RowWriter:
     self._count += len(rows)
 
   def _write_header(self) -> None:
-    np.lib.format.write_array_header_1_0(
-      self._file,
-      {
-        'descr': np.lib.format.dtype_to_descr(self._dtype),
-        'fortran_order': False,
-        'shape': (self._count, *self._row_shape),
-      },
-    )
+    shape = (self._count, *self._row_shape)
+    write_header(self._file, self._dtype, shape)
+
+
+def write_header(
+  file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]
+) -> None:
+  """Of a .npy file, at its start."""
+  file.seek(0)
+  descr = np.lib.format.dtype_to_descr(dtype)
+  np.lib.format.write_array_header_1_0(
+    file, {'descr': descr, 'fortran_order': False, 'shape': shape}
+  )

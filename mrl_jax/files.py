@@ -58,9 +58,13 @@ def replacing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
+def write_text(path: pathlib.Path, text: str) -> None:
   with replacing(path) as temporary:
-    temporary.write_text(json.dumps(value, indent=2) + '\n')
+    temporary.write_text(text)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  write_text(path, json.dumps(value, indent=2) + '\n')
 
 
 def read_json(path: pathlib.Path, *, missing: Any = None) -> Any:

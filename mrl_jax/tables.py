@@ -1,6 +1,8 @@
 """What the tables hold, on the terminal and in the report alike."""
 
 from collections.abc import Mapping, Sequence
+import csv as csv_lib
+import io
 from typing import NamedTuple
 
 
@@ -53,6 +55,45 @@ def retrieval(methods: Mapping[str, Mapping]) -> Table:
     for name, method in methods.items()
   ]
   return Table(('widths', *names.values(), 'MFLOPs/query', 'seconds'), rows)
+
+
+def widths(values: Mapping[str, float], dims: Sequence[int]) -> Table:
+  """All that `<metric>@<width>` has, a row for each width."""
+  names = dict.fromkeys(name.partition('@')[0] for name in values)
+  rows = [
+    (dim, *(values.get(f'{name}@{dim}') for name in names)) for dim in dims
+  ]
+  return Table(('width', *map(title, names)), rows)
+
+
+def title(metric: str) -> str:
+  """Of a column: `top1` is `top-1 %`, `shot5way10` is `5-shot 10-way %`."""
+  for prefix, format_ in (('top', 'top-{} %'), ('knn', '{}-NN %')):
+    if (rest := metric.removeprefix(prefix)).isdecimal():
+      return format_.format(rest)
+  shots, _, ways = metric.removeprefix('shot').partition('way')
+  if shots.isdecimal():
+    return f'{shots}-shot {ways}-way %'
+  return metric
+
+
+def markdown(content: Table) -> str:
+  """Columns aligned right but for the first."""
+  rule = ['---', *['---:'] * (len(content.header) - 1)]
+  lines = [content.header, rule, *(map(show, row) for row in content.rows)]
+  return ''.join(f'| {" | ".join(map(_escaped, row))} |\n' for row in lines)
+
+
+def _escaped(cell: str) -> str:
+  return cell.replace('|', '\\|')
+
+
+def csv(content: Table) -> str:
+  """Numbers as they are, and nothing for None."""
+  buffer = io.StringIO()
+  writer = csv_lib.writer(buffer, lineterminator='\n')
+  writer.writerows((content.header, *content.rows))
+  return buffer.getvalue()
 
 
 def show(cell: object) -> str:

@@ -4,7 +4,7 @@ config.json                  the resolved config
 stages.json                  which stages are finished, and of what
 checkpoints/<step>/          orbax
 metrics.jsonl                one JSON object a line
-embeddings/, retrieval/, report/, export/
+embeddings/, predictions/, evaluation/, retrieval/, analysis/, report/, export/
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -66,6 +66,18 @@ class Workdir:
   @property
   def embeddings(self) -> pathlib.Path:
     return self.path / 'embeddings'
+
+  @property
+  def predictions(self) -> pathlib.Path:
+    return self.path / 'predictions'
+
+  @property
+  def evaluation(self) -> pathlib.Path:
+    return self.path / 'evaluation'
+
+  @property
+  def analysis(self) -> pathlib.Path:
+    return self.path / 'analysis'
 
   @property
   def retrieval(self) -> pathlib.Path:

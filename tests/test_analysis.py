@@ -80,6 +80,30 @@ def test_a_saved_cascade_predicts(tmp_path):
   np.testing.assert_array_equal(found, [[0, 1], [2, 4]])
 
 
+def test_a_cascade_asks_no_more_widths_than_it_needs(tmp_path):
+  logits = np.random.default_rng(0).normal(size=(3, 50, 4)) * [
+    [[1]],
+    [[2]],
+    [[3]],
+  ]
+  one = cascade.Cascade((2, 4, 8), (0.5, 0.7), temperature=0.5)
+  asked = []
+
+  def logits_of(g, rows):
+    asked.append(len(rows))
+    return logits[g, rows]
+
+  found = cascade.walk(one, logits_of, 50)
+  np.testing.assert_array_equal(found, cascade.predict(one, logits))
+  assert [*asked] == [50, (found[1] > 2).sum(), (found[1] > 4).sum()]
+  assert 0 < asked[2] < asked[1] < 50
+  cascade.save(tmp_path / 'cascade.json', one)
+  assert cascade.load(tmp_path / 'cascade.json') == one
+  # Half the temperature is twice the logits.
+  warm = one._replace(temperature=1.0)
+  np.testing.assert_array_equal(found, cascade.predict(warm, 2 * logits))
+
+
 def test_cascade_repeats_are_seeded_and_need_examples():
   one, same, other = (
     cascade.measure(DIMS, CONFIDENCE, RIGHT, fit_share=0.5, seed=seed)
@@ -98,6 +122,13 @@ def test_oracle_counts_the_never_right_apart():
   assert (found.never, found.accuracy) == (1, 3 / 4)
   assert found.expected_dim == (2 + 4 + 8) / 3
   assert found.expected_dim_never_at_last == (2 + 4 + 8 + 8) / 4
+
+
+def test_an_oracle_that_is_never_right():
+  found = oracle.oracle(DIMS, np.zeros((3, 4), bool))
+  assert (found.never, found.accuracy) == (4, 0)
+  assert np.isnan(found.expected_dim)
+  assert found.expected_dim_never_at_last == 8
 
 
 def test_votes_and_agreement_by_hand():
@@ -121,10 +152,15 @@ def test_calibration_by_hand():
   # Bins (0, .5] and (.5, 1]: gaps of .4 + .5 - 1 and .8 + .6 - 1 examples.
   confidence = np.array([[0.4, 0.5, 0.8, 0.6]])
   right = np.array([[1, 0, 1, 0]], bool)
-  found = calibration.expected_calibration_error(confidence, right, bins=2)
-  np.testing.assert_allclose(found, [(0.1 + 0.4) / 4])
+  found = calibration.measure(confidence, right, bins=2)
+  np.testing.assert_allclose(found.error_G, [(0.1 + 0.4) / 4])
+  np.testing.assert_allclose(found.confidence_GB, [[0.45, 0.7]])
+  np.testing.assert_allclose(found.accuracy_GB, [[0.5, 0.5]])
+  np.testing.assert_array_equal(found.count_GB, [[2, 2]])
+  empty = calibration.measure(confidence, right, bins=4)
+  assert np.isnan(empty.accuracy_GB[0, 0]) and empty.count_GB[0, 0] == 0
   with pytest.raises(ValueError, match='bins'):
-    calibration.expected_calibration_error(confidence, right[:, :2])
+    calibration.measure(confidence, right[:, :2])
 
 
 def test_superclasses_by_hand():
@@ -155,14 +191,55 @@ def test_a_mapping_file_and_its_unknown_classes(tmp_path):
 def test_few_shot_by_hand():
   support = np.array([[1.0, 0], [1, 0.2], [0, 1], [0.2, 1]])
   query = np.array([[5.0, 1], [1, 5], [5, 1]])
-  found = few_shot.few_shot(
-    support, np.array([0, 0, 1, 1]), query, np.array([0, 1, 1]), shots=2
-  )
-  assert found == (pytest.approx(2 / 3), 0)
+  label = np.array([0, 0, 1, 1])
+  inputs = support, label, query, np.array([0, 1, 1])
+  found = few_shot.few_shot(*inputs, dims=(1, 2), shots=2)
+  # At width 1 all are the same, and the lower class has them all.
+  np.testing.assert_allclose(found.mean, [1 / 3, 2 / 3])
+  np.testing.assert_array_equal(found.std, [0, 0])
   with pytest.raises(ValueError, match='class 0 has 2 examples: 3 shots'):
+    few_shot.few_shot(*inputs, dims=(2,), shots=3)
+  with pytest.raises(ValueError, match=r'ways 3: must be in \[2, 2\]'):
+    few_shot.few_shot(*inputs, dims=(2,), shots=1, ways=3)
+
+
+def test_few_shot_leaves_out_rows_and_classes():
+  rng = np.random.default_rng(0)
+  support, query = rng.normal(size=(2, 40, 4))
+  label = np.repeat([-1, 0, 1, 2], 10)  # -1 is none of the queries' classes.
+  query_label = np.repeat([0, 1, 2, 2], 10)
+  one, same, other = (
     few_shot.few_shot(
-      support, np.array([0, 0, 1, 1]), query, np.array([0, 1, 1]), shots=3
+      support,
+      label,
+      query,
+      query_label,
+      dims=(2, 4),
+      shots=3,
+      ways=2,
+      repeats=4,
+      seed=seed,
     )
+    for seed in (0, 0, 1)
+  )
+  np.testing.assert_array_equal(one.mean, same.mean)
+  assert (one.mean != other.mean).any() and (one.std > 0).all()
+
+
+def test_few_shot_agrees_with_a_plain_loop(monkeypatch):
+  monkeypatch.setattr(few_shot, '_BLOCK', 7)
+  rng = np.random.default_rng(0)
+  support, query = rng.normal(size=(12, 6)), rng.normal(size=(20, 6))
+  label, query_label = np.arange(12) % 3, rng.integers(0, 3, 20)
+  found = few_shot.few_shot(
+    support, label, query, query_label, dims=(2, 6), shots=4, repeats=1
+  )
+  for dim, accuracy in zip((2, 6), found.mean, strict=True):
+    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
+    rows = unit(support[:, :dim])
+    means = unit(np.stack([rows[label == c].mean(0) for c in range(3)]))
+    nearest = (query[:, :dim] @ means.T).argmax(1)
+    np.testing.assert_allclose(accuracy, (nearest == query_label).mean())
 
 
 def test_votes_of_neighbours():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import adaptor
+from benchmarks import analysis
 from benchmarks import checkpoint
 from benchmarks import finetune
 from benchmarks import head
@@ -98,6 +99,14 @@ def test_adaptor(monkeypatch, tmp_path):
   rows = json.loads(path.read_text())['100 x 24, 3 classes, mrl, 2 epochs']
   assert [row['1-NN, %'] for row in rows][1:] == ['PCA', 'nested adaptor']
   assert rows[2]['s'] > 0 and 0 <= rows[2]['@16'] <= 100
+
+
+def test_analysis(monkeypatch, tmp_path):
+  monkeypatch.setattr(analysis, '_BLOCK', 7)
+  sizes = ['--examples=40', '--classes=12', '--width=32', '--rounds=1']
+  analyses, evaluation = run(monkeypatch, tmp_path, analysis, *sizes)
+  assert analyses[-1]['s'] > 0 and analyses[-1]['MiB'] > 0
+  assert [row['widths'] for row in evaluation] == ['the last: 1', 'all: 4']
 
 
 def test_checkpoint(monkeypatch, tmp_path):

@@ -7,6 +7,7 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from mrl_jax.analysis import cascade
 from mrl_jax.models import heads
 
 DIMS = [(8, 16, 32), (1, 2, 3, 29), (7,), (3, 32)]
@@ -49,6 +50,30 @@ def test_packed_equals_separate_heads(dims, kind):
   grad = lambda f: jax.value_and_grad(f, argnums=(0, 1), has_aux=True)
   results = [grad(f)(params, embedding_ND) for f in (packed, separate)]
   chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', ['mrl', 'mrl_e'])
+def test_one_width_alone(kind):
+  head = heads.MatryoshkaHead((8, 16, 32), 10, kind=kind, rngs=nnx.Rngs(0))
+  logits_GNC = head(embeddings())
+  for g, m in enumerate(head.nesting_dims):
+    kernel_mC, bias_C = head.weights(g)
+    alone = embeddings()[:, :m] @ kernel_mC + bias_C[None, :]
+    chex.assert_trees_all_close(alone, logits_GNC[g], rtol=1e-5, atol=1e-6)
+
+
+def test_a_cascade_over_a_head():
+  head = heads.MatryoshkaHead((8, 16, 32), 3, rngs=nnx.Rngs(0))
+  x, rule = 2 * embeddings(count=40), cascade.Cascade((8, 16, 32), (0.6, 0.8))
+
+  def logits_of(g, rows):
+    kernel_mC, bias_C = head.weights(g)
+    return x[rows, : rule.dims[g]] @ kernel_mC + bias_C[None, :]
+
+  classes, dims = cascade.walk(rule, logits_of, len(x))
+  expected = cascade.predict(rule, head(x))
+  np.testing.assert_array_equal((classes, dims), expected)
+  assert len(set(dims)) > 1
 
 
 def test_fixed_head_reads_only_its_width():

@@ -16,6 +16,7 @@ import pytest
 
 from mrl_jax import distributed
 from mrl_jax import embeddings
+from mrl_jax import predictions
 from mrl_jax import retrieval
 from mrl_jax import stages
 from mrl_jax import writer
@@ -24,7 +25,7 @@ from tests import conftest
 from tests.test_stages import restored
 
 ROOT = pathlib.Path(__file__).parent.parent
-ALL = ('train', 'evaluate', 'embed', 'retrieve', 'report')
+ALL = ('train', 'evaluate', 'embed', 'retrieve', 'analyze', 'report')
 
 
 def settings(data_dir, num_epochs=2):
@@ -155,6 +156,21 @@ def test_embeddings(together, alone, data_dir):
     np.testing.assert_array_equal(label, expected[1])
     del manifest['config_hash'], expected_manifest['config_hash']
     assert manifest == expected_manifest
+
+
+def test_predictions(together, alone, data_dir):
+  config = settings(data_dir)
+  found, expected = (
+    predictions.load(path / 'predictions', config.eval_split, (2, 8, 64))
+    for path in (together[0], alone)
+  )
+  # Half precision has 11 bits.
+  np.testing.assert_allclose(
+    found.logits_GNC, expected.logits_GNC, rtol=2e-3, atol=2e-3
+  )
+  np.testing.assert_array_equal(found.prediction_GN, expected.prediction_GN)
+  np.testing.assert_array_equal(found.label_N, expected.label_N)
+  assert found.manifest['count'] == 70
 
 
 def test_the_first_process_alone_writes_and_prints(together, alone):

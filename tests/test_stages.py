@@ -24,7 +24,7 @@ from mrl_jax.retrieval import metrics
 from mrl_jax.stages import build
 from tests import images
 
-ALL = ('train', 'evaluate', 'embed', 'retrieve', 'report')
+ALL = ('train', 'evaluate', 'embed', 'retrieve', 'analyze', 'report')
 WIDTHS = (2, 5, 8, 64)
 
 
@@ -190,7 +190,7 @@ def test_finished_stages_are_skipped(finished, capsys):
   before = workdir.metrics.read_bytes()
   stages.run(config, workdir.path, ALL)
   lines = capsys.readouterr().out.splitlines()
-  assert len(lines) == 5
+  assert len(lines) == len(ALL)
   for stage, line in zip(ALL, lines, strict=True):
     assert line.startswith(f'{stage}: already finished')
   assert workdir.metrics.read_bytes() == before
@@ -320,6 +320,7 @@ def test_tiles_need_an_accelerator(config, tmp_path):
     ('evaluate', 'train'),
     ('embed', 'train'),
     ('retrieve', 'embed'),
+    ('analyze', 'evaluate'),
     ('report', 'evaluate'),
   ],
 )
@@ -366,6 +367,7 @@ def test_other_widths_are_evaluated_again(finished):
     'embed': True,
     'evaluate': False,
     'retrieve': False,
+    'analyze': True,
     'report': True,  # Until those two have run.
   }
 

@@ -1,25 +1,50 @@
 """Whether a width is right as often as it is sure."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 
-def expected_calibration_error(
-  confidence_GN: np.ndarray, right_GN: np.ndarray, *, bins: int = 15
-) -> np.ndarray:
-  """Of each width [G]: mean |accuracy - confidence| over equal bins of (0, 1].
+class Calibration(NamedTuple):
+  """Over B equal bins of the confidence (0, 1] (arXiv 1706.04599).
 
-  Each bin weighs as many as its examples (arXiv 1706.04599). Raises ValueError
-  for no examples, shapes that differ or no bins.
+  Attributes:
+    error_G: mean |accuracy - confidence| of the bins, each weighing as many as
+      its examples: the expected calibration error, a share.
+    confidence_GB: mean of each bin; NaN without examples.
+    accuracy_GB: share that is right; NaN without examples.
+    count_GB: examples.
   """
+
+  error_G: np.ndarray
+  confidence_GB: np.ndarray
+  accuracy_GB: np.ndarray
+  count_GB: np.ndarray
+
+
+def measure(
+  confidence_GN: np.ndarray, right_GN: np.ndarray, *, bins: int = 15
+) -> Calibration:
+  """Raises ValueError for no examples, shapes that differ or no bins."""
   if confidence_GN.shape != right_GN.shape or not right_GN.size or bins < 1:
     raise ValueError(
       f'confidences {confidence_GN.shape}, results {right_GN.shape}, {bins} '
       'bins: shapes must be the same and not empty, bins at least 1'
     )
   bin_GN = np.clip(np.ceil(confidence_GN * bins).astype(int) - 1, 0, bins - 1)
-  gap_GN = right_GN - confidence_GN.astype(np.float64)
-  sums_GB = [
-    np.bincount(bin_N, gap_N, minlength=bins)
-    for bin_N, gap_N in zip(bin_GN, gap_GN, strict=True)
-  ]
-  return np.abs(sums_GB).sum(1) / right_GN.shape[1]
+
+  def sums(values_GN):
+    pairs = zip(bin_GN, values_GN, strict=True)
+    return np.stack([np.bincount(b, v, minlength=bins) for b, v in pairs])
+
+  count_GB = sums(np.ones_like(right_GN)).astype(int)
+  confidence_GB, right_GB = sums(confidence_GN), sums(right_GN)
+  mean = lambda sum_GB: np.where(
+    count_GB > 0, sum_GB / np.maximum(count_GB, 1), np.nan
+  )
+  return Calibration(
+    np.abs(right_GB - confidence_GB).sum(1) / right_GN.shape[1],
+    mean(confidence_GB),
+    mean(right_GB),
+    count_GB,
+  )

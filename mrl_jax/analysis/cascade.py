@@ -4,7 +4,7 @@ As arXiv 2205.13147, section 4.2, and its notebook: a threshold for each width
 but the last, fitted for each pair of neighbouring widths on its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import pathlib
 from typing import NamedTuple
 
@@ -16,10 +16,15 @@ THRESHOLDS = np.linspace(0.1, 1, 100)
 
 
 class Cascade(NamedTuple):
-  """Widths, and the probability each but the last must exceed to decide."""
+  """Widths, and the probability each but the last must exceed to decide.
+
+  Probabilities are the softmax of logits / temperature. The paper's cascade
+  adds up the logits of an image and its mirror image: their mean at 0.5.
+  """
 
   dims: tuple[int, ...]
   thresholds: tuple[float, ...]
+  temperature: float = 1.0
 
 
 class Curve(NamedTuple):
@@ -36,11 +41,19 @@ class Curve(NamedTuple):
 
 
 def fit(
-  dims: Sequence[int], confidence_GN: np.ndarray, right_GN: np.ndarray
+  dims: Sequence[int],
+  confidence_GN: np.ndarray,
+  right_GN: np.ndarray,
+  *,
+  temperature: float = 1.0,
 ) -> Cascade:
-  """The smallest of the thresholds that are most accurate for each pair."""
+  """The smallest of the thresholds that are most accurate for each pair.
+
+  `temperature`: that of the confidences.
+  """
   pairs = zip(confidence_GN, right_GN, right_GN[1:], strict=False)
-  return Cascade(tuple(dims), tuple(_threshold(*pair) for pair in pairs))
+  thresholds = tuple(_threshold(*pair) for pair in pairs)
+  return Cascade(tuple(dims), thresholds, temperature)
 
 
 def _threshold(confidence_N, right_N, next_right_N) -> float:
@@ -70,10 +83,40 @@ def predict(
 ) -> tuple[np.ndarray, np.ndarray]:
   """The class of each example and the width that decided it, both [N]."""
   logits_GNC = np.asarray(logits_GNC, np.float32)
-  top_GN1 = logits_GNC.max(-1, keepdims=True)
-  stop_N = stops(cascade, 1 / np.exp(logits_GNC - top_GN1).sum(-1))
+  stop_N = stops(cascade, _confidence(cascade, logits_GNC))
   class_N = logits_GNC[stop_N, np.arange(len(stop_N))].argmax(-1)
   return class_N, np.array(cascade.dims)[stop_N]
+
+
+def walk(
+  cascade: Cascade,
+  logits_of: Callable[[int, np.ndarray], np.ndarray],
+  count: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """As `predict`, asking each width only for the examples still undecided.
+
+  Args:
+    cascade: which widths there are, and when each decides.
+    logits_of: `(g, rows_B) -> logits_BC`, the logits of width `dims[g]` for
+      these of the examples.
+    count: examples.
+  """
+  class_N, dim_N = np.empty(count, np.int64), np.empty(count, np.int64)
+  left = np.arange(count)
+  for g, dim in enumerate(cascade.dims):
+    if not left.size:
+      break
+    logits_BC = np.asarray(logits_of(g, left), np.float32)
+    class_N[left], dim_N[left] = logits_BC.argmax(-1), dim
+    if g < len(cascade.thresholds):
+      sure_B = _confidence(cascade, logits_BC) > cascade.thresholds[g]
+      left = left[~sure_B]
+  return class_N, dim_N
+
+
+def _confidence(cascade, logits):
+  top = logits.max(-1, keepdims=True)
+  return 1 / np.exp((logits - top) / cascade.temperature).sum(-1)
 
 
 def measure(
@@ -131,7 +174,7 @@ def _test(cascade, confidence_GN, right_GN):
 
 
 def save(path: pathlib.Path, cascade: Cascade) -> None:
-  files.write_json(path, {k: list(v) for k, v in cascade._asdict().items()})
+  files.write_json(path, cascade._asdict())
 
 
 def load(path: pathlib.Path) -> Cascade:
@@ -142,4 +185,4 @@ def load(path: pathlib.Path) -> Cascade:
     raise ValueError(
       f'{path}: must have dims and one threshold for each but the last'
     )
-  return Cascade(tuple(dims), tuple(thresholds))
+  return Cascade(tuple(dims), tuple(thresholds), value.get('temperature', 1.0))

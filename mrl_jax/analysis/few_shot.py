@@ -1,15 +1,21 @@
 """Classification without training: nearest class means, and votes of k-NN."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from mrl_jax import nesting
+
+# Queries compared at a time.
+_BLOCK = 4096
+
 
 class FewShot(NamedTuple):
-  """Accuracy, a share, over the repeats."""
+  """Accuracy at each width [G], a share, over the repeats."""
 
-  mean: float
-  std: float
+  mean: np.ndarray
+  std: np.ndarray
 
 
 def few_shot(
@@ -18,6 +24,7 @@ def few_shot(
   query_QD: np.ndarray,
   query_label_Q: np.ndarray,
   *,
+  dims: Sequence[int],
   shots: int,
   ways: int | None = None,
   repeats: int = 5,
@@ -25,43 +32,52 @@ def few_shot(
 ) -> FewShot:
   """Nearest mean, by cosine, of `shots` random examples of `ways` classes.
 
-  Slice the embeddings to a width first. Each repeat draws its own classes and
-  examples; queries of other classes do not count. `ways` None: all classes that
-  the queries have. Ties go to the lower class.
+  Each repeat draws its own classes and examples, the same for all widths;
+  queries of other classes do not count. At each width the support is
+  normalised before the mean is taken. Of memmaps only the rows of the support
+  and blocks of queries are read. `ways` None: all classes that the queries
+  have. Ties go to the lower class.
 
   Raises:
     ValueError: fewer classes than ways, a class with fewer examples than shots,
-      or no repeats.
+      no repeats, or dims that do not fit.
   """
+  dims = nesting.validate(dims, support_MD.shape[1])
   classes = np.unique(query_label_Q)
   ways = len(classes) if ways is None else ways
   if not 2 <= ways <= len(classes):
     raise ValueError(f'ways {ways}: must be in [2, {len(classes)}]')
   if repeats < 1 or shots < 1:
     raise ValueError(f'shots {shots}, repeats {repeats}: must be at least 1')
-  rows_of = {c: np.flatnonzero(support_label_M == c) for c in classes}
-  for c, rows in rows_of.items():
-    if len(rows) < shots:
-      raise ValueError(
-        f'class {c} has {len(rows)} examples: {shots} shots need as many'
-      )
+  order_M = np.argsort(support_label_M, kind='stable')
+  starts, ends = (
+    np.searchsorted(support_label_M, classes, side, sorter=order_M)
+    for side in ('left', 'right')
+  )
+  if (ends - starts).min() < shots:
+    c = (ends - starts).argmin()
+    raise ValueError(
+      f'class {classes[c]} has {ends[c] - starts[c]} examples: {shots} shots '
+      'need as many'
+    )
   rng = np.random.default_rng(seed)
-  query_QD = _normalize(query_QD)
   accuracies = []
   for _ in range(repeats):
-    chosen = np.sort(rng.choice(classes, ways, replace=False))
-    mean_WD = np.stack(
+    chosen = np.sort(rng.choice(len(classes), ways, replace=False))
+    rows = np.concatenate(
       [
-        _normalize(
-          support_MD[rng.choice(rows_of[c], shots, replace=False)]
-        ).mean(0)
+        order_M[rng.choice(np.arange(starts[c], ends[c]), shots, replace=False)]
         for c in chosen
       ]
     )
-    counted = np.isin(query_label_Q, chosen)
-    nearest = (query_QD[counted] @ _normalize(mean_WD).T).argmax(1)
-    accuracies.append((chosen[nearest] == query_label_Q[counted]).mean())
-  return FewShot(float(np.mean(accuracies)), float(np.std(accuracies)))
+    support_WSD = np.asarray(support_MD[rows], np.float32)
+    support_WSD = support_WSD.reshape(ways, shots, -1)
+    means = [_mean(support_WSD[..., :dim]) for dim in dims]
+    counted = np.flatnonzero(np.isin(query_label_Q, classes[chosen]))
+    right_GQ = _nearest(query_QD, counted, means)
+    right_GQ = classes[chosen][right_GQ] == query_label_Q[counted][None]
+    accuracies.append(right_GQ.mean(1))
+  return FewShot(np.mean(accuracies, 0), np.std(accuracies, 0))
 
 
 def vote(neighbor_label_QK: np.ndarray) -> np.ndarray:
@@ -71,7 +87,26 @@ def vote(neighbor_label_QK: np.ndarray) -> np.ndarray:
   return neighbor_label_QK[np.arange(len(winner_Q)), winner_Q]
 
 
-def _normalize(x_ND: np.ndarray) -> np.ndarray:
-  x_ND = np.asarray(x_ND, np.float32)
-  norm_N1 = np.linalg.norm(x_ND, axis=1, keepdims=True)
-  return x_ND / np.maximum(norm_N1, np.finfo(np.float32).tiny)
+def _mean(support_WSd: np.ndarray) -> np.ndarray:
+  return _normalize(_normalize(support_WSd).mean(1))
+
+
+def _nearest(query_QD, counted, means) -> np.ndarray:
+  """Which mean is nearest to each of the counted queries, int [G, counted]."""
+  nearest = []
+  for start in range(0, len(counted), _BLOCK):
+    # A query's length changes nothing.
+    block_BD = np.asarray(query_QD[counted[start : start + _BLOCK]], np.float32)
+    nearest.append(
+      [
+        (block_BD[:, : mean_Wd.shape[1]] @ mean_Wd.T).argmax(1)
+        for mean_Wd in means
+      ]
+    )
+  return np.concatenate(nearest, axis=1)
+
+
+def _normalize(x: np.ndarray) -> np.ndarray:
+  """Along the last axis."""
+  norm = np.linalg.norm(x, axis=-1, keepdims=True)
+  return x / np.maximum(norm, np.finfo(np.float32).tiny)

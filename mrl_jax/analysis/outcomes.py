@@ -28,6 +28,7 @@ def read(
   label_N: np.ndarray,
   *,
   group_C: np.ndarray | None = None,
+  temperature: float = 1.0,
 ) -> Outcomes:
   """Reads the logits once, block by block; a memmap never is in memory.
 
@@ -35,6 +36,7 @@ def read(
     logits_GNC: floats, of any precision.
     label_N: classes.
     group_C: int group of each class.
+    temperature: the logits are divided by it.
 
   Raises:
     ValueError: shapes that do not fit, a label that is no class, or logits
@@ -60,7 +62,7 @@ def read(
       prediction_GN[g, rows] = block_NC.argmax(1)
       if within_GN is not None:
         within_GN[g, rows] = _within(block_NC, label_N[rows], group_C)
-      total_N = np.exp(block_NC - top_N[:, None]).sum(1)
+      total_N = np.exp((block_NC - top_N[:, None]) / temperature).sum(1)
       confidence_GN[g, rows] = 1 / total_N
   return Outcomes(prediction_GN, confidence_GN, within_GN)
 

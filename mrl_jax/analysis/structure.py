@@ -6,15 +6,28 @@ import numpy as np
 
 from mrl_jax import nesting
 
+# Rows worked on at a time.
+_BLOCK = 4096
+
 
 def explained_variance(
   embedding_ND: np.ndarray, dims: Sequence[int]
 ) -> np.ndarray:
   """Share of the embedding's variance in each prefix, [G]."""
-  variance_D = _check(embedding_ND, dims).var(0, dtype=np.float64)
+  variance_D = _variance(_check(embedding_ND, dims))
   if not variance_D.sum():
     raise ValueError('all embeddings are the same: no variance to explain')
-  return variance_D.cumsum()[np.array(dims) - 1] / variance_D.sum()
+  total_D = variance_D.cumsum()
+  return total_D[np.array(dims) - 1] / total_D[-1]
+
+
+def _variance(embedding_ND) -> np.ndarray:
+  """In float64, block by block."""
+  mean_1D = embedding_ND.mean(0, dtype=np.float64, keepdims=True)
+  starts = range(0, len(embedding_ND), _BLOCK)
+  blocks = (embedding_ND[start : start + _BLOCK] for start in starts)
+  sums = (np.square(block_ND - mean_1D).sum(0) for block_ND in blocks)
+  return sum(sums) / len(embedding_ND)
 
 
 def project(

@@ -162,6 +162,50 @@ class FolderSource:
     return part
 
 
+class ClassFolders:
+  """All images below a root's class folders, which are of given classes."""
+
+  def __init__(
+    self, root: str, classes: Sequence[str], *, others: bool = False
+  ):
+    """Raises ValueError for an empty class, or a file that is not an image.
+
+    Args:
+      root: has a folder for each class, or for some.
+      classes: labels are their numbers.
+      others: pass over folders of other names, which else are a ValueError.
+    """
+    path = _folder_path(root)
+    self.folder, self.name, self.version = str(path), 'folder', '1.0.0'
+    self.class_names, self.num_classes = tuple(classes), len(classes)
+    there = _folders(path)
+    unknown = sorted(set(there) - set(classes))
+    if unknown and not others:
+      more = ', …' if len(unknown) > 5 else ''
+      raise ValueError(
+        f'{FOLDER_PREFIX}{root}: {len(unknown)} of its folders are no class '
+        f'of the model: {", ".join(unknown[:5])}{more}'
+      )
+    labels = {name: label for label, name in enumerate(classes)}
+    self._root = path
+    self._files = [
+      (name, labels[folder])
+      for folder in there
+      if folder in labels
+      for name in _images(path, folder)
+    ]
+    if not self._files:
+      raise ValueError(f'{FOLDER_PREFIX}{root}: no class folders in it')
+    _check_signatures(path, [name for name, _ in self._files])
+
+  def __len__(self) -> int:
+    return len(self._files)
+
+  def read(self, index: int) -> Example:
+    name, label = self._files[index]
+    return Example((self._root / name).read_bytes(), label, name)
+
+
 def _folder_path(root: str) -> pathlib.Path:
   if not root:
     raise ValueError(

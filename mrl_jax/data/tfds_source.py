@@ -28,15 +28,29 @@ _INFO = 'dataset_info.json'
 class TfdsSource:
   """Encoded images and labels of a TFDS image classification dataset."""
 
-  def __init__(self, dataset: str, split: str, data_dir: str = ''):
-    """Raises ValueError for what is unknown, or not prepared (and says how)."""
+  def __init__(
+    self,
+    dataset: str,
+    split: str,
+    data_dir: str = '',
+    *,
+    label: str = 'label',
+    labels: str = '',
+  ):
+    """Raises ValueError for what is unknown, or not prepared (and says how).
+
+    `label` is the feature with the class, `labels` one with several.
+    """
     builder = open_prepared(dataset, data_dir)
     features = builder.info.features
-    if not {'image', 'label'} <= set(features):
+    needed = {'image', label, *filter(None, [labels])}
+    if not needed <= set(features):
       raise ValueError(
-        f'dataset {dataset}: needs features image and label, has '
-        f'{tuple(features)}'
+        f'dataset {dataset}: needs features {" and ".join(sorted(needed))}, '
+        f'has {tuple(features)}'
       )
+    self._label, self._labels = label, labels
+    self._several: dict[int, tuple[int, ...]] = {}
     try:
       self._records = builder.as_data_source(
         split=split, decoders={'image': tfds.decode.SkipDecoding()}
@@ -55,8 +69,8 @@ class TfdsSource:
       raise ValueError(f'split {split!r} of dataset {dataset} is empty')
     self.folder = str(builder.data_dir)
     self.name, self.version = builder.name, str(builder.version)
-    self.class_names = tuple(features['label'].names)
-    self.num_classes = features['label'].num_classes
+    self.class_names = tuple(features[label].names)
+    self.num_classes = features[label].num_classes
     self._split = split
     self._indices = range(len(self._records))
 
@@ -69,7 +83,17 @@ class TfdsSource:
     key = record.get('file_name', f'{self._split}[{index}]')
     if isinstance(key, bytes):
       key = key.decode()
-    return Example(record['image'], int(record['label']), key)
+    if self._labels:
+      # Kept, so that the images need not be read again for them.
+      self._several[index] = tuple(map(int, record[self._labels]))
+    return Example(record['image'], int(record[self._label]), key)
+
+  def labels(self, index: int) -> tuple[int, ...]:
+    """All classes of an example, by the feature `labels`; may be empty."""
+    record = self._indices[index]
+    if record not in self._several:
+      self.read(index)
+    return self._several[record]
 
   def part(self, start: int, stop: int) -> 'TfdsSource':
     """The examples from `start` up to `stop`, under the same keys."""

@@ -98,6 +98,19 @@ class MatryoshkaHead(nnx.Module):
     """
     return self._logits(self._between(dims), embedding_ND)
 
+  def weights(self, g: int) -> tuple[jax.Array, jax.Array]:
+    """Kernel [m, C] and bias [C] of the classifier of `nesting_dims[g]`.
+
+    Its logits are `embedding_ND[:, :m] @ kernel + bias`; to compute those of
+    one width alone, as `analysis.cascade.walk` does.
+    """
+    m = self.nesting_dims[g]
+    kernel_RC, bias = self.kernel[...], self.bias[...]
+    if self.kind != 'mrl':
+      return kernel_RC[:m], bias
+    start = sum(self.nesting_dims[:g])
+    return kernel_RC[start : start + m], bias[g]
+
   def loss(
     self,
     embedding_ND: jax.Array,

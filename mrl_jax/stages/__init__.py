@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from mrl_jax import sharding
 from mrl_jax import terminal
 from mrl_jax.checkpoint import Checkpoints
+from mrl_jax.stages import analyze
 from mrl_jax.stages import build
 from mrl_jax.stages import check
 from mrl_jax.stages import embed
@@ -52,7 +53,17 @@ STAGES = {
   'evaluate': Stage(
     evaluate.run,
     evaluate.outputs,
-    fields=frozenset({'eval_split', 'eval_dims', 'checkpoint'}),
+    fields=frozenset(
+      {
+        'eval_split',
+        'eval_dims',
+        'eval_sets',
+        'eval_flip',
+        'knn',
+        'few_shot',
+        'checkpoint',
+      }
+    ),
     first=('embed',),
   ),
   'embed': Stage(
@@ -63,6 +74,13 @@ STAGES = {
     retrieve.outputs,
     fields=frozenset({'eval_split', 'eval_dims', 'retrieval', 'checkpoint'}),
     needs=('embed',),
+    alone=True,
+  ),
+  'analyze': Stage(
+    analyze.run,
+    analyze.outputs,
+    fields=frozenset({'eval_split', 'checkpoint', 'superclasses', 'cascade'}),
+    needs=('evaluate', 'embed'),
     alone=True,
   ),
   'report': Stage(
@@ -84,6 +102,7 @@ _FREE_FIELDS = frozenset(
   {
     'name',
     'modes',
+    'save',
     'data_dir',
     'loss_kernel',
     'remat',

@@ -30,6 +30,7 @@ from mrl_jax.data.vector_batches import StreamVectors
 from mrl_jax.data.vectors import open_vectors
 from mrl_jax.data.vectors import Vectors
 from mrl_jax.models.adaptor import Adaptor
+from mrl_jax.predictions import KINDS
 from mrl_jax.workdir import Workdir
 
 
@@ -46,6 +47,12 @@ def resolve(config: ConfigDict) -> ConfigDict:
   with config.unlocked():
     config.nesting_dims = nesting.doubling(8, num_features(config))
   return config
+
+
+def saved(config: ConfigDict) -> tuple[str, ...]:
+  """What the stage evaluate saves; all of it where analyze is to run, too."""
+  wanted = KINDS if 'analyze' in config.modes else tuple(config.save)
+  return tuple(kind for kind in KINDS if kind in wanted)
 
 
 def source(config: ConfigDict, split: str) -> Source | Vectors:

@@ -7,8 +7,10 @@ from ml_collections import ConfigDict
 from mrl_jax import models
 from mrl_jax import nesting
 from mrl_jax import optim
+from mrl_jax import predictions
 from mrl_jax import profile
 from mrl_jax import trainable
+from mrl_jax.data import eval_sets
 from mrl_jax.models import heads
 from mrl_jax.models import vit
 from mrl_jax.stages import build
@@ -52,6 +54,7 @@ _RANGES = {
   'checkpoint_every_epochs': (1, math.inf),
   'keep_checkpoints': (1, math.inf),
   'eval_batch_size': (1, math.inf),
+  'knn': (1, math.inf),
 }
 
 
@@ -67,6 +70,8 @@ def check(config: ConfigDict) -> None:
   for group, name, least in (
     ('retrieval', 'k', 1),
     ('retrieval', 'shortlist', 1),
+    ('few_shot', 'repeats', 1),
+    ('cascade', 'repeats', 1),
     ('mesh', 'data', 0),
     ('mesh', 'model', 1),
   ):
@@ -76,6 +81,7 @@ def check(config: ConfigDict) -> None:
   _require('learning_rate', rate, 0 < rate < math.inf, 'positive')
   _require('label_smoothing', smoothing, 0 <= smoothing < 1, 'in [0, 1)')
   profile.parse(config.profile)
+  _check_analysis(config)
   _check_start(config)
   _check_vectors(config)
   _check_images(config)
@@ -144,6 +150,24 @@ def _check_encoder(config: ConfigDict) -> None:
     _require(name, config[name], config[name] == size, right)
     for name in ('late_image_size', 'flip_eval_image_size'):
       _require(name, config[name], config[name] in (0, size), f'0 or {right}')
+
+
+def _check_analysis(config: ConfigDict) -> None:
+  eval_sets.check(config.eval_sets)
+  for kind in config.save:
+    _require('save', kind, kind in predictions.KINDS, f'of {predictions.KINDS}')
+  for name, least in (('shots', 1), ('ways', 0)):
+    value = config.few_shot[name]
+    ok = all(
+      isinstance(x, int) and x >= least and (least or x != 1) for x in value
+    )
+    right = f'whole numbers of at least {least}' + ('' if least else ', not 1')
+    _require(f'few_shot.{name}', value, ok, right)
+  share = config.cascade.fit_share
+  _require('cascade.fit_share', share, 0 < share < 1, 'between 0 and 1')
+  temperature = config.cascade.temperature
+  ok = 0 < temperature < math.inf
+  _require('cascade.temperature', temperature, ok, 'positive')
 
 
 def _check_schedule(config: ConfigDict) -> None:

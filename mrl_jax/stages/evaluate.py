@@ -1,98 +1,230 @@
-"""Measures a trained model at every width: by its heads, and by 1-NN."""
+"""Measures a trained model at every width: by its heads, and by neighbours."""
 
+from collections.abc import Mapping, Sequence
+import contextlib
 import pathlib
 
 import jax
 from ml_collections import ConfigDict
+import numpy as np
 
 from mrl_jax import embeddings
+from mrl_jax import files
 from mrl_jax import metrics
+from mrl_jax import predict
+from mrl_jax import predictions
 from mrl_jax import retrieval
 from mrl_jax import sharding
 from mrl_jax import state as state_lib
 from mrl_jax import tables
 from mrl_jax import terminal
+from mrl_jax.data import eval_sets
 from mrl_jax.data.damage import DamageLog
+from mrl_jax.data.eval_sets import EvalSet
 from mrl_jax.stages import build
+from mrl_jax.stages import measure
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import MetricWriter
 
+# The name of the config's own evaluation split among the sets.
+_OWN = 'val'
+
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  del config
-  return [workdir.metrics]
+  names = [_OWN, *(eval_sets.parse(x).name for x in config.eval_sets)]
+  saved = predictions.paths(workdir.predictions, config.eval_split)
+  kinds = build.saved(config)
+  return [
+    workdir.metrics,
+    *(workdir.evaluation / f'{name}.json' for name in names),
+    *(saved[kind] for kind in (*kinds, *(['manifest'] if kinds else []))),
+  ]
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
-  """Writes `val/…@<width>` to metrics.jsonl, and prints them as a table.
+  """Writes evaluation/ and predictions/, and prints tables.
 
-  The heads give loss, top-1 and top-5 at the nesting dims, and with MRL-E at
-  `eval_dims` too; 1-NN, with the exported training split as the database, at
-  all of both. The second evaluation of the config is `val_flip/…`.
+  The evaluation split's `val/…@<width>` also go to metrics.jsonl, and those of
+  each of `eval_sets` under its name. The heads give loss, top-1 and top-5 at
+  the nesting dims, and with MRL-E at `eval_dims` too; neighbours and few-shot,
+  from the exported training split, are measured at all of both. The second
+  evaluation of the config is `val_flip/…`.
   """
   mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
-  damage = DamageLog(config.max_damaged)
   source = build.source(config, config.eval_split)
   trained = build.trained(
     config, workdir, mesh, source.num_classes, needed_by='evaluate'
   )
-  dims = tuple(config.nesting_dims)
-  if config.head == 'mrl_e':
-    dims = build.widths(config)
-
-  def evaluate(flip):
-    eval_step = state_lib.make_eval_step(
-      trained.graphdef,
-      build.normalize(config),
-      dims=dims if config.head == 'mrl_e' else None,
-      flip=flip,
-      sharding=sharding.replicated(mesh),
-    )
-    return state_lib.evaluate(
-      eval_step,
-      trained.params,
-      trained.batch_stats,
-      build.evaluation_batches(config, source, mesh, damage, flip=flip),
-    )
-
-  sums = evaluate(flip=False)
-  values = metrics.from_sums(dims, sums)
+  own = EvalSet(_OWN, source, source.class_names)
+  sets = [own] + [
+    eval_sets.open_set(entry, source.class_names, config.data_dir)
+    for entry in config.eval_sets
+  ]
+  values, training = {}, None
+  for opened in sets:
+    seen = _see(config, workdir, mesh, trained, opened)
+    if not jax.process_index():
+      training = training or _training(config, workdir)
+      values |= _measure(
+        config, workdir, trained, opened, seen, training, source.num_classes
+      )
   if config.flip_eval_image_size:
-    values |= metrics.from_sums(dims, evaluate(flip=True), 'val_flip')
-  if line := damage.report():
-    terminal.say(line)
+    values |= _flipped(config, mesh, trained, source)
   if jax.process_index():
     return
-  values |= _nearest_neighbor(config, workdir)
   with MetricWriter(workdir.metrics) as writer:
     writer.write(trained.step, values)
-  terminal.say(
-    f'evaluate: {int(sums["count"]):,} examples of {config.eval_split}, '
-    f'checkpoint of step {trained.step}\n'
-    + terminal.table(tables.accuracy(values, build.widths(config)))
-  )
   if config.flip_eval_image_size:
     terminal.say(
       f'at {config.flip_eval_image_size} pixels, averaged with mirror images\n'
-      + terminal.table(tables.flipped(values, dims))
+      + terminal.table(tables.flipped(values, _dims(config)))
     )
 
 
-def _nearest_neighbor(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
-  """`val/knn1@m` in percent, from the exported embeddings."""
-  database_MD, database_label_M, _ = embeddings.load(
+def _dims(config: ConfigDict) -> tuple[int, ...]:
+  """The widths that have a classifier."""
+  if config.head == 'mrl_e':
+    return build.widths(config)
+  return tuple(config.nesting_dims)
+
+
+def _see(config, workdir, mesh, trained, opened: EvalSet) -> measure.Seen:
+  """One pass over a set; saves what is to be saved of the own split."""
+  is_own = opened.name == _OWN
+  kinds = build.saved(config) if is_own else ()
+  nesting_dims = tuple(config.nesting_dims)
+  step = predict.make_step(
+    trained.graphdef,
+    build.normalize(config),
+    dims=_dims(config),
+    members=opened.members,
+    flip=config.eval_flip,
+    saved_dims=nesting_dims if 'logits' in kinds else (),
+    embedding=not is_own,
+    sharding=sharding.replicated(mesh),
+  )
+  damage = DamageLog(config.max_damaged)
+  batches = build.evaluation_batches(config, opened.source, mesh, damage)
+  batches = predict.run(step, trained.params, trained.batch_stats, batches)
+  split = config.eval_split
+  if is_own and not jax.process_index():
+    predictions.remove(workdir.predictions, split)
+  with contextlib.ExitStack() as stack:
+    writer = None
+    if kinds and not jax.process_index():
+      writer = stack.enter_context(
+        predictions.writing(
+          workdir.predictions,
+          split,
+          kinds,
+          dims=nesting_dims,
+          count=len(opened.source),
+          num_classes=config.num_classes or opened.source.num_classes,
+        )
+      )
+    at = [_dims(config).index(dim) for dim in nesting_dims]
+    seen = measure.collect(batches, writer, np.array(at))
+  # Each process has seen those of its own rows.
+  damaged = sharding.union(damage.keys)
+  if writer:
+    files.write_json(
+      predictions.paths(workdir.predictions, split)['manifest'],
+      {
+        'count': writer.count,
+        'dims': list(nesting_dims),
+        'num_classes': config.num_classes or opened.source.num_classes,
+        'kinds': list(kinds),
+        'head': config.head,
+        'flip': config.eval_flip,
+        'dataset': config.dataset,
+        'split': split,
+        'step': trained.step,
+        'config_hash': workdir.hash_of(),
+        'damaged': damaged,
+      },
+    )
+  if line := damage.report():
+    terminal.say(line)
+  return seen
+
+
+def _training(config: ConfigDict, workdir: Workdir) -> measure.Training:
+  embedding_MD, label_M, _ = embeddings.load(
     workdir.embeddings, config.train_split
   )
-  query_QD, query_label_Q, _ = embeddings.load(
-    workdir.embeddings, config.eval_split
+  database = retrieval.prepare(embedding_MD, build.widths(config))
+  return measure.Training(database, embedding_MD, label_M)
+
+
+def _measure(
+  config: ConfigDict,
+  workdir: Workdir,
+  trained: build.Trained,
+  opened: EvalSet,
+  seen: measure.Seen,
+  training: measure.Training,
+  num_classes: int,
+) -> dict[str, float]:
+  """Writes a set's tables, prints one, and returns its metrics."""
+  query_QD = seen.embedding_ND
+  if query_QD is None:
+    query_QD, *_ = embeddings.load(workdir.embeddings, config.eval_split)
+  measured = measure.measure(
+    config,
+    seen,
+    query_QD,
+    training,
+    dims=_dims(config),
+    num_set_classes=len(opened.class_names),
+    of_model_C=opened.of_model(num_classes),
+    labels=_labels(opened, seen.index_N),
   )
-  dims = build.widths(config)
-  database = retrieval.prepare(database_MD, dims)
-  accuracy_G = []
-  for dim in dims:
-    neighbors = retrieval.search(query_QD, database, 1, dim=dim)
-    labels_QK = database_label_M[neighbors.ids_QK]
-    accuracy_G.append(
-      100 * retrieval.metrics.top_k_accuracy(labels_QK, query_label_Q)
-    )
-  return metrics.per_width('val/knn1', dims, accuracy_G)
+  table = measure.write(
+    workdir.evaluation,
+    opened.name,
+    measured,
+    widths=build.widths(config),
+    dims=_dims(config),
+    class_names=opened.class_names,
+    record={
+      'set': opened.name,
+      'examples': len(seen.label_N),
+      'step': trained.step,
+      'flip': config.eval_flip,
+    },
+  )
+  what = config.eval_split if opened.name == _OWN else opened.name
+  terminal.say(
+    f'evaluate: {len(seen.label_N):,} examples of {what}, checkpoint of step '
+    f'{trained.step}\n' + terminal.table(table)
+  )
+  for note in measured.notes:
+    terminal.say(note)
+  return {f'{opened.name}/{k}': v for k, v in measured.values.items()}
+
+
+def _labels(opened: EvalSet, index_N) -> Sequence[Sequence[int]] | None:
+  if opened.labels is None:
+    return None
+  return [opened.labels(int(index)) for index in index_N]
+
+
+def _flipped(config, mesh, trained, source) -> Mapping[str, float]:
+  dims = _dims(config)
+  eval_step = state_lib.make_eval_step(
+    trained.graphdef,
+    build.normalize(config),
+    dims=dims if config.head == 'mrl_e' else None,
+    flip=True,
+    sharding=sharding.replicated(mesh),
+  )
+  damage = DamageLog(config.max_damaged)
+  sums = state_lib.evaluate(
+    eval_step,
+    trained.params,
+    trained.batch_stats,
+    build.evaluation_batches(config, source, mesh, damage, flip=True),
+  )
+  if line := damage.report():
+    terminal.say(line)
+  return metrics.from_sums(dims, sums, 'val_flip')

@@ -1,0 +1,187 @@
+"""All analyses of one split, as the files that hold them."""
+
+from collections.abc import Mapping, Sequence
+import math
+from typing import Any
+
+import numpy as np
+
+from mrl_jax import retrieval
+from mrl_jax.analysis import calibration
+from mrl_jax.analysis import cascade
+from mrl_jax.analysis import oracle
+from mrl_jax.analysis import outcomes
+from mrl_jax.analysis import structure
+from mrl_jax.analysis import superclass
+
+# Neighbours that are compared from width to width, and examples that have them.
+NEIGHBORS, SAMPLE = 10, 2000
+
+
+def compute(
+  dims: Sequence[int],
+  logits_GNC: np.ndarray,
+  prediction_GN: np.ndarray,
+  label_N: np.ndarray,
+  embedding_ND: np.ndarray,
+  class_names: Sequence[str],
+  *,
+  groups: tuple[np.ndarray, tuple[str, ...]] | None = None,
+  repeats: int = 30,
+  fit_share: float = 0.2,
+  temperature: float = 1.0,
+  seed: int = 0,
+) -> dict[str, Any]:
+  """The content of each file but few_shot.json, as arrays; see `plain`.
+
+  Accuracies are in percent.
+
+  Args:
+    dims: the widths.
+    logits_GNC: of the examples, float16; may stay on disk.
+    prediction_GN: of the logits before they were rounded.
+    label_N: classes.
+    embedding_ND: of the same examples.
+    class_names: for the classes that have one.
+    groups: of each class, and their names, as `superclass.load_groups` gives
+      them; None: no superclass.json.
+    repeats: of the cascade's fit on a random `fit_share` of the examples.
+    fit_share: see `repeats`.
+    temperature: see `cascade.Cascade`.
+    seed: of all random choices.
+
+  Raises:
+    ValueError: too few examples, or what one of the analyses refuses.
+  """
+  num_classes = logits_GNC.shape[2]
+  group_C = None
+  if groups:
+    # A class without a name is rejected.
+    group_C = np.pad(groups[0], (0, num_classes - len(groups[0])))
+  found = outcomes.read(
+    logits_GNC, label_N, group_C=group_C, temperature=temperature
+  )
+  # Those of float16 logits tie where these do not.
+  found = found._replace(prediction_GN=prediction_GN)
+  right_GN = prediction_GN == label_N[None]
+  confidence_GN = found.confidence_GN
+  curve = cascade.measure(
+    dims,
+    confidence_GN,
+    right_GN,
+    fit_share=fit_share,
+    repeats=repeats,
+    seed=seed,
+  )
+  fitted = cascade.fit(dims, confidence_GN, right_GN, temperature=temperature)
+  per_class_GC = 100 * oracle.per_class(right_GN, label_N, num_classes)
+  names = [*class_names, *map(str, range(len(class_names), num_classes))]
+  results = {
+    'cascade': fitted._asdict(),
+    'cascade_curve': {
+      'dims': dims,
+      'accuracy': _spread(curve.accuracy, 100),
+      'expected_dim': _spread(curve.last),
+      'cumulated_dim': _spread(curve.cumulated),
+      'thresholds': _spread(curve.thresholds),
+      'repeats': repeats,
+      'fit_share': fit_share,
+      'single': 100 * right_GN.mean(1),
+    },
+    'oracle': _oracle(dims, prediction_GN, right_GN, label_N, per_class_GC),
+    'calibration': _calibration(dims, confidence_GN, right_GN),
+    'per_class': {'dims': dims, 'classes': names, 'accuracy': per_class_GC},
+    'structure': {
+      'dims': dims,
+      'explained_variance': structure.explained_variance(embedding_ND, dims),
+      'overlap': _overlap(embedding_ND, dims, seed),
+      'k': NEIGHBORS,
+    },
+  }
+  if groups:
+    measured = superclass.measure(found, label_N, group_C, len(groups[1]))
+    results['superclass'] = {
+      'dims': dims,
+      'groups': groups[1],
+      'accuracy': 100 * measured.accuracy_G,
+      'by_group': 100 * measured.accuracy_GS,
+      'inside': 100 * measured.inside_GS,
+      'across': 100 * measured.across_GS,
+      'within': 100 * measured.within_GS,
+    }
+  return results
+
+
+def _spread(mean_and_std, scale: float = 1) -> dict[str, np.ndarray]:
+  return dict(
+    zip(('mean', 'std'), (scale * x for x in mean_and_std), strict=True)
+  )
+
+
+def _oracle(dims, prediction_GN, right_GN, label_N, per_class_GC):
+  found = oracle.oracle(dims, right_GN)
+  trends = oracle.trends(per_class_GC)
+  return {
+    'dims': dims,
+    'count': found.count_G,
+    'never': found.never,
+    'examples': len(label_N),
+    'accuracy': 100 * found.accuracy,
+    'expected_dim': found.expected_dim,
+    'majority': 100 * (oracle.majority(prediction_GN) == label_N).mean(),
+    'agreement': oracle.agreement(prediction_GN),
+    'trends': {name: trends.count(name) for name in dict.fromkeys(trends)},
+    'trend_of_class': trends,
+  }
+
+
+def _calibration(dims, confidence_GN, right_GN):
+  found = calibration.measure(confidence_GN, right_GN)
+  return {
+    'dims': dims,
+    'ece': 100 * found.error_G,
+    'bins': {
+      'confidence': 100 * found.confidence_GB,
+      'accuracy': 100 * found.accuracy_GB,
+      'count': found.count_GB,
+    },
+  }
+
+
+def _overlap(embedding_ND, dims, seed):
+  """Of the neighbours that some examples have among all, without themselves."""
+  N = len(embedding_ND)
+  if N <= NEIGHBORS:
+    raise ValueError(
+      f'{N} examples: too few for {NEIGHBORS} neighbours of each at every '
+      'width: evaluate more'
+    )
+  rng = np.random.default_rng(seed)
+  rows = np.sort(rng.choice(N, min(SAMPLE, N), replace=False))
+  database = retrieval.prepare(embedding_ND, dims)
+  query_QD = np.asarray(embedding_ND[rows])
+  ids = []
+  for dim in dims:
+    found = retrieval.search(query_QD, database, NEIGHBORS + 1, dim=dim)
+    ids.append(_without(found.ids_QK, rows))
+  return structure.neighborhood_overlap(np.stack(ids))
+
+
+def _without(ids_QK, row_Q):
+  """Each row's neighbours but itself, or, if it is not there, the last."""
+  itself_QK = ids_QK == row_Q[:, None]
+  itself_QK[~itself_QK.any(1), -1] = True
+  return ids_QK[~itself_QK].reshape(len(ids_QK), -1)
+
+
+def plain(value: Any) -> Any:
+  """As JSON has it: arrays are lists, and NaN is null."""
+  if isinstance(value, Mapping):
+    return {key: plain(x) for key, x in value.items()}
+  if isinstance(value, np.ndarray | np.generic):
+    value = value.tolist()
+  if isinstance(value, list | tuple):
+    return [plain(x) for x in value]
+  if isinstance(value, float) and math.isnan(value):
+    return None
+  return value
