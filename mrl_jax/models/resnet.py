@@ -187,6 +187,10 @@ class ResNet(nnx.Module):
 
   def __call__(self, image_NHWC: jax.Array) -> jax.Array:
     """Float images [N, H, W, 3] to float32 embeddings [N, num_features]."""
+    return self.pool(self.features(image_NHWC))
+
+  def features(self, image_NHWC: jax.Array) -> jax.Array:
+    """The last stage's activations [N, h, w, num_features]."""
     x = nnx.relu(self.bn1(self.conv1(image_NHWC.astype(self.dtype))))
     if not self.small_image:
       # Torch's padding; 'SAME' would pad only on one side.
@@ -194,6 +198,11 @@ class ResNet(nnx.Module):
     for stage in range(1, self.num_stages + 1):
       for block in getattr(self, f'layer{stage}'):
         x = block(x)
+    return x
+
+  def pool(self, features_NhwD: jax.Array) -> jax.Array:
+    """What `features` returns to embeddings."""
     # The barrier keeps XLA's CPU backend from fusing the mean into the last
     # block, which from jaxlib 0.11.2 on gives NaN in bfloat16.
-    return jax.lax.optimization_barrier(x).mean((1, 2), dtype=jnp.float32)
+    x = jax.lax.optimization_barrier(features_NhwD)
+    return x.mean((1, 2), dtype=jnp.float32)

@@ -1,0 +1,73 @@
+"""Where a trained model looks, at each of its widths (Grad-CAM)."""
+
+from typing import NamedTuple
+
+import jax
+from jax import numpy as jnp
+
+from mrl_jax.models import Classifier
+
+
+class Saliency(NamedTuple):
+  """What each width says of each image, and why.
+
+  Attributes:
+    heat_GNhw: in [0, 1], at the resolution of the last stage; all 0 where
+      nothing speaks for the class.
+    class_GN: explained; that which the width predicts, unless one was given.
+    probability_GN: of the class.
+  """
+
+  heat_GNhw: jax.Array
+  class_GN: jax.Array
+  probability_GN: jax.Array
+
+
+def grad_cam(
+  model: Classifier, image_NHWC: jax.Array, class_N: jax.Array | None = None
+) -> Saliency:
+  """Grad-CAM of every width (arXiv 1610.02391), from one pass forward.
+
+  Then one backward for each width, all images at once, from the logits to the
+  last stage's activations: nothing goes below them.
+
+  Args:
+    model: in evaluation mode. Its encoder has `features`, to activations
+      [N, h, w, K], and `pool`, from those to the embedding.
+    image_NHWC: float, normalised.
+    class_N: int32, explained at every width; None: what each width predicts.
+  """
+  activation_NhwK = model.encoder.features(image_NHWC)
+  logits_GNC, pull_back = jax.vjp(
+    lambda x_NhwK: model.head(model.encoder.pool(x_NhwK)), activation_NhwK
+  )
+  G, N, C = logits_GNC.shape
+  if class_N is None:
+    class_GN = logits_GNC.argmax(-1)
+  else:
+    class_GN = jnp.broadcast_to(class_N[None], (G, N))
+  # The images share no activation, so that one pull-back serves them all.
+  wanted_GNC = jax.nn.one_hot(class_GN, C, dtype=logits_GNC.dtype)
+
+  def heat_of(g):
+    cotangent_GNC = jnp.zeros_like(logits_GNC).at[g].set(wanted_GNC[g])
+    (gradient_NhwK,) = pull_back(cotangent_GNC)
+    return class_activation(activation_NhwK, gradient_NhwK)
+
+  heat_GNhw = jax.lax.map(heat_of, jnp.arange(G))
+  probability_GN = (jax.nn.softmax(logits_GNC) * wanted_GNC).sum(-1)
+  return Saliency(heat_GNhw, class_GN.astype(jnp.int32), probability_GN)
+
+
+def class_activation(
+  activation_NhwK: jax.Array, gradient_NhwK: jax.Array
+) -> jax.Array:
+  """Activations weighted by their mean gradients, their positive part, [N,h,w].
+
+  Scaled for each image, so that its largest is 1.
+  """
+  gradient_NhwK = gradient_NhwK.astype(jnp.float32)
+  weight_N11K = gradient_NhwK.mean((1, 2), keepdims=True)
+  heat_Nhw = jax.nn.relu((activation_NhwK * weight_N11K).sum(-1))
+  most_N11 = heat_Nhw.max((1, 2), keepdims=True)
+  return heat_Nhw / jnp.where(most_N11 > 0, most_N11, 1)

@@ -1,0 +1,98 @@
+"""1-NN with the embedding at each width, and with projections of all of it."""
+
+import pathlib
+
+from ml_collections import ConfigDict
+import numpy as np
+
+from mrl_jax import embeddings
+from mrl_jax import files
+from mrl_jax import retrieval
+from mrl_jax.retrieval import baselines
+from mrl_jax.stages import build
+from mrl_jax.workdir import Workdir
+
+# Beyond these a random sample is searched, and said to be one.
+_QUERIES, _ROWS = 2_000, 100_000
+
+
+def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
+  del config
+  return [workdir.path / 'analysis' / 'baselines.json']
+
+
+def run(config: ConfigDict, workdir: Workdir) -> None:
+  """Writes analysis/baselines.json: 1-NN accuracy in percent.
+
+  `nested` searches prefixes; PCA, SVD, random dims and a random projection are
+  of the full embedding, fitted on the training split, and cut to each width.
+  """
+  database_MD, database_label_M, manifest = embeddings.load(
+    workdir.embeddings, config.train_split
+  )
+  query_QD, query_label_Q, _ = embeddings.load(
+    workdir.embeddings, config.eval_split
+  )
+  rng = np.random.default_rng(config.seed)
+  rows = _sample(len(database_label_M), _ROWS, rng)
+  queries = _sample(len(query_label_Q), _QUERIES, rng)
+  row_MD, query_QD = np.array(database_MD[rows]), np.array(query_QD[queries])
+  dims = build.widths(config)
+  found = knn1(
+    row_MD,
+    database_label_M[rows],
+    query_QD,
+    query_label_Q[queries],
+    dims,
+    seed=config.seed,
+  )
+  files.write_json(
+    workdir.path / 'analysis' / 'baselines.json',
+    {
+      'dims': list(dims),
+      'step': manifest['step'],
+      'queries': len(queries),
+      'database': len(rows),
+      'sampled': len(rows) < len(database_label_M)
+      or len(queries) < len(query_label_Q),
+      'knn1': found,
+    },
+  )
+
+
+def knn1(
+  database_MD: np.ndarray,
+  database_label_M: np.ndarray,
+  query_QD: np.ndarray,
+  query_label_Q: np.ndarray,
+  dims: tuple[int, ...],
+  *,
+  seed: int,
+) -> dict[str, list[float]]:
+  """1-NN accuracy in percent at each width, by name of what is searched."""
+  D, last = database_MD.shape[1], dims[-1]
+  projections = {
+    'nested': lambda x_ND: x_ND,
+    'PCA': baselines.principal(database_MD, last, center=True),
+    'SVD': baselines.principal(database_MD, last),
+    'random dims': baselines.selection(D, last, seed=seed),
+    'random projection': baselines.gaussian(D, last, seed=seed),
+  }
+  found = {}
+  for name, project in projections.items():
+    database = retrieval.prepare(project(database_MD), dims)
+    projected_QW = project(query_QD)
+    found[name] = []
+    for dim in dims:
+      ids_QK = retrieval.search(projected_QW, database, 1, dim=dim).ids_QK
+      share = retrieval.metrics.top_k_accuracy(
+        database_label_M[ids_QK], query_label_Q
+      )
+      found[name].append(100 * share)
+  return found
+
+
+def _sample(count: int, most: int, rng: np.random.Generator) -> np.ndarray:
+  if count <= most:
+    return np.arange(count)
+  return np.sort(rng.choice(count, most, replace=False))

@@ -1,0 +1,83 @@
+"""The report's figures as files for papers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from mrl_jax import figures
+from mrl_jax.page import measured
+from mrl_jax.page import seen
+
+
+def write(
+  folder: pathlib.Path,
+  *,
+  accuracy: Mapping[str, figures.Points],
+  dims: Sequence[int],
+  records: Sequence[Mapping[str, float]],
+  retrieved: Mapping[str, Any] | None,
+  analyses: Mapping[str, Any],
+  analysis_folder: pathlib.Path,
+) -> list[pathlib.Path]:
+  """Writes an SVG for each plot, and a PNG for the grid of images."""
+  paths = []
+  for name, figure in _figures(
+    accuracy, dims, records, retrieved, analyses, analysis_folder
+  ):
+    paths.append(folder / name)
+    figures.save(figure, paths[-1])
+  return paths
+
+
+def _figures(
+  accuracy, dims, records, retrieved, analyses, folder
+) -> Iterator[tuple[str, Any]]:
+  width = 'embedding width'
+  yield (
+    'accuracy.svg',
+    figures.against_width(accuracy, dims, width, 'accuracy, %'),
+  )
+  if loss := measured.curves(records, 'train/loss', dims):
+    yield 'training.svg', figures.over_steps(loss, 'training loss, nats')
+  if retrieved:
+    kinds, _ = measured.searches(retrieved)
+    if kinds:
+      yield 'retrieval.svg', figures.trade_off(kinds)
+  if curve := analyses['cascade_curve']:
+    expected, reached = (curve[n]['mean'] for n in ('expected_dim', 'accuracy'))
+    series = {
+      'one width for all': list(zip(dims, curve['single'], strict=True)),
+      'as wide as needed': list(zip(expected, reached, strict=True)),
+    }
+    width = 'width that an example takes on average'
+    yield (
+      'cascade.svg',
+      figures.against_width(series, dims, width, 'accuracy, %'),
+    )
+  if record := analyses['saliency']:
+    yield 'saliency.png', saliency_grid(record, folder)
+
+
+def saliency_grid(record: Mapping[str, Any], folder: pathlib.Path):
+  """The grid of a saliency.json in `folder`: widths across, images down."""
+  image_NHWC, heat_GNhw = seen.read_saliency(record, folder)
+  names = record['names']
+  rows, texts = [], []
+  for n, title in enumerate(record['titles']):
+    heat_Ghw = heat_GNhw[:, n]
+    rows.append(
+      [image_NHWC[n], *(seen.overlay(image_NHWC[n], x_hw) for x_hw in heat_Ghw)]
+    )
+    said_G = np.array(record['prediction'])[:, n]
+    sure_G = np.array(record['probability'])[:, n]
+    texts.append(
+      [title]
+      + [
+        f'{names[str(said)]}\n{100 * sure:.0f} %'
+        for said, sure in zip(said_G, sure_G, strict=True)
+      ]
+    )
+  header = ['image', *map(str, record['dims'])]
+  return figures.images(rows, texts, header)
