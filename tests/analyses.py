@@ -1,4 +1,4 @@
-"""Files as the stage analyze leaves them, with numbers made up."""
+"""Files as the stages leave them, with numbers made up."""
 
 import json
 import pathlib
@@ -6,7 +6,41 @@ import pathlib
 import numpy as np
 from PIL import Image
 
+from configs import digits_mrl
+from mrl_jax import files
+from mrl_jax import stages
+from mrl_jax.writer import MetricWriter
+
+DIMS = (2, 4, 8, 16, 32, 64)
 BASELINES = ('nested', 'PCA', 'SVD', 'random dims', 'random projection')
+
+
+def make_run(path: pathlib.Path):
+  """A config and a workdir with made-up results of every stage."""
+  config = digits_mrl.get_config()
+  workdir = stages.open_workdir(config, path)
+  with MetricWriter(workdir.metrics) as writer:
+    for step in (1, 2, 3):
+      writer.write(step, {f'train/loss@{dim}': 3.0 / step for dim in DIMS})
+      writer.write(step, {f'val/top1@{dim}': 60.0 + step for dim in DIMS})
+    writer.write(
+      3,
+      {f'val/top1@{dim}': 60 + dim / 4 for dim in DIMS}
+      | {f'val/knn1@{dim}': 50 + dim / 4 for dim in (*DIMS, 3)},
+    )
+  methods = {
+    name: {
+      'dims': [int(dim) for dim in name.split('-')],
+      'metrics': {'top1': 90.0, 'map10': 70.0 + i, 'p10': 80.0},
+      'mflops_per_query': 0.01 * 2**i,
+      'seconds': 0.01,
+    }
+    for i, name in enumerate(('4', '4-64', '4-8-64', '64'))
+  }
+  record = {'queries': 7, 'database': 30, 'step': 3, 'methods': methods}
+  files.write_json(workdir.retrieval / 'retrieval.json', record)
+  write(workdir.path / 'analysis', DIMS)
+  return config, workdir
 
 
 def write(folder: pathlib.Path, dims: tuple[int, ...], *, seed=0) -> None:
