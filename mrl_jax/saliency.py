@@ -1,5 +1,6 @@
 """Where a trained model looks, at each of its widths (Grad-CAM)."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -29,17 +30,21 @@ def grad_cam(
   """Grad-CAM of every width (arXiv 1610.02391), from one pass forward.
 
   Then one backward for each width, all images at once, from the logits to the
-  last stage's activations: nothing goes below them.
+  last stage's activations: nothing goes below them. A transformer's last stage
+  hands on the class token alone, so there it is the one before: backward
+  through one block, to the tokens of the patches.
 
   Args:
-    model: in evaluation mode. Its encoder has `features`, to activations
-      [N, h, w, K], and `pool`, from those to the embedding.
+    model: in evaluation mode.
     image_NHWC: float, normalised.
     class_N: int32, explained at every width; None: what each width predicts.
   """
-  activation_NhwK = model.encoder.features(image_NHWC)
+  names = model.encoder.stage_names
+  features = model.encoder.features(image_NHWC)
+  stage = names[-1] if features[names[-1]].ndim == 4 else names[-2]
+  activation = features[stage]
   logits_GNC, pull_back = jax.vjp(
-    lambda x_NhwK: model.head(model.encoder.pool(x_NhwK)), activation_NhwK
+    lambda x: model.head(model.encoder.from_features(x, stage)), activation
   )
   G, N, C = logits_GNC.shape
   if class_N is None:
@@ -51,8 +56,8 @@ def grad_cam(
 
   def heat_of(g):
     cotangent_GNC = jnp.zeros_like(logits_GNC).at[g].set(wanted_GNC[g])
-    (gradient_NhwK,) = pull_back(cotangent_GNC)
-    return class_activation(activation_NhwK, gradient_NhwK)
+    (gradient,) = pull_back(cotangent_GNC)
+    return class_activation(_as_map(activation), _as_map(gradient))
 
   heat_GNhw = jax.lax.map(heat_of, jnp.arange(G))
   probability_GN = (jax.nn.softmax(logits_GNC) * wanted_GNC).sum(-1)
@@ -64,10 +69,18 @@ def class_activation(
 ) -> jax.Array:
   """Activations weighted by their mean gradients, their positive part, [N,h,w].
 
-  Scaled for each image, so that its largest is 1.
+  Scaled for each image, so that its largest is 1; all 0 if nothing is positive.
   """
-  gradient_NhwK = gradient_NhwK.astype(jnp.float32)
   weight_N11K = gradient_NhwK.mean((1, 2), keepdims=True)
   heat_Nhw = jax.nn.relu((activation_NhwK * weight_N11K).sum(-1))
   most_N11 = heat_Nhw.max((1, 2), keepdims=True)
   return heat_Nhw / jnp.where(most_N11 > 0, most_N11, 1)
+
+
+def _as_map(x: jax.Array) -> jax.Array:
+  """In float32 [N, h, w, K]; of tokens, the patches without the class token."""
+  x = x.astype(jnp.float32)
+  if x.ndim == 3:
+    side = math.isqrt(x.shape[1] - 1)
+    x = x[:, 1:].reshape(len(x), side, side, -1)
+  return x

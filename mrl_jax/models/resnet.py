@@ -183,26 +183,34 @@ class ResNet(nnx.Module):
         blocks.append(block(channels, width, stride, conv=conv, rngs=rngs))
         channels = width * (4 if variant.bottleneck else 1)
       setattr(self, f'layer{stage}', nnx.List(blocks))
-    self.num_stages = len(variant.depths)
+    self.stage_names = tuple(
+      f'layer{stage}' for stage in range(1, len(variant.depths) + 1)
+    )
 
   def __call__(self, image_NHWC: jax.Array) -> jax.Array:
     """Float images [N, H, W, 3] to float32 embeddings [N, num_features]."""
-    return self.pool(self.features(image_NHWC))
+    return self.from_features(self.features(image_NHWC)[self.stage_names[-1]])
 
-  def features(self, image_NHWC: jax.Array) -> jax.Array:
-    """The last stage's activations [N, h, w, num_features]."""
+  def features(self, image_NHWC: jax.Array) -> dict[str, jax.Array]:
+    """The activations after each stage, by its name."""
     x = nnx.relu(self.bn1(self.conv1(image_NHWC.astype(self.dtype))))
     if not self.small_image:
       # Torch's padding; 'SAME' would pad only on one side.
       x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-    for stage in range(1, self.num_stages + 1):
-      for block in getattr(self, f'layer{stage}'):
+    found = {}
+    for name in self.stage_names:
+      for block in getattr(self, name):
         x = block(x)
-    return x
+      found[name] = x
+    return found
 
-  def pool(self, features_NhwD: jax.Array) -> jax.Array:
-    """What `features` returns to embeddings."""
+  def from_features(self, x: jax.Array, stage: str | None = None) -> jax.Array:
+    """The embedding of activations after a stage; None means the last."""
+    names = self.stage_names
+    for name in names[names.index(stage or names[-1]) + 1 :]:
+      for block in getattr(self, name):
+        x = block(x)
     # The barrier keeps XLA's CPU backend from fusing the mean into the last
     # block, which from jaxlib 0.11.2 on gives NaN in bfloat16.
-    x = jax.lax.optimization_barrier(features_NhwD)
+    x = jax.lax.optimization_barrier(x)
     return x.mean((1, 2), dtype=jnp.float32)

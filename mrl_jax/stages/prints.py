@@ -57,12 +57,14 @@ def _figures(
       figures.against_width(series, dims, width, 'accuracy, %'),
     )
   if record := analyses['saliency']:
-    yield 'saliency.png', saliency_grid(record, folder)
+    arrays = seen.read_saliency(record, folder)
+    yield 'saliency.png', saliency_grid(record, *arrays)
 
 
-def saliency_grid(record: Mapping[str, Any], folder: pathlib.Path):
-  """The grid of a saliency.json in `folder`: widths across, images down."""
-  image_NHWC, heat_GNhw = seen.read_saliency(record, folder)
+def saliency_grid(
+  record: Mapping[str, Any], image_NHWC: np.ndarray, heat_GNhw: np.ndarray
+):
+  """The grid of a saliency.json and its arrays: widths across, images down."""
   names = record['names']
   rows, texts = [], []
   for n, title in enumerate(record['titles']):

@@ -1,7 +1,8 @@
 """Grad-CAM of some evaluation images at each width."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import pathlib
+from typing import Any
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -48,53 +49,83 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   found = trained(examples.normalized(config, saliency.grad_cam), image_NHWC)
   labels = label_N[rows].tolist()
   titles = [examples.name(source.class_names, label) for label in labels]
-  write(
-    workdir.path / 'analysis',
+  record = describe(
     config,
     source.class_names,
-    image_NHWC,
     found,
     labels=labels,
     titles=titles,
     step=manifest['step'],
   )
+  write(workdir.path / 'analysis', record, image_NHWC, found.heat_GNhw)
+
+
+def explain(
+  config: ConfigDict, workdir: Workdir, paths: Sequence[str]
+) -> tuple[dict, np.ndarray, saliency.Saliency]:
+  """Of images given: what `write` would record of them, and the arrays.
+
+  Raises ValueError for an image that cannot be read, or no checkpoint.
+  """
+  if not paths:
+    raise ValueError('no images: name at least one')
+  image_NHWC = np.stack([examples.read_image(config, path) for path in paths])
+  source = build.source(config, config.eval_split)
+  trained = examples.Trained(
+    config, workdir, source.num_classes, needed_by='saliency'
+  )
+  found = trained(examples.normalized(config, saliency.grad_cam), image_NHWC)
+  record = describe(
+    config,
+    source.class_names,
+    found,
+    labels=[None] * len(paths),
+    titles=[pathlib.Path(path).name for path in paths],
+    step=trained.step,
+  )
+  return record, image_NHWC, found
 
 
 def write(
   folder: pathlib.Path,
+  record: Mapping[str, Any],
+  image_NHWC: np.ndarray,
+  heat_GNhw: np.ndarray,
+) -> None:
+  """Writes saliency.npz (`image`, `heat`) and saliency.json."""
+  with (
+    files.replacing(folder / record['arrays']) as temporary,
+    open(temporary, 'wb') as file,
+  ):
+    np.savez(file, image=image_NHWC, heat=heat_GNhw.astype(np.float32))
+  files.write_json(folder / 'saliency.json', record)
+
+
+def describe(
   config: ConfigDict,
   class_names: Sequence[str],
-  image_NHWC: np.ndarray,
   found: saliency.Saliency,
   *,
   labels: Sequence[int | None],
   titles: Sequence[str],
   step: int,
-) -> None:
-  """Writes saliency.npz (`image`, `heat`) and saliency.json.
+) -> dict[str, Any]:
+  """The content of saliency.json.
 
   `labels` are None where they are not known; `titles` name the images.
   """
-  with (
-    files.replacing(folder / 'saliency.npz') as temporary,
-    open(temporary, 'wb') as file,
-  ):
-    np.savez(file, image=image_NHWC, heat=found.heat_GNhw.astype(np.float32))
   known = {*found.class_GN.ravel().tolist(), *labels} - {None}
-  files.write_json(
-    folder / 'saliency.json',
-    {
-      'dims': list(config.nesting_dims),
-      'step': step,
-      'method': 'Grad-CAM',
-      'arrays': 'saliency.npz',
-      'labels': list(labels),
-      'titles': list(titles),
-      'names': {str(i): examples.name(class_names, i) for i in sorted(known)},
-      'prediction': found.class_GN.tolist(),
-      'probability': found.probability_GN.astype(float).round(4).tolist(),
-    },
-  )
+  return {
+    'dims': list(config.nesting_dims),
+    'step': step,
+    'method': 'Grad-CAM',
+    'arrays': 'saliency.npz',
+    'labels': list(labels),
+    'titles': list(titles),
+    'names': {str(i): examples.name(class_names, i) for i in sorted(known)},
+    'prediction': found.class_GN.tolist(),
+    'probability': found.probability_GN.astype(float).round(4).tolist(),
+  }
 
 
 def _telling(prediction_GN: np.ndarray, label_N: np.ndarray) -> np.ndarray:
