@@ -1,6 +1,7 @@
 """1-NN with the embedding at each width, and with projections of all of it."""
 
 import pathlib
+from typing import Any
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -27,6 +28,14 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   `nested` searches prefixes; PCA, SVD, random dims and a random projection are
   of the full embedding, fitted on the training split, and cut to each width.
   """
+  record = measure(config, workdir, build.widths(config))
+  files.write_json(workdir.path / 'analysis' / 'baselines.json', record)
+
+
+def measure(
+  config: ConfigDict, workdir: Workdir, dims: tuple[int, ...]
+) -> dict[str, Any]:
+  """The content of baselines.json at these widths."""
   database_MD, database_label_M, manifest = embeddings.load(
     workdir.embeddings, config.train_split
   )
@@ -36,28 +45,23 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   rng = np.random.default_rng(config.seed)
   rows = _sample(len(database_label_M), _ROWS, rng)
   queries = _sample(len(query_label_Q), _QUERIES, rng)
-  row_MD, query_QD = np.array(database_MD[rows]), np.array(query_QD[queries])
-  dims = build.widths(config)
   found = knn1(
-    row_MD,
+    np.array(database_MD[rows]),
     database_label_M[rows],
-    query_QD,
+    np.array(query_QD[queries]),
     query_label_Q[queries],
     dims,
     seed=config.seed,
   )
-  files.write_json(
-    workdir.path / 'analysis' / 'baselines.json',
-    {
-      'dims': list(dims),
-      'step': manifest['step'],
-      'queries': len(queries),
-      'database': len(rows),
-      'sampled': len(rows) < len(database_label_M)
-      or len(queries) < len(query_label_Q),
-      'knn1': found,
-    },
-  )
+  counts = (len(queries), len(rows))
+  return {
+    'dims': list(dims),
+    'step': manifest['step'],
+    'queries': counts[0],
+    'database': counts[1],
+    'sampled': counts != (len(query_label_Q), len(database_label_M)),
+    'knn1': found,
+  }
 
 
 def knn1(
