@@ -130,10 +130,14 @@ def structure(record: Record) -> Section:
 def calibration(record: Record) -> Section:
   """calibration.json: is a width right as often as it is sure?"""
   dims, bins = record['dims'], record['bins']
+  # A bin with next to no examples says nothing.
+  least_G = [max(1, 0.01 * sum(counts)) for counts in bins['count']]
   confidence, accuracy = (
     [
-      [x if n else None for x, n in zip(row, counts, strict=True)]
-      for row, counts in zip(bins[name], bins['count'], strict=True)
+      [x if n >= least else None for x, n in zip(row, counts, strict=True)]
+      for row, counts, least in zip(
+        bins[name], bins['count'], least_G, strict=True
+      )
     ]
     for name in ('confidence', 'accuracy')
   )
@@ -146,7 +150,8 @@ def calibration(record: Record) -> Section:
       Figure(
         'plot-reliability',
         charts.reliability(confidence, accuracy, dims),
-        'Below the dotted line a width is surer than it should be.',
+        'Below the dotted line a width is surer than it should be. Bins '
+        'with fewer than 1 % of the examples are left out.',
       ),
       Figure(
         'plot-ece',
@@ -160,7 +165,7 @@ def calibration(record: Record) -> Section:
   )
 
 
-def few_shot(record: Record) -> Section:
+def few_shot(record: Record, dims: Sequence[int]) -> Section:
   """few_shot.json: classes known by a few examples."""
   settings = record['settings']
   series = {_setting(setting): setting['accuracy'] for setting in settings}
@@ -177,7 +182,7 @@ def few_shot(record: Record) -> Section:
     figures=[
       Figure(
         'plot-few-shot',
-        charts.per_width(series, record['dims'], 'accuracy, %'),
+        charts.per_width(series, record['dims'], 'accuracy, %', marked=dims),
         'An example goes to the class whose few known examples have the '
         'nearest mean; nothing is trained.',
       )

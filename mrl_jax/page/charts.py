@@ -131,9 +131,16 @@ def over_steps(
 
 
 def per_width(
-  series: Mapping[str, Sequence[float]], dims: Sequence[int], label: str
+  series: Mapping[str, Sequence[float]],
+  dims: Sequence[int],
+  label: str,
+  *,
+  marked: Sequence[int] = (),
 ) -> dict[str, Any]:
-  """Lines over the widths, a colour for each name, dark to light."""
+  """Lines over the widths, a colour for each name, dark to light.
+
+  `marked` are the widths that the axis shows; none: all.
+  """
   figure = _figure(label)
   symbols = ('circle', 'diamond', 'square', 'triangle-up', 'cross', 'x')
   colors = palette.of_widths(len(series))
@@ -146,7 +153,7 @@ def per_width(
     figure.add_scatter(x=dims, y=values, name=name, **_line(style))
     figure.data[-1].hovertemplate = f'%{{y:.2f}} %<extra>{name}</extra>'
   figure.update_layout(hovermode='x unified')
-  return _finish(figure, _width_axis(dims))
+  return _finish(figure, _width_axis(marked or dims))
 
 
 def bars(
@@ -218,7 +225,7 @@ def matrix(
     colorscale=palette.scale(),
     showscale=False,
     texttemplate='%{z:.0f}',
-    textfont={'size': 11},
+    textfont={'size': 12, 'color': palette.INK},
     hovertemplate=f'%{{y}} and %{{x}}: %{{z:.1f}} % {what}<extra></extra>',
   )
   axis = {'type': 'category', 'showgrid': False, 'constrain': 'domain'}

@@ -231,8 +231,12 @@ def retrieval(record: Mapping[str, Any]) -> Section:
     f'Retrieval: {title}',
     lead,
     figures,
-    [Numbers('The numbers', tables.retrieval(record['methods']))],
-    ['Seconds are of all queries together.'],
+    [
+      Numbers(
+        'The numbers (seconds of all queries together)',
+        tables.retrieval(record['methods']),
+      )
+    ],
   )
 
 

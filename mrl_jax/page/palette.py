@@ -56,9 +56,10 @@ def themes(count: int) -> dict[str, str]:
   return {**_DARK, **_CLASSES, **widths, **dict(zip(*_SCALES, strict=True))}
 
 
+# Ink can be read on all of both.
 _SCALES = (
-  ('#f6f3ee', '#bcd5e6', '#72aacf', '#2c7cb0', '#064c7a'),
-  ('#1f2126', '#1d4a69', '#2b7bab', '#5db7ec', '#cdebff'),
+  ('#f6f3ee', '#d3e2ec', '#aacbe2', '#7fb4d9'),
+  ('#1f2126', '#22384a', '#28506f', '#2d6a97'),
 )
 
 

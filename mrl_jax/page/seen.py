@@ -70,14 +70,14 @@ def projection(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
     'space',
     'The space',
     'The space, width by width',
-    'Move the slider: each point is an image, and its place what that many '
-    'numbers know of it.',
+    'Each point is an image of the evaluation split. Move the slider, and see '
+    'what that many numbers of the embedding know of it.',
     projection={
       'views': [{'id': id_, 'name': name} for id_, name in _VIEWS.items()],
       'last': len(dims) - 1,
       'kind': 'pixels' if thumbnail['side'] < _COARSE else '',
       'data': data,
-      'caption': f'{len(labels):,} images of the evaluation split{classes}. '
+      'caption': f'{len(labels):,} images{classes}. '
       'Rings are examples that the width gets wrong. Each map is turned to lie '
       'as near the one before as it can; t-SNE (by cosine) keeps neighbours '
       'together, and its distances between groups mean little.',

@@ -71,7 +71,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     *_with(analyses['structure'], analyzed.structure),
     *_with(analyses['saliency'], seen.saliency, folder),
     *_with(analyses['calibration'], analyzed.calibration),
-    *_with(analyses['few_shot'], analyzed.few_shot),
+    *_with(analyses['few_shot'], analyzed.few_shot, dims),
     *_with(analyses['superclass'], analyzed.superclasses),
     measured.training(records, dims),
     measured.settings(workdir.config),
