@@ -203,7 +203,7 @@ def make_eval_step(
   """
 
   def eval_step(params, batch_stats, batch):
-    model = _evaluation_model(graphdef, params, batch_stats)
+    model = evaluation_model(graphdef, params, batch_stats)
     image_NHWC = normalize(batch['image'])
     embedding_ND = model.encoder(image_NHWC)
     if flip:
@@ -258,12 +258,13 @@ def make_embed_step(
   """
 
   def embed_step(params, batch_stats, batch):
-    model = _evaluation_model(graphdef, params, batch_stats)
+    model = evaluation_model(graphdef, params, batch_stats)
     return model.encoder(normalize(batch['image']))
 
   return jax.jit(embed_step, out_shardings=sharding)
 
 
-def _evaluation_model(graphdef, params, batch_stats):
+def evaluation_model(graphdef, params, batch_stats):
   model = nnx.merge(graphdef, params, batch_stats)
-  return nnx.view(model, use_running_average=True)
+  # Encoders without BatchNorm have nothing to set.
+  return nnx.view(model, use_running_average=True, raise_if_not_found=False)

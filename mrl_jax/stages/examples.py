@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 import functools
 
-from flax import nnx
 import jax
 from ml_collections import ConfigDict
 import numpy as np
 
 from mrl_jax import sharding
+from mrl_jax import state as state_lib
 from mrl_jax.data import decode
 from mrl_jax.data import evaluation
 from mrl_jax.data.damage import DamageLog
@@ -105,8 +105,8 @@ class Trained:
 
     @jax.jit
     def run(params, batch_stats, *arrays):
-      model = nnx.merge(graphdef, params, batch_stats)
-      return function(nnx.view(model, use_running_average=True), *arrays)
+      model = state_lib.evaluation_model(graphdef, params, batch_stats)
+      return function(model, *arrays)
 
     return jax.device_get(run(params, batch_stats, *arrays))
 
