@@ -25,9 +25,9 @@ def run(args: argparse.Namespace) -> None:
   if out.suffix not in _KINDS:
     raise ValueError(f'--out={args.out}: must end in one of {_KINDS}')
   config, workdir = stages.open_recorded(args.run)
-  record, image_NHWC, found = saliency.explain(config, workdir, args.images)
-  figures.save(prints.saliency_grid(record, image_NHWC, found.heat_GNhw), out)
-  print(f'saliency: {len(args.images)} images at {record["dims"]} in {out}')
+  found = saliency.explain(config, workdir, args.images)
+  figures.save(prints.saliency_grid(*found), out)
+  print(f'saliency: {len(args.images)} images at {found[0]["dims"]} in {out}')
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
-"""Where a trained model looks, at each of its widths (Grad-CAM)."""
+"""Where a trained model looks: Grad-CAM of each width, attention rollout."""
 
 import math
 from typing import NamedTuple
 
+from flax import nnx
 import jax
 from jax import numpy as jnp
 
@@ -22,6 +23,16 @@ class Saliency(NamedTuple):
   heat_GNhw: jax.Array
   class_GN: jax.Array
   probability_GN: jax.Array
+
+
+def explain(
+  model: Classifier, image_NHWC: jax.Array
+) -> tuple[Saliency, jax.Array | None]:
+  """Grad-CAM of each width, and of a transformer attention rollout, too."""
+  rollout_Nhw = None
+  if hasattr(model.encoder, 'blocks'):
+    rollout_Nhw = attention_rollout(model.encoder, image_NHWC)
+  return grad_cam(model, image_NHWC), rollout_Nhw
 
 
 def grad_cam(
@@ -62,6 +73,42 @@ def grad_cam(
   heat_GNhw = jax.lax.map(heat_of, jnp.arange(G))
   probability_GN = (jax.nn.softmax(logits_GNC) * wanted_GNC).sum(-1)
   return Saliency(heat_GNhw, class_GN.astype(jnp.int32), probability_GN)
+
+
+def attention_rollout(encoder: nnx.Module, image_NHWC: jax.Array) -> jax.Array:
+  """What a transformer's class token gathers from each patch, [N, h, w].
+
+  Attention rollout (arXiv 2005.00928): the attention of each block, the mean of
+  its heads and of the identity for its shortcut, multiplied from the first to
+  the last. It knows neither class nor width. Scaled so that its largest is 1.
+
+  Args:
+    encoder: has `blocks`, each with `norm1`, `qkv` and `num_heads`, that follow
+      the stage `embed`, of tokens [N, 1 + patches, D] with the class token
+      first; in evaluation mode.
+    image_NHWC: float, normalised.
+  """
+  features = encoder.features(image_NHWC)
+  rollout_NTT = None
+  # What goes into a block is what the stage before it gave.
+  for name, block in zip(encoder.stage_names, encoder.blocks, strict=False):
+    token_NTD = features[name]
+    N, T, D = token_NTD.shape
+    shape = (N, T, 3, block.num_heads, D // block.num_heads)
+    qkv = block.qkv(block.norm1(token_NTD)).reshape(shape)
+    query, key = qkv[:, :, 0], qkv[:, :, 1]
+    logits = jnp.einsum(
+      'nthd,nshd->nhts', query, key, preferred_element_type=jnp.float32
+    )
+    attention_NTT = jax.nn.softmax(logits / math.sqrt(shape[-1])).mean(1)
+    attention_NTT = (attention_NTT + jnp.eye(T)[None]) / 2
+    if rollout_NTT is None:
+      rollout_NTT = attention_NTT
+    else:
+      rollout_NTT = attention_NTT @ rollout_NTT
+  heat_NhwK = _as_map(rollout_NTT[:, 0, :, None])
+  heat_Nhw = heat_NhwK[..., 0]
+  return heat_Nhw / heat_Nhw.max((1, 2), keepdims=True)
 
 
 def class_activation(

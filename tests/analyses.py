@@ -148,7 +148,10 @@ def seen(folder, dims, rng, *, examples=30, side=16) -> dict:
   Image.fromarray(pixels).save(folder / 'projection.jpg')
   image_NHWC = rng.integers(0, 256, (2, 20, 20, 3)).astype(np.uint8)
   np.savez(
-    folder / 'saliency.npz', image=image_NHWC, heat=rng.random((G, 2, 3, 3))
+    folder / 'saliency.npz',
+    image=image_NHWC,
+    heat=rng.random((G, 2, 3, 3)),
+    rollout=rng.random((2, 4, 4)),
   )
   return {
     'projection': {

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import types
 
 from flax import nnx
 import jax
@@ -94,6 +95,39 @@ def test_one_pass_forward_and_none_below_the_last_stage(model, image_NHWC):
   forward = count(lambda x: model(x))
   assert forward > 5
   assert count(lambda x: saliency.grad_cam(model, x)) == forward
+
+
+class Transformer:
+  """One image, tokens given, no norms: as far as rollout looks."""
+
+  stage_names = ('embed', 'block1', 'block2')
+
+  def __init__(self, tokens, num_heads):
+    block = types.SimpleNamespace(
+      norm1=lambda x: x,
+      qkv=lambda x: np.concatenate([x, 2 * x, x], -1),
+      num_heads=num_heads,
+    )
+    self.blocks = [block, block]
+    self._features = dict(zip(self.stage_names, tokens, strict=True))
+
+  def features(self, image_NHWC):
+    return self._features
+
+
+def test_attention_rollout_step_by_step():
+  token_STD = np.random.default_rng(0).normal(size=(3, 5, 6)).astype('float32')
+  encoder = Transformer(token_STD[:, None], num_heads=2)
+  found = saliency.attention_rollout(encoder, np.zeros((1, 4, 4, 3)))
+  expected = np.eye(5)
+  for token_TD in token_STD[:2]:  # Nothing follows the last block's.
+    heads = []
+    for x in (token_TD[:, :3], token_TD[:, 3:]):
+      weight = np.exp(2 * x @ x.T / np.sqrt(3))
+      heads.append(weight / weight.sum(1, keepdims=True))
+    expected = (np.mean(heads, 0) + np.eye(5)) / 2 @ expected
+  heat = expected[0, 1:].reshape(2, 2)
+  np.testing.assert_allclose(found[0], heat / heat.max(), rtol=1e-5)
 
 
 def test_the_examples_on_which_widths_differ_come_first():

@@ -99,7 +99,7 @@ _LAYOUT = {
 
 def saliency(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
   """saliency.json and the arrays beside it: widths across, images down."""
-  image_NHWC, heat_GNhw = read_saliency(record, folder)
+  image_NHWC, heat_GNhw, rollout_Nhw = read_saliency(record, folder)
   dims, names = record['dims'], record['names']
   rows = []
   for n, label in enumerate(record['labels']):
@@ -109,7 +109,7 @@ def saliency(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
       wrong = label is not None and said != label
       cells.append(
         {
-          'dim': dim,
+          'what': f'Where width {dim} looks',
           'image': _jpeg(overlay(image_NHWC[n], heat_GNhw[g][n])),
           'name': names[str(said)],
           'mark': '✗ ' if wrong else '',
@@ -118,13 +118,15 @@ def saliency(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
         }
       )
     name = record['titles'][n]
+    if rollout_Nhw is not None:
+      cells.insert(0, _plain_cell(overlay(image_NHWC[n], rollout_Nhw[n])))
     rows.append({'image': _jpeg(image_NHWC[n]), 'name': name, 'cells': cells})
   return Section(
     'saliency',
     'Saliency',
     'Where each width looks',
     saliency={
-      'dims': dims,
+      'header': [*(['attention'] if rollout_Nhw is not None else []), *dims],
       'rows': rows,
       'kind': 'pixels' if image_NHWC.shape[1] < _COARSE else '',
       'caption': f'{record["method"]} of the class that each width predicts, '
@@ -133,10 +135,18 @@ def saliency(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
   )
 
 
+def _plain_cell(image_HWC: np.ndarray) -> dict[str, str]:
+  cell = dict.fromkeys(('name', 'mark', 'kind', 'probability'), '')
+  return cell | {'what': 'Attention rollout', 'image': _jpeg(image_HWC)}
+
+
 def read_saliency(
   record: Mapping[str, Any], folder: pathlib.Path
-) -> tuple[np.ndarray, np.ndarray]:
-  """The arrays beside a saliency.json: uint8 [N, H, W, 3], heat [G, N, h, w].
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+  """The arrays beside a saliency.json.
+
+  Images uint8 [N, H, W, 3], heat [G, N, h, w], and of a transformer attention
+  rollout [N, h, w].
 
   Raises ValueError if they are gone or do not fit the record.
   """
@@ -144,6 +154,7 @@ def read_saliency(
   try:
     with np.load(path, allow_pickle=False) as arrays:
       image_NHWC, heat_GNhw = arrays['image'], arrays['heat']
+      rollout_Nhw = arrays.get('rollout')
   except (OSError, KeyError, ValueError) as error:
     raise ValueError(
       f'{path} cannot be read ({error}): run --mode=analyze'
@@ -155,7 +166,7 @@ def read_saliency(
       f'{path} has {len(image_NHWC)} images and heat of shape '
       f'{heat_GNhw.shape}, its record {expected}: run --mode=analyze'
     )
-  return image_NHWC, heat_GNhw
+  return image_NHWC, heat_GNhw, rollout_Nhw
 
 
 def overlay(image_HWC: np.ndarray, heat_hw: np.ndarray) -> np.ndarray:

@@ -62,24 +62,32 @@ def _figures(
 
 
 def saliency_grid(
-  record: Mapping[str, Any], image_NHWC: np.ndarray, heat_GNhw: np.ndarray
+  record: Mapping[str, Any],
+  image_NHWC: np.ndarray,
+  heat_GNhw: np.ndarray,
+  rollout_Nhw: np.ndarray | None,
 ):
   """The grid of a saliency.json and its arrays: widths across, images down."""
   names = record['names']
+  header = ['image', *map(str, record['dims'])]
   rows, texts = [], []
   for n, title in enumerate(record['titles']):
     heat_Ghw = heat_GNhw[:, n]
-    rows.append(
-      [image_NHWC[n], *(seen.overlay(image_NHWC[n], x_hw) for x_hw in heat_Ghw)]
-    )
+    row = [
+      image_NHWC[n],
+      *(seen.overlay(image_NHWC[n], x_hw) for x_hw in heat_Ghw),
+    ]
     said_G = np.array(record['prediction'])[:, n]
     sure_G = np.array(record['probability'])[:, n]
-    texts.append(
-      [title]
-      + [
-        f'{names[str(said)]}\n{100 * sure:.0f} %'
-        for said, sure in zip(said_G, sure_G, strict=True)
-      ]
-    )
-  header = ['image', *map(str, record['dims'])]
+    text = [title] + [
+      f'{names[str(said)]}\n{100 * sure:.0f} %'
+      for said, sure in zip(said_G, sure_G, strict=True)
+    ]
+    if rollout_Nhw is not None:
+      row.insert(1, seen.overlay(image_NHWC[n], rollout_Nhw[n]))
+      text.insert(1, '')
+    rows.append(row)
+    texts.append(text)
+  if rollout_Nhw is not None:
+    header.insert(1, 'attention')
   return figures.images(rows, texts, header)

@@ -46,7 +46,9 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   rows = pool[_telling(probability_GNC.argmax(-1), label_N[pool])]
   indices = examples.rows_to_indices(source, manifest['damaged'], rows)
   image_NHWC = examples.images(config, source, indices, label_N[rows])
-  found = trained(examples.normalized(config, saliency.grad_cam), image_NHWC)
+  found, rollout_Nhw = trained(
+    examples.normalized(config, saliency.explain), image_NHWC
+  )
   labels = label_N[rows].tolist()
   titles = [examples.name(source.class_names, label) for label in labels]
   record = describe(
@@ -57,13 +59,14 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     titles=titles,
     step=manifest['step'],
   )
-  write(workdir.path / 'analysis', record, image_NHWC, found.heat_GNhw)
+  folder = workdir.path / 'analysis'
+  write(folder, record, image_NHWC, found.heat_GNhw, rollout_Nhw)
 
 
 def explain(
   config: ConfigDict, workdir: Workdir, paths: Sequence[str]
-) -> tuple[dict, np.ndarray, saliency.Saliency]:
-  """Of images given: what `write` would record of them, and the arrays.
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray | None]:
+  """Of images given: what `write` takes of them.
 
   Raises ValueError for an image that cannot be read, or no checkpoint.
   """
@@ -74,7 +77,9 @@ def explain(
   trained = examples.Trained(
     config, workdir, source.num_classes, needed_by='saliency'
   )
-  found = trained(examples.normalized(config, saliency.grad_cam), image_NHWC)
+  found, rollout_Nhw = trained(
+    examples.normalized(config, saliency.explain), image_NHWC
+  )
   record = describe(
     config,
     source.class_names,
@@ -83,7 +88,7 @@ def explain(
     titles=[pathlib.Path(path).name for path in paths],
     step=trained.step,
   )
-  return record, image_NHWC, found
+  return record, image_NHWC, found.heat_GNhw, rollout_Nhw
 
 
 def write(
@@ -91,13 +96,20 @@ def write(
   record: Mapping[str, Any],
   image_NHWC: np.ndarray,
   heat_GNhw: np.ndarray,
+  rollout_Nhw: np.ndarray | None,
 ) -> None:
-  """Writes saliency.npz (`image`, `heat`) and saliency.json."""
+  """Writes saliency.json, and saliency.npz: `image`, `heat` and `rollout`.
+
+  `rollout` is there for transformers only.
+  """
+  arrays = {'image': image_NHWC, 'heat': heat_GNhw.astype(np.float32)}
+  if rollout_Nhw is not None:
+    arrays['rollout'] = rollout_Nhw.astype(np.float32)
   with (
     files.replacing(folder / record['arrays']) as temporary,
     open(temporary, 'wb') as file,
   ):
-    np.savez(file, image=image_NHWC, heat=heat_GNhw.astype(np.float32))
+    np.savez(file, **arrays)
   files.write_json(folder / 'saliency.json', record)
 
 
