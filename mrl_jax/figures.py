@@ -1,79 +1,131 @@
-"""The report's plots: numbers in, inline SVG out."""
+"""The report's figures for papers: numbers in, matplotlib figures out."""
 
 from collections.abc import Mapping, Sequence
-import io
+import pathlib
 
-_COLORS = {
-  'linear': '#1f5fbf',
-  '1-NN': '#d1495b',
-  'exact': '#1f5fbf',
-  'adaptive': '#d1495b',
-  'funnel': '#2a9d6f',
-}
+import numpy as np
+
+from mrl_jax import files
+from mrl_jax.page import palette
+
 Points = Sequence[tuple[float, float]]
+_STYLES = {
+  'linear': (palette.LINEAR, 'o', '-'),
+  '1-NN': (palette.NEIGHBOR, 'D', '-'),
+  'PCA': (palette.PCA, 's', '--'),
+  'SVD': (palette.SVD, '^', '-.'),
+  'random dims': (palette.RANDOM, 'x', ':'),
+  'exact': (palette.LINEAR, 'o', '-'),
+  'adaptive': (palette.NEIGHBOR, 's', ''),
+  'funnel': (palette.PCA, '^', ''),
+  'one width for all': (palette.LINEAR, 'o', '-'),
+  'as wide as needed': (palette.NEIGHBOR, 'D', '-'),
+}
+
+
+def save(figure, path: pathlib.Path) -> None:
+  """Writes the figure in the format that the file's name ends in."""
+  import matplotlib
+
+  # Text stays text, and the same numbers give the same file.
+  with (
+    matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'mrl'}),
+    files.replacing(path) as temporary,
+  ):
+    kind = path.suffix.removeprefix('.')
+    metadata = {'Date': None} if kind == 'svg' else None
+    figure.savefig(temporary, format=kind, metadata=metadata, dpi=200)
 
 
 def against_width(
-  series: Mapping[str, Points], dims: Sequence[int], label: str
-) -> str:
+  series: Mapping[str, Points], dims: Sequence[int], x_label: str, y_label: str
+):
   """Lines over the embedding's width, on a logarithmic axis.
 
   Args:
-    series: (width, value) points of each name.
+    series: (width, value) points of each name; the names are those of charts.
     dims: the widths to mark on the axis.
-    label: of the values, with their unit.
+    x_label: of the widths.
+    y_label: of the values, with their unit.
   """
   figure, axes = _figure()
   for name, points in series.items():
+    color, marker, line = _STYLES[name]
     x, y = zip(*sorted(points), strict=True)
-    axes.plot(x, y, 'o-', label=name, color=_COLORS.get(name), markersize=4)
+    axes.plot(
+      x, y, marker=marker, linestyle=line, label=name, color=color, markersize=4
+    )
   axes.set_xscale('log', base=2)
   axes.set_xticks(dims, [str(dim) for dim in dims])
   axes.minorticks_off()
-  axes.set_xlabel('embedding width')
-  axes.set_ylabel(label)
+  axes.set_xlabel(x_label)
+  axes.set_ylabel(y_label)
   axes.legend(frameon=False)
-  return _svg(figure)
+  return figure
 
 
-def trade_off(series: Mapping[str, Sequence[tuple[float, float, str]]]) -> str:
+def trade_off(series: Mapping[str, Sequence[tuple[float, float, str]]]):
   """mAP@10 over cost: (MFLOPs a query, mAP@10 in percent, name) points."""
   figure, axes = _figure()
   for kind, points in series.items():
+    color, marker, line = _STYLES[kind]
     x, y, names = zip(*sorted(points), strict=True)
-    marker = {'exact': 'o-', 'adaptive': 's', 'funnel': '^'}[kind]
-    fill = 'full' if kind == 'exact' else 'none'
     axes.plot(
-      x, y, marker, label=kind, color=_COLORS[kind], fillstyle=fill, zorder=3
-    )
+      x, y, marker=marker, linestyle=line, label=kind, color=color, zorder=3,
+      fillstyle='full' if kind == 'exact' else 'none',
+    )  # fmt: skip
     if kind == 'exact':
       for at, value, name in zip(x, y, names, strict=True):
         axes.annotate(
           name, (at, value), (0, -12), textcoords='offset points',
-          ha='center', fontsize=7, color='#667',
+          ha='center', fontsize=7, color=palette.MUTED,
         )  # fmt: skip
   axes.set_xscale('log')
   axes.set_xlabel('cost, MFLOPs per query')
   axes.set_ylabel('mAP@10, %')
   axes.margins(y=0.15)
   axes.legend(frameon=False)
-  return _svg(figure)
+  return figure
 
 
-def loss_curves(series: Mapping[int, Points]) -> str:
-  """The training loss of each width over the steps."""
-  from matplotlib import colormaps
-
+def over_steps(series: Mapping[int, Points], label: str):
+  """A line for each width over the training's steps."""
   figure, axes = _figure()
-  for index, (dim, points) in enumerate(series.items()):
-    color = colormaps['viridis'](index / max(len(series), 2))
+  colors = palette.of_widths(len(series))
+  for (dim, points), color in zip(series.items(), colors, strict=True):
     marker = 'o' if len(points) < 3 else ''
     x, y = zip(*points, strict=True)
     axes.plot(x, y, marker=marker, label=str(dim), color=color)
   axes.set_xlabel('step')
-  axes.set_ylabel('training loss, nats')
+  axes.set_ylabel(label)
   axes.legend(title='width', frameon=False, ncols=2, fontsize=8)
-  return _svg(figure)
+  return figure
+
+
+def images(
+  rows_NGHWC: Sequence[Sequence[np.ndarray]],
+  texts_NG: Sequence[Sequence[str]],
+  header_G: Sequence[str],
+):
+  """A grid of images, a text below each and a header over each column."""
+  from matplotlib.figure import Figure
+
+  N, G = len(rows_NGHWC), len(header_G)
+  figure = Figure(figsize=(1.05 * G, 1.3 * N), layout='constrained')
+  axes_NG = figure.subplots(N, G, squeeze=False)
+  for n, (row_GHWC, texts_G) in enumerate(
+    zip(rows_NGHWC, texts_NG, strict=True)
+  ):
+    for g, (image_HWC, text) in enumerate(zip(row_GHWC, texts_G, strict=True)):
+      axes = axes_NG[n, g]
+      axes.imshow(image_HWC)
+      axes.set_xticks([])
+      axes.set_yticks([])
+      axes.spines[:].set_visible(False)
+      axes.set_xlabel(text, fontsize=6, labelpad=2)
+      if not n:
+        axes.set_title(header_G[g], fontsize=8)
+  return figure
 
 
 def _figure():
@@ -83,18 +135,7 @@ def _figure():
 
   figure = Figure(figsize=(5.4, 3.6), layout='constrained')
   axes = figure.subplots()
-  axes.grid(color='#e4e6eb', linewidth=0.7)
+  axes.grid(color=palette.GRID, linewidth=0.7)
   axes.set_axisbelow(True)
   axes.spines[['top', 'right']].set_visible(False)
   return figure, axes
-
-
-def _svg(figure) -> str:
-  import matplotlib
-
-  buffer = io.StringIO()
-  # Text stays text, and the same numbers give the same file.
-  with matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'mrl'}):
-    figure.savefig(buffer, format='svg', metadata={'Date': None})
-  text = buffer.getvalue()
-  return text[text.index('<svg') :]

@@ -46,6 +46,45 @@ def project(
   return points
 
 
+def neighbor_maps(
+  embedding_ND: np.ndarray, dims: Sequence[int], *, seed: int
+) -> list[np.ndarray]:
+  """t-SNE of each prefix by cosine, [N, 2], each aligned to the one before.
+
+  A width starts from the map of the one before it, the first from PCA. The
+  perplexity is 30, or a third of the examples where that is less (van der
+  Maaten & Hinton, 2008). Raises ValueError for widths that do not fit, or fewer
+  than four examples.
+  """
+  from sklearn.manifold import TSNE
+  import threadpoolctl
+
+  embedding_ND = _check(embedding_ND, dims)
+  N = len(embedding_ND)
+  if N < 4:
+    raise ValueError(f'{N} embeddings: t-SNE needs at least 4')
+  points = []
+  for dim in dims:
+    prefix_Nd = embedding_ND[:, :dim]
+    norm_N1 = np.linalg.norm(prefix_Nd, axis=1, keepdims=True)
+    prefix_Nd = prefix_Nd / np.maximum(norm_N1, 1e-12)
+    start_N2 = points[-1] if points else _pca(prefix_Nd, 2)
+    # t-SNE begins small; sklearn scales its own starts so.
+    start_N2 = 1e-4 * start_N2 / max(start_N2[:, 0].std(), 1e-12)
+    tsne = TSNE(
+      perplexity=min(30.0, (N - 1) / 3),
+      init=start_N2.astype(np.float32),
+      random_state=seed,
+    )
+    # One thread: several wait for each other at every one of 1,000 steps, for
+    # minutes where the cores are busy, and round differently each time.
+    with threadpoolctl.threadpool_limits(1):
+      # For unit rows Euclidean distance ranks as the cosine does.
+      found_N2 = tsne.fit_transform(prefix_Nd)
+    points.append(align(found_N2, points[-1]) if points else found_N2)
+  return points
+
+
 def align(points_NK: np.ndarray, target_NK: np.ndarray) -> np.ndarray:
   """The centred points turned or mirrored to lie as near the target as can be.
 

@@ -209,4 +209,5 @@ class ResNet(encoder.Encoder):
   def _pool(self, x: jax.Array) -> jax.Array:
     # The barrier keeps XLA's CPU backend from fusing the mean into the last
     # block, which from jaxlib 0.11.2 on gives NaN in bfloat16.
-    return jax.lax.optimization_barrier(x).mean((1, 2), dtype=jnp.float32)
+    x = jax.lax.optimization_barrier(x)
+    return x.mean((1, 2), dtype=jnp.float32)

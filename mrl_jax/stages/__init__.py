@@ -10,6 +10,7 @@ import time
 import jax
 from ml_collections import ConfigDict
 
+from mrl_jax import files
 from mrl_jax import sharding
 from mrl_jax import terminal
 from mrl_jax.checkpoint import Checkpoints
@@ -164,6 +165,22 @@ def open_workdir(config: ConfigDict, path: str | os.PathLike) -> Workdir:
       recorded = checkpoints.read_config(step)
     workdir.check_config(recorded, workdir.checkpoints / str(step))
   return workdir
+
+
+def open_recorded(path: str | os.PathLike) -> tuple[ConfigDict, Workdir]:
+  """The config that a workdir was trained with, and the workdir.
+
+  Raises ValueError if there is no trained model.
+  """
+  path = pathlib.Path(path).expanduser()
+  recorded = files.read_json(path / 'config.json', missing={})
+  if not recorded:
+    raise ValueError(f'{path} is no workdir: there is no config.json in it')
+  config = ConfigDict(recorded)
+  workdir = open_workdir(config, path)
+  if not workdir.latest_step():
+    raise ValueError(f'{path} has no checkpoint: run --mode=train first')
+  return config, workdir
 
 
 def is_finished(name: str, config: ConfigDict, workdir: Workdir) -> bool:

@@ -1,40 +1,36 @@
 """One page with what a run found; opens from disk, with no network."""
 
-from collections.abc import Mapping, Sequence
-import html
+from collections.abc import Iterator, Mapping, Sequence
 import pathlib
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from mrl_jax import figures
 from mrl_jax import files
-from mrl_jax import tables
 from mrl_jax import terminal
+from mrl_jax.page import analyzed
+from mrl_jax.page import measured
+from mrl_jax.page import render
+from mrl_jax.page import seen
+from mrl_jax.page.parts import Section
 from mrl_jax.stages import build
+from mrl_jax.stages import prints
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import read_metrics
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2330; margin: 0 auto;
-  padding: 2rem 1.5rem 4rem; max-width: 72rem; }
-h1 { font-size: 1.6rem; margin: 0; }
-h2 { font-size: 1.15rem; margin-top: 2rem; }
-.lead { color: #4a5266; margin-top: .3rem; }
-.row { display: grid; gap: 1.5rem;
-  grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); }
-figure { margin: 0; } figcaption { color: #4a5266; font-size: .9rem; }
-svg { width: 100%; height: auto; font-family: inherit; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .2rem .8rem; white-space: nowrap; }
-th { border-bottom: 2px solid #1d2330; font-weight: 600; }
-tr:nth-child(even) td { background: #f4f5f8; }
-.scroll { overflow-x: auto; margin-top: .8rem; } summary { cursor: pointer; }
-"""
-
-_HEADS = {
-  'mrl': 'MRL heads',
-  'mrl_e': 'the MRL-E head',
-  'fixed': 'a fixed-feature head',
+# Files of the analysis, and what the page says where they are missing.
+_ANALYSES = {
+  'baselines': 'baselines',
+  'projection': 'the map of the space',
+  'cascade_curve': 'the cascade',
+  'oracle': 'what each width knows',
+  'structure': 'shared neighbours',
+  'saliency': 'where each width looks',
+  'calibration': 'calibration',
+  'few_shot': 'few-shot accuracy',
+  # Part of the oracle's; and only where there is a mapping of the classes.
+  'per_class': '',
+  'superclass': '',
 }
 
 
@@ -44,10 +40,10 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
-  """Writes report/index.html from metrics.jsonl and retrieval.json.
+  """Writes report/index.html, and its figures for papers as SVG and PNG.
 
-  The part on retrieval is there if the stage retrieve has run for the
-  evaluated checkpoint.
+  What the stages retrieve and analyze wrote of the evaluated checkpoint is
+  shown; for what is missing the page names the stage to run.
   """
   records = read_metrics(workdir.metrics)
   evaluated = [
@@ -61,143 +57,76 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
       'stages.json and run --mode=evaluate'
     )
   values = evaluated[-1]
-  sections = [_headline(config, values), _accuracy(config, values)]
-  path = workdir.retrieval / 'retrieval.json'
-  if path.exists():
-    retrieved = files.read_json(path)
-    if retrieved.get('step') == values['step']:
-      sections.append(_retrieval(retrieved))
-    else:
-      terminal.say(f'report: {path} is of another checkpoint, left out')
-  sections += [_training(config, records), _settings(workdir)]
-  title = html.escape(f'{config.name}: nested embeddings')
-  page = (
-    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-    '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    f'<title>{title}</title><style>{_STYLE}</style></head><body>\n'
-    + '\n'.join(sections)
-    + '\n</body></html>\n'
+  step = values['step']
+  retrieved = _read(workdir.retrieval / 'retrieval.json', step)
+  folder = workdir.path / 'analysis'
+  analyses = {name: _read(folder / f'{name}.json', step) for name in _ANALYSES}
+  dims, widths = tuple(config.nesting_dims), build.widths(config)
+  sections = [
+    measured.accuracy(values, widths, dims, analyses['baselines']),
+    *_with(analyses['projection'], seen.projection, folder),
+    *_with(retrieved, measured.retrieval),
+    *_with(analyses['cascade_curve'], analyzed.cascade),
+    *_with(analyses['oracle'], analyzed.oracle, analyses['per_class']),
+    *_with(analyses['structure'], analyzed.structure),
+    *_with(analyses['saliency'], seen.saliency, folder),
+    *_with(analyses['calibration'], analyzed.calibration),
+    *_with(analyses['few_shot'], analyzed.few_shot, dims),
+    *_with(analyses['superclass'], analyzed.superclasses),
+    measured.training(records, dims),
+    measured.settings(workdir.config),
+  ]
+  page = render.render(
+    f'{config.name}: nested embeddings',
+    measured.headline(workdir.config, values, retrieved),
+    sections,
+    num_widths=len(dims),
+    footer=' '.join(_missing(retrieved, analyses)),
+  )
+  prints.write(
+    workdir.report,
+    accuracy=measured.accuracies(values, widths, analyses['baselines']),
+    dims=dims,
+    records=records,
+    retrieved=retrieved,
+    analyses=analyses,
+    analysis_folder=folder,
   )
   path = workdir.report / 'index.html'
   with files.replacing(path) as temporary:
     temporary.write_text(page)
-  terminal.say(f'report: {path}')
+  terminal.say(f'report: {path}, {len(page) / 1e6:.1f} MB')
 
 
-def _headline(config: ConfigDict, values: Mapping[str, float]) -> str:
-  dims = tuple(config.nesting_dims)
-  last = values[f'val/top1@{dims[-1]}']
-  # The smallest width within a point of the full one.
-  small = next(d for d in dims if values[f'val/top1@{d}'] >= last - 1)
-  text = f'The full width {dims[-1]} has {last:.2f} % top-1'
-  if small < dims[-1]:
-    text += (
-      f'; width {small} has {values[f"val/top1@{small}"]:.2f} %, at '
-      f'1/{dims[-1] / small:g} of the numbers'
+def _read(path: pathlib.Path, step: int) -> dict[str, Any] | None:
+  """None if it is not there, or of another checkpoint, which is said."""
+  if not path.exists():
+    return None
+  record = files.read_json(path)
+  if record.get('step', step) != step:
+    terminal.say(f'report: {path} is of another checkpoint, left out')
+    return None
+  return record
+
+
+def _with(record: Mapping[str, Any] | None, make, *args) -> Iterator[Section]:
+  if record is not None:
+    yield make(record, *args)
+
+
+def _missing(
+  retrieved: Mapping[str, Any] | None, analyses: Mapping[str, Any]
+) -> Sequence[str]:
+  """A sentence for each stage whose results are not on the page."""
+  lines = []
+  if retrieved is None:
+    lines.append('Not here: retrieval; --mode=retrieve,report adds it.')
+  lacking = [
+    what for name, what in _ANALYSES.items() if what and analyses[name] is None
+  ]
+  if lacking:
+    lines.append(
+      f'Not here: {", ".join(lacking)}; --mode=analyze,report adds what there '
+      'is to know.'
     )
-  dataset = config.embeddings or config.dataset
-  return (
-    f'<h1>{html.escape(config.name)}</h1><p class="lead">'
-    f'{html.escape(config.encoder)} with {_HEADS[config.head]} on '
-    f'{html.escape(dataset)}, step {values["step"]:,}. {text}.</p>'
-  )
-
-
-def _accuracy(config: ConfigDict, values: Mapping[str, float]) -> str:
-  widths = build.widths(config)
-  names = {'linear': 'val/top1', '1-NN': 'val/knn1'}
-  series = {
-    label: [
-      (dim, values[f'{name}@{dim}'])
-      for dim in widths
-      if f'{name}@{dim}' in values
-    ]
-    for label, name in names.items()
-  }
-  plot = figures.against_width(series, config.nesting_dims, 'accuracy, %')
-  return (
-    '<h2>Accuracy against width</h2><div class="row">'
-    + _figure(
-      plot,
-      'Top-1 of the nested classifiers, and of the nearest training example '
-      'by cosine.',
-    )
-    + _table(tables.accuracy(values, widths))
-    + '</div>'
-  )
-
-
-def _retrieval(record: Mapping) -> str:
-  exact, costs = [], {}
-  for name, method in record['methods'].items():
-    steps = len(method['dims'])
-    kind = 'exact' if steps == 1 else 'adaptive' if steps == 2 else 'funnel'
-    map10 = method['metrics'].get('map10')
-    if map10 is None:
-      continue
-    point = (method['mflops_per_query'], map10, name)
-    costs.setdefault(kind, []).append(point)
-    if kind == 'exact':
-      exact.append((method['dims'][0], map10))
-  plots = ''
-  if exact:
-    dims = [dim for dim, _ in exact]
-    plots = (
-      '<div class="row">'
-      + _figure(
-        figures.against_width({'exact': exact}, dims, 'mAP@10, %'),
-        'Exact search at each width.',
-      )
-      + _figure(
-        figures.trade_off(costs),
-        'A short prefix finds candidates, a long one ranks them. It pays where '
-        'the database is much larger than the shortlist.',
-      )
-      + '</div>'
-    )
-  return (
-    f'<h2>Retrieval: {record["queries"]:,} queries in {record["database"]:,} '
-    f'rows</h2>{plots}{_table(tables.retrieval(record["methods"]))}'
-    '<p class="lead">Seconds are of all queries together.</p>'
-  )
-
-
-def _training(config: ConfigDict, records: Sequence[Mapping]) -> str:
-  series = {
-    dim: [
-      (record['step'], record[f'train/loss@{dim}'])
-      for record in records
-      if f'train/loss@{dim}' in record
-    ]
-    for dim in config.nesting_dims
-  }
-  plot = figures.loss_curves(series)
-  caption = 'The loss of each width; their weighted sum is trained.'
-  row = f'<div class="row">{_figure(plot, caption)}<div></div></div>'
-  return f'<h2>Training</h2>{row}'
-
-
-def _settings(workdir: Workdir) -> str:
-  rows = [(name, repr(value)) for name, value in sorted(workdir.config.items())]
-  return (
-    '<h2>Settings</h2><details><summary>The resolved config</summary>'
-    f'{_table(tables.Table(("field", "value"), rows))}</details>'
-  )
-
-
-def _figure(svg: str, caption: str) -> str:
-  return (
-    f'<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>'
-  )
-
-
-def _table(content: tables.Table) -> str:
-  def row(cells, tag):
-    texts = (html.escape(tables.show(cell)) for cell in cells)
-    return (
-      '<tr>' + ''.join(f'<{tag}>{text}</{tag}>' for text in texts) + '</tr>'
-    )
-
-  head = row(content.header, 'th')
-  body = ''.join(row(cells, 'td') for cells in content.rows)
-  return f'<div class="scroll"><table>{head}{body}</table></div>'
+  return lines

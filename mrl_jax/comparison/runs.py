@@ -1,0 +1,192 @@
+"""What a finished run has to say, as accuracies by width."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+import numpy as np
+
+from mrl_jax import embeddings
+from mrl_jax import stages
+from mrl_jax.checkpoint import Checkpoints
+from mrl_jax.retrieval import baselines
+from mrl_jax.stages import baselines as baselines_stage
+from mrl_jax.workdir import Workdir
+from mrl_jax.writer import read_metrics
+
+# A larger product of rows, width and classes takes a linear probe too long.
+_PROBE = 2e9
+_KINDS = {'mrl': 'MRL', 'mrl_e': 'MRL-E', 'fixed': 'FF'}
+
+
+class Run(NamedTuple):
+  """A finished run.
+
+  Attributes:
+    kind: MRL, MRL-E or FF.
+    config: that it was trained with.
+    workdir: where it lies.
+    linear: top-1 of the heads in percent, by width.
+    neighbor: 1-NN accuracy in percent, by width.
+  """
+
+  kind: str
+  config: ConfigDict
+  workdir: Workdir
+  linear: dict[int, float]
+  neighbor: dict[int, float]
+
+
+def read(path: str) -> Run:
+  """Raises ValueError, naming the stage to run, if it is not evaluated."""
+  config, workdir = stages.open_recorded(path)
+  last = config.nesting_dims[-1]
+  records = read_metrics(workdir.metrics)
+  records = [record for record in records if f'val/knn1@{last}' in record]
+  if not records:
+    raise ValueError(f'{path} is not evaluated: run --mode=evaluate first')
+  return Run(
+    _KINDS[config.head],
+    config,
+    workdir,
+    _by_width(records[-1], 'val/top1@'),
+    # An FF of one width was measured between its dims, too; they are not it.
+    {last: records[-1][f'val/knn1@{last}']}
+    if config.head == 'fixed'
+    else _by_width(records[-1], 'val/knn1@'),
+  )
+
+
+def _by_width(record, prefix) -> dict[int, float]:
+  return {
+    int(name.removeprefix(prefix)): value
+    for name, value in record.items()
+    if name.startswith(prefix)
+  }
+
+
+def check_alike(runs: Sequence[Run]) -> None:
+  """Raises ValueError for runs that are not of one dataset and encoder."""
+  first = runs[0]
+  for run in runs[1:]:
+    for name in ('dataset', 'train_split', 'eval_split', 'encoder'):
+      here, there = run.config[name], first.config[name]
+      if here != there:
+        raise ValueError(
+          f'{run.workdir.path} has {name} {here!r} and {first.workdir.path} '
+          f'{there!r}: compare runs of the same'
+        )
+
+
+def full_width(runs: Sequence[Run]) -> Run | None:
+  """The first fixed-feature run of all that the encoder gives, if any."""
+  for run in runs:
+    if run.kind == 'FF':
+      _, _, manifest = embeddings.load(
+        run.workdir.embeddings, run.config.eval_split
+      )
+      if run.config.nesting_dims[-1] == manifest['dim']:
+        return run
+  return None
+
+
+def linear_baselines(
+  run: Run, dims: Sequence[int]
+) -> dict[str, dict[int, float]]:
+  """Top-1 in percent of `SVD` and `Rand. LP`, by width.
+
+  SVD: the classifier of the full width at a lower rank. Rand. LP: a logistic
+  regression on random dims of the embedding; left out where that takes too
+  long.
+  """
+  config, workdir = run.config, run.workdir
+  row_MD, row_label_M, _ = embeddings.load(
+    workdir.embeddings, config.train_split
+  )
+  query_QD, query_label_Q, manifest = embeddings.load(
+    workdir.embeddings, config.eval_split
+  )
+  with Checkpoints(workdir.checkpoints) as checkpoints:
+    shapes = checkpoints.model_shapes(manifest['step'])
+    restored = checkpoints.restore_model(shapes, manifest['step'])
+  head = restored['params']['head']
+  kernel_DC, bias_C = (np.asarray(head[name]) for name in ('kernel', 'bias'))
+  D, C = kernel_DC.shape
+  found = {
+    'SVD': low_rank(kernel_DC, bias_C, query_QD, query_label_Q, dims),
+    'Rand. LP': {},
+  }
+  if len(row_MD) * D * C <= _PROBE:
+    choose = baselines.selection(D, seed=config.seed)
+    found['Rand. LP'] = probe(
+      choose(row_MD), row_label_M, choose(query_QD), query_label_Q, dims
+    )
+  return found
+
+
+def low_rank(
+  kernel_DC: np.ndarray,
+  bias_C: np.ndarray,
+  query_QD: np.ndarray,
+  query_label_Q: np.ndarray,
+  dims: Sequence[int],
+) -> dict[int, float]:
+  """Top-1 in percent of the classifier's best approximations of each rank."""
+  u_DR, s_R, v_RC = np.linalg.svd(kernel_DC, full_matrices=False)
+  found = {}
+  for dim in dims:
+    if dim < len(kernel_DC):
+      reduced_QR = query_QD @ (u_DR[:, :dim] * s_R[:dim])
+      logits_QC = reduced_QR @ v_RC[:dim] + bias_C
+      found[dim] = _percent(logits_QC.argmax(1), query_label_Q)
+  return found
+
+
+def probe(
+  row_MD: np.ndarray,
+  row_label_M: np.ndarray,
+  query_QD: np.ndarray,
+  query_label_Q: np.ndarray,
+  dims: Sequence[int],
+) -> dict[int, float]:
+  """Top-1 in percent of a logistic regression on each prefix."""
+  from sklearn import linear_model
+  from sklearn import pipeline
+  from sklearn import preprocessing
+
+  found = {}
+  for dim in dims:
+    classifier = pipeline.make_pipeline(
+      preprocessing.StandardScaler(),
+      linear_model.LogisticRegression(max_iter=5000),
+    )
+    classifier.fit(row_MD[:, :dim], row_label_M)
+    predicted_Q = classifier.predict(query_QD[:, :dim])
+    found[dim] = _percent(predicted_Q, query_label_Q)
+  return found
+
+
+def neighbor_baselines(
+  run: Run, dims: Sequence[int]
+) -> tuple[dict[str, dict[int, float]], bool]:
+  """1-NN in percent of what can be made of the full width, by width.
+
+  `FF cut` is the prefix of an embedding that was trained for the full width
+  only. Returns too whether a sample was searched.
+  """
+  record = baselines_stage.measure(run.config, run.workdir, tuple(dims))
+  names = {
+    'nested': 'FF cut',
+    'SVD': 'SVD',
+    'random dims': 'Rand. FS',
+    'random projection': 'JL',
+  }
+  found = {
+    shown: dict(zip(record['dims'], record['knn1'][name], strict=True))
+    for name, shown in names.items()
+  }
+  return found, record['sampled']
+
+
+def _percent(predicted_Q, label_Q) -> float:
+  return 100 * float((predicted_Q == label_Q).mean())

@@ -1,0 +1,47 @@
+"""Shows where each width of a trained model looks, on images of yours.
+
+    python -m mrl_jax.explain RUN IMAGE … --out=saliency.png
+
+RUN is the workdir of a trained model. The grid has the widths across and the
+images down, each with the class that the width predicts and its probability.
+The file's name may end in .png, .svg or .pdf.
+"""
+
+import argparse
+import pathlib
+import sys
+
+from mrl_jax import figures
+from mrl_jax import stages
+from mrl_jax.stages import prints
+from mrl_jax.stages import saliency
+
+_KINDS = ('.png', '.svg', '.pdf')
+
+
+def run(args: argparse.Namespace) -> None:
+  """Raises ValueError for a run without a model, or an unreadable image."""
+  out = pathlib.Path(args.out)
+  if out.suffix not in _KINDS:
+    raise ValueError(f'--out={args.out}: must end in one of {_KINDS}')
+  config, workdir = stages.open_recorded(args.run)
+  found = saliency.explain(config, workdir, args.images)
+  figures.save(prints.saliency_grid(*found), out)
+  print(f'saliency: {len(args.images)} images at {found[0]["dims"]} in {out}')
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    prog='python -m mrl_jax.explain', description=__doc__.split('\n')[0]
+  )
+  parser.add_argument('run', help='workdir of a trained model')
+  parser.add_argument('images', nargs='+', help='image files')
+  parser.add_argument('--out', default='saliency.png', help='file to write')
+  try:
+    run(parser.parse_args())
+  except ValueError as error:
+    sys.exit(f'ValueError: {" ".join(str(error).split())}')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,1 @@
+"""The report's page: plain numbers in, one HTML file out."""

@@ -1,0 +1,62 @@
+"""A page's parts to one HTML file that needs no network."""
+
+from collections.abc import Sequence
+import json
+import pathlib
+from typing import Any
+
+from mrl_jax import tables
+from mrl_jax.page import palette
+from mrl_jax.page.parts import Headline
+from mrl_jax.page.parts import Section
+
+_FOLDER = pathlib.Path(__file__).parent
+
+
+def render(
+  title: str,
+  headline: Headline,
+  sections: Sequence[Section],
+  *,
+  num_widths: int,
+  footer: str,
+) -> str:
+  """The HTML, with the script of Plotly (4.8 MB), the data and images inside.
+
+  `num_widths` is the number of colours that figures take for widths.
+  """
+  # Imported late: only the report needs them.
+  import jinja2
+  from plotly import offline
+
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_FOLDER),
+    autoescape=True,
+    trim_blocks=True,
+    undefined=jinja2.StrictUndefined,
+  )
+  environment.globals['show'] = tables.show
+  figures = {
+    figure.id: figure.plotly
+    for section in sections
+    for figure in section.figures
+  }
+  projections = [s.projection['data'] for s in sections if s.projection]
+  return environment.get_template('page.html').render(
+    title=title,
+    headline=headline,
+    sections=sections,
+    footer=footer,
+    figures=_json(figures),
+    themes=_json(palette.themes(num_widths)),
+    projection=_json(projections[0]) if projections else '',
+    plotly=offline.get_plotlyjs(),
+    style=(_FOLDER / 'style.css').read_text(),
+    script=(_FOLDER / 'page.js').read_text(),
+  )
+
+
+def _json(value: Any) -> str:
+  """What may stand inside a script element."""
+  text = json.dumps(value, allow_nan=False, separators=(',', ':'))
+  return text.replace('<', '\\u003c')

@@ -1,0 +1,93 @@
+"""The report's figures as files for papers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from mrl_jax import figures
+from mrl_jax.page import measured
+from mrl_jax.page import seen
+
+
+def write(
+  folder: pathlib.Path,
+  *,
+  accuracy: Mapping[str, figures.Points],
+  dims: Sequence[int],
+  records: Sequence[Mapping[str, float]],
+  retrieved: Mapping[str, Any] | None,
+  analyses: Mapping[str, Any],
+  analysis_folder: pathlib.Path,
+) -> list[pathlib.Path]:
+  """Writes an SVG for each plot, and a PNG for the grid of images."""
+  paths = []
+  for name, figure in _figures(
+    accuracy, dims, records, retrieved, analyses, analysis_folder
+  ):
+    paths.append(folder / name)
+    figures.save(figure, paths[-1])
+  return paths
+
+
+def _figures(
+  accuracy, dims, records, retrieved, analyses, folder
+) -> Iterator[tuple[str, Any]]:
+  width = 'embedding width'
+  yield (
+    'accuracy.svg',
+    figures.against_width(accuracy, dims, width, 'accuracy, %'),
+  )
+  if loss := measured.curves(records, 'train/loss', dims):
+    yield 'training.svg', figures.over_steps(loss, 'training loss, nats')
+  if retrieved:
+    kinds, _ = measured.searches(retrieved)
+    if kinds:
+      yield 'retrieval.svg', figures.trade_off(kinds)
+  if curve := analyses['cascade_curve']:
+    expected, reached = (curve[n]['mean'] for n in ('expected_dim', 'accuracy'))
+    series = {
+      'one width for all': list(zip(dims, curve['single'], strict=True)),
+      'as wide as needed': list(zip(expected, reached, strict=True)),
+    }
+    width = 'width that an example takes on average'
+    yield (
+      'cascade.svg',
+      figures.against_width(series, dims, width, 'accuracy, %'),
+    )
+  if record := analyses['saliency']:
+    arrays = seen.read_saliency(record, folder)
+    yield 'saliency.png', saliency_grid(record, *arrays)
+
+
+def saliency_grid(
+  record: Mapping[str, Any],
+  image_NHWC: np.ndarray,
+  heat_GNhw: np.ndarray,
+  rollout_Nhw: np.ndarray | None,
+):
+  """The grid of a saliency.json and its arrays: widths across, images down."""
+  names = record['names']
+  header = ['image', *map(str, record['dims'])]
+  rows, texts = [], []
+  for n, title in enumerate(record['titles']):
+    heat_Ghw = heat_GNhw[:, n]
+    row = [
+      image_NHWC[n],
+      *(seen.overlay(image_NHWC[n], x_hw) for x_hw in heat_Ghw),
+    ]
+    said_G = np.array(record['prediction'])[:, n]
+    sure_G = np.array(record['probability'])[:, n]
+    text = [title] + [
+      f'{names[str(said)]}\n{100 * sure:.0f} %'
+      for said, sure in zip(said_G, sure_G, strict=True)
+    ]
+    if rollout_Nhw is not None:
+      row.insert(1, seen.overlay(image_NHWC[n], rollout_Nhw[n]))
+      text.insert(1, '')
+    rows.append(row)
+    texts.append(text)
+  if rollout_Nhw is not None:
+    header.insert(1, 'attention')
+  return figures.images(rows, texts, header)

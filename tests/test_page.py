@@ -1,0 +1,73 @@
+"""What the report's files hold, and what it says of what is missing."""
+
+import json
+import shutil
+
+import pytest
+
+from mrl_jax import stages
+from mrl_jax.stages import report
+from tests import analyses
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+  """A config and a workdir whose report is written."""
+  config, workdir = analyses.make_run(tmp_path_factory.mktemp('run'))
+  report.run(config, workdir)
+  return config, workdir
+
+
+def test_what_is_missing_is_named(made, tmp_path):
+  """The page of a run that was only evaluated says what would add the rest."""
+  config, workdir = made
+  bare = stages.open_workdir(config, tmp_path)
+  shutil.copy(workdir.metrics, bare.metrics)
+  report.run(config, bare)
+  page = (bare.report / 'index.html').read_text()
+  assert '--mode=retrieve,report' in page
+  assert '--mode=analyze,report' in page
+  assert 'id="space"' not in page
+  assert page.count('class="plot') == 3
+
+
+def test_what_belongs_to_another_checkpoint_is_left_out(made, tmp_path, capsys):
+  config, workdir = made
+  copy = stages.open_workdir(
+    config, shutil.copytree(workdir.path, tmp_path / 'run')
+  )
+  path = copy.path / 'analysis' / 'oracle.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {'step': 2}))
+  report.run(config, copy)
+  assert f'{path} is of another checkpoint' in capsys.readouterr().out
+  assert 'plot-oracle' not in (copy.report / 'index.html').read_text()
+
+
+@pytest.mark.parametrize('name', ['projection.jpg', 'saliency.npz'])
+def test_a_file_that_is_gone_names_the_stage(made, tmp_path, name):
+  config, workdir = made
+  copy = stages.open_workdir(
+    config, shutil.copytree(workdir.path, tmp_path / 'run')
+  )
+  (copy.path / 'analysis' / name).unlink()
+  with pytest.raises(ValueError, match=rf'{name}.* run --mode=analyze'):
+    report.run(config, copy)
+
+
+def test_names_of_classes_are_no_markup(made):
+  _, workdir = made
+  page = (workdir.report / 'index.html').read_text()
+  assert '<class 1>' not in page
+  assert '&lt;class 1&gt;' in page and '\\u003cclass 1>' in page
+
+
+def test_figures_for_papers(made):
+  _, workdir = made
+  names = {path.name for path in workdir.report.iterdir()}
+  svgs = {'accuracy', 'retrieval', 'training', 'cascade'}
+  assert names == {
+    'index.html', 'saliency.png', *(f'{name}.svg' for name in svgs)
+  }  # fmt: skip
+  for name in svgs:
+    text = (workdir.report / f'{name}.svg').read_text()
+    assert '<svg' in text and '<text' in text
