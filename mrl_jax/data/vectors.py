@@ -50,6 +50,11 @@ class Vectors:
   def __len__(self) -> int:
     return len(self._index_N)
 
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Vectors come with numbers only."""
+    return tuple(map(str, range(self.num_classes)))
+
   def read(self, positions_B: np.ndarray) -> np.ndarray:
     """The rows at these positions of the split, float32 [B, D].
 

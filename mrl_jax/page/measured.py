@@ -35,7 +35,7 @@ def headline(
   small = next(dim for dim in dims if top1[dim] >= KEEPS * top1[last])
   over = (
     f'{config["name"]}: {config["encoder"]} with {_HEADS[config["head"]]} on '
-    f'{config["dataset"]}, step {values["step"]:,}'
+    f'{config["embeddings"] or config["dataset"]}, step {values["step"]:,}'
   )
   if len(dims) == 1:
     before, stress, after = '', f'{top1[last]:.2f} %', f'at width {last}.'

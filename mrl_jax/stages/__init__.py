@@ -88,7 +88,7 @@ STAGES = {
     report.run,
     report.outputs,
     needs=('evaluate',),
-    shows=('retrieve',),
+    shows=('retrieve', 'analyze'),
     alone=True,
   ),
   'export': Stage(

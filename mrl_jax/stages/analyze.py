@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import pathlib
+import types
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -16,7 +17,10 @@ from mrl_jax import terminal
 from mrl_jax.analysis import results as results_lib
 from mrl_jax.analysis import superclass
 from mrl_jax.data import eval_sets
+from mrl_jax.stages import baselines
 from mrl_jax.stages import build
+from mrl_jax.stages import projection
+from mrl_jax.stages import saliency
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import MetricWriter
 
@@ -37,7 +41,15 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
     *(workdir.analysis / f'{name}.json' for name in names),
     workdir.analysis / 'table.md',
     workdir.analysis / 'table.csv',
+    *(x for part in _parts(config) for x in part.outputs(config, workdir)),
   ]
+
+
+def _parts(config: ConfigDict) -> tuple[types.ModuleType, ...]:
+  """What else is written of a run: of vectors there are no pictures."""
+  if config.embeddings:
+    return (baselines,)
+  return baselines, projection, saliency
 
 
 def run(config: ConfigDict, workdir: Workdir) -> None:
@@ -91,6 +103,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   with MetricWriter(workdir.metrics) as writer:
     writer.write(manifest['step'], _metrics(results))
   terminal.say(_lines(config, results) + '\n' + terminal.table(table))
+  for part in _parts(config):
+    part.run(config, workdir)
 
 
 def load_groups(

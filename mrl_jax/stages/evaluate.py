@@ -136,7 +136,7 @@ def _see(config, workdir, mesh, trained, opened: EvalSet) -> measure.Seen:
         'kinds': list(kinds),
         'head': config.head,
         'flip': config.eval_flip,
-        'dataset': config.dataset,
+        'dataset': config.embeddings or config.dataset,
         'split': split,
         'step': trained.step,
         'config_hash': workdir.hash_of(),
