@@ -182,7 +182,7 @@ def test_report_is_self_contained(finished):
   page = page.replace(get_plotlyjs(), '')
   links = re.findall(r'(?:src|href)="([^"]*)"', page)
   assert links and all(link.startswith(('#', 'data:')) for link in links)
-  assert page.count('class="plot') == 4
+  assert page.count('class="plot') == 13
   for dim in WIDTHS:
     value = values_of(workdir)[f'val/knn1@{dim}']
     assert f'<td>{value:.2f}</td>' in page
