@@ -42,7 +42,7 @@ function space() {
       marker: {
         color: all.labels.map(label => all.colors[label]),
         size: three ? 4 : 8, opacity: three ? .85 : .9,
-        symbol: right.map(ok => ok ? 'circle' : three ? 'x' : 'circle-open'),
+        symbol: right.map(ok => ok ? 'circle' : 'circle-open'),
         line: {width: three ? 0 : 1.5},
       },
     };
@@ -70,7 +70,10 @@ function space() {
     return {
       ...all.layout, uirevision: view,
       xaxis: axis, yaxis: {...axis, scaleanchor: 'x'},
-      scene: {xaxis: axis, yaxis: axis, zaxis: axis, dragmode: 'orbit'},
+      scene: {
+        xaxis: axis, yaxis: axis, zaxis: axis, aspectmode: 'cube',
+        dragmode: 'orbit', camera: {eye: {x: 1, y: 1, z: .6}},
+      },
     };
   }
 
