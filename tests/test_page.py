@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from mrl_jax import stages
+from mrl_jax.page import measured
 from mrl_jax.stages import report
 from tests import analyses
 
@@ -29,6 +30,32 @@ def test_what_is_missing_is_named(made, tmp_path):
   assert '--mode=analyze,report' in page
   assert 'id="space"' not in page
   assert page.count('class="plot') == 3
+
+
+def test_one_width_alone_is_not_compared_with_itself(made, tmp_path):
+  config, workdir = made
+  fixed = config.copy_and_resolve_references()
+  fixed.update(head='fixed', nesting_dims=(64,), eval_dims=())
+  bare = stages.open_workdir(fixed, tmp_path)
+  shutil.copy(workdir.metrics, bare.metrics)
+  report.run(fixed, bare)
+  page = (bare.report / 'index.html').read_text()
+  assert '<em>76.00 %</em> at width 64.' in page
+  assert 'class="dolls"' not in page
+
+
+def test_the_headline_is_the_smallest_width_that_keeps_99_percent():
+  config = {
+    'name': 'x', 'encoder': 'resnet8', 'head': 'mrl', 'dataset': 'digits',
+    'nesting_dims': [2, 8, 64],
+  }  # fmt: skip
+  values = {'step': 9, 'val/top1@2': 70, 'val/top1@8': 79.2, 'val/top1@64': 80}
+  found = measured.headline(config, values, None)
+  assert (found.before, found.stress) == ('', '8 of 64 numbers')
+  assert [tile.big for tile in found.tiles] == ['79.20 %', '32 B', '1/8']
+  assert [doll.kind for doll in found.dolls] == ['', 'chosen', 'keeps']
+  values['val/top1@8'] = 79.1  # 98.9 % of 80.
+  assert measured.headline(config, values, None).stress == 'all 64 numbers'
 
 
 def test_what_belongs_to_another_checkpoint_is_left_out(made, tmp_path, capsys):

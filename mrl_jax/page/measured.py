@@ -38,8 +38,20 @@ def headline(
     f'{config["dataset"]}, step {values["step"]:,}'
   )
   if len(dims) == 1:
-    before, stress, after = '', f'{top1[last]:.2f} %', f'at width {last}.'
-  elif small == last:
+    return Headline(
+      over,
+      '',
+      f'{top1[last]:.2f} %',
+      f'at width {last}.',
+      f'The classifier reads the first {last} numbers that the encoder gives, '
+      'and the encoder was trained for them alone.',
+      [
+        Tile(_bytes(last * _FLOAT_BYTES), 'for each embedding (float32)'),
+        Tile(f'{values[f"val/knn1@{last}"]:.2f} %', '1-NN accuracy'),
+      ],
+      (),
+    )
+  if small == last:
     before, stress = 'It takes', f'all {last} numbers'
     after = 'to keep 99 % of the accuracy.'
   else:
@@ -117,6 +129,11 @@ def accuracies(
       series['1-NN'] = list(zip(dims, knn1['nested'], strict=True))
     for label in ('PCA', 'SVD', 'random dims'):
       series[label] = list(zip(dims, knn1[label], strict=True))
+  # A projection that leaves a row all zero has no accuracy.
+  series = {
+    label: [point for point in points if point[1] is not None]
+    for label, points in series.items()
+  }
   return {label: points for label, points in series.items() if points}
 
 
