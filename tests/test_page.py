@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from mrl_jax import stages
-from mrl_jax.page import measured
+from mrl_jax.page import headline
 from mrl_jax.stages import report
 from tests import analyses
 
@@ -50,12 +50,12 @@ def test_the_headline_is_the_smallest_width_that_keeps_99_percent():
     'nesting_dims': [2, 8, 64],
   }  # fmt: skip
   values = {'step': 9, 'val/top1@2': 70, 'val/top1@8': 79.2, 'val/top1@64': 80}
-  found = measured.headline(config, values, None)
+  found = headline.make(config, values, None)
   assert (found.before, found.stress) == ('', '8 of 64 numbers')
   assert [tile.big for tile in found.tiles] == ['79.20 %', '32 B', '1/8']
   assert [doll.kind for doll in found.dolls] == ['', 'chosen', 'keeps']
   values['val/top1@8'] = 79.1  # 98.9 % of 80.
-  assert measured.headline(config, values, None).stress == 'all 64 numbers'
+  assert headline.make(config, values, None).stress == 'all 64 numbers'
 
 
 def test_what_belongs_to_another_checkpoint_is_left_out(made, tmp_path, capsys):
