@@ -1,6 +1,7 @@
 """What the report's files hold, and what it says of what is missing."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -79,6 +80,19 @@ def test_a_file_that_is_gone_names_the_stage(made, tmp_path, name):
   (copy.path / 'analysis' / name).unlink()
   with pytest.raises(ValueError, match=rf'{name}.* run --mode=analyze'):
     report.run(config, copy)
+
+
+def test_every_colour_has_one_for_the_dark_page(made):
+  _, workdir = made
+  page = (workdir.report / 'index.html').read_text()
+  parts = {
+    name: page.partition(f'id="{name}">')[2].partition('</script>')[0]
+    for name in ('figures', 'projection', 'themes')
+  }
+  themes = json.loads(parts.pop('themes'))
+  for text in parts.values():
+    used = set(re.findall('#[0-9a-f]{6}', text))
+    assert len(used) > 5 and used <= themes.keys()
 
 
 def test_names_of_classes_are_no_markup(made):

@@ -81,7 +81,6 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     f'{config.name}: nested embeddings',
     headline.make(workdir.config, values, retrieved),
     sections,
-    num_widths=len(dims),
     footer=' '.join(_missing(retrieved, analyses)),
   )
   prints.write(
