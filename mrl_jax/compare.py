@@ -115,9 +115,13 @@ def _spread(values: Sequence[float]) -> str:
   return text
 
 
-def _shown(found: Mapping[str, Mapping[int, float]]) -> Cells:
+def _shown(found: Mapping[str, Mapping[int, float | None]]) -> Cells:
   return {
-    name: {dim: f'{value:.2f}' for dim, value in by_width.items()}
+    name: {
+      dim: f'{value:.2f}'
+      for dim, value in by_width.items()
+      if value is not None
+    }
     for name, by_width in found.items()
   }
 

@@ -1,11 +1,13 @@
 """What the report's files hold, and what it says of what is missing."""
 
 import json
+import re
 import shutil
 
 import pytest
 
 from mrl_jax import stages
+from mrl_jax.page import headline
 from mrl_jax.stages import report
 from tests import analyses
 
@@ -31,6 +33,32 @@ def test_what_is_missing_is_named(made, tmp_path):
   assert page.count('class="plot') == 3
 
 
+def test_one_width_alone_is_not_compared_with_itself(made, tmp_path):
+  config, workdir = made
+  fixed = config.copy_and_resolve_references()
+  fixed.update(head='fixed', nesting_dims=(64,), eval_dims=())
+  bare = stages.open_workdir(fixed, tmp_path)
+  shutil.copy(workdir.metrics, bare.metrics)
+  report.run(fixed, bare)
+  page = (bare.report / 'index.html').read_text()
+  assert '<em>76.00 %</em> at width 64.' in page
+  assert 'class="dolls"' not in page
+
+
+def test_the_headline_is_the_smallest_width_that_keeps_99_percent():
+  config = {
+    'name': 'x', 'encoder': 'resnet8', 'head': 'mrl', 'dataset': 'digits',
+    'nesting_dims': [2, 8, 64],
+  }  # fmt: skip
+  values = {'step': 9, 'val/top1@2': 70, 'val/top1@8': 79.2, 'val/top1@64': 80}
+  found = headline.make(config, values, None)
+  assert (found.before, found.stress) == ('', '8 of 64 numbers')
+  assert [tile.big for tile in found.tiles] == ['79.20 %', '32 B', '1/8']
+  assert [doll.kind for doll in found.dolls] == ['', 'chosen', 'keeps']
+  values['val/top1@8'] = 79.1  # 98.9 % of 80.
+  assert headline.make(config, values, None).stress == 'all 64 numbers'
+
+
 def test_what_belongs_to_another_checkpoint_is_left_out(made, tmp_path, capsys):
   config, workdir = made
   copy = stages.open_workdir(
@@ -52,6 +80,19 @@ def test_a_file_that_is_gone_names_the_stage(made, tmp_path, name):
   (copy.path / 'analysis' / name).unlink()
   with pytest.raises(ValueError, match=rf'{name}.* run --mode=analyze'):
     report.run(config, copy)
+
+
+def test_every_colour_has_one_for_the_dark_page(made):
+  _, workdir = made
+  page = (workdir.report / 'index.html').read_text()
+  parts = {
+    name: page.partition(f'id="{name}">')[2].partition('</script>')[0]
+    for name in ('figures', 'projection', 'themes')
+  }
+  themes = json.loads(parts.pop('themes'))
+  for text in parts.values():
+    used = set(re.findall('#[0-9a-f]{6}', text))
+    assert len(used) > 5 and used <= themes.keys()
 
 
 def test_names_of_classes_are_no_markup(made):

@@ -162,6 +162,17 @@ def test_stages_write_what_the_report_reads(finished):
   assert abs(knn1['SVD'][-1] - knn1['nested'][-1]) < 3
 
 
+def test_a_width_that_leaves_nothing_of_a_row_has_no_accuracy():
+  """Of the dims only the last is read; random dims meet it late."""
+  label_N = np.arange(6) % 2
+  row_ND = np.zeros((6, 3), np.float32)
+  row_ND[:, 2] = label_N + 1
+  row_ND[:3, 1] = 1
+  found = baselines.knn1(row_ND, label_N, row_ND, label_N, (1, 2, 3), seed=0)
+  assert found['nested'][:2] == [None, None]
+  assert found['nested'][2] is not None
+
+
 def test_thumbnails_are_those_of_the_rows(finished):
   config, workdir = finished
   projection.run(config, workdir)

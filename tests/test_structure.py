@@ -38,3 +38,24 @@ def test_neighborhood_overlap_by_hand():
   np.testing.assert_allclose(
     structure.neighborhood_overlap(ids), [[1, expected], [expected, 1]]
   )
+
+
+def test_neighbor_maps_keep_groups_together():
+  """Two far groups at width 2; three at width 4."""
+  rng = np.random.default_rng(0)
+  centers = np.array([[9, 0, 0, 0], [0, 9, 9, 0], [0, 9, 0, 9]])
+  points = np.repeat(centers, 10, 0) + rng.normal(size=(30, 4)) / 10
+  narrow, wide = structure.neighbor_maps(points, (2, 4), seed=0)
+  distance = lambda x: np.linalg.norm(x[:, None] - x[None], axis=-1)
+  group = np.repeat(np.arange(3), 10)
+  same = group[:, None] == group[None]
+  apart = distance(wide)
+  assert apart[same].max() < apart[~same].min()
+  apart = distance(narrow)[:10]
+  assert apart[:, :10].max() < apart[:, 10:].min()
+  again = structure.neighbor_maps(points, (2, 4), seed=0)
+  np.testing.assert_array_equal(wide, again[1])
+  # Turning and mirroring bring it no nearer to the one before.
+  np.testing.assert_allclose(structure.align(wide, narrow), wide, atol=1e-3)
+  with pytest.raises(ValueError, match='3 embeddings'):
+    structure.neighbor_maps(points[:3], (2, 4), seed=0)

@@ -168,7 +168,7 @@ def probe(
 
 def neighbor_baselines(
   run: Run, dims: Sequence[int]
-) -> tuple[dict[str, dict[int, float]], bool]:
+) -> tuple[dict[str, dict[int, float | None]], bool]:
   """1-NN in percent of what can be made of the full width, by width.
 
   `FF cut` is the prefix of an embedding that was trained for the full width

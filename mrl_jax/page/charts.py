@@ -4,20 +4,13 @@ Drawn in the light colours of `palette`; widths are on a logarithmic axis.
 """
 
 from collections.abc import Mapping, Sequence
-import json
-from typing import Any, NamedTuple
+from typing import Any
 
+from mrl_jax.page import canvas
 from mrl_jax.page import palette
+from mrl_jax.page.canvas import Style
 
 Points = Sequence[tuple[float, float]]
-
-
-class Style(NamedTuple):
-  """How a line is told from the others."""
-
-  color: str
-  dash: str = 'solid'
-  symbol: str = 'circle'
 
 
 STYLES = {
@@ -37,13 +30,13 @@ def against_width(
   series: Mapping[str, Points], dims: Sequence[int], label: str
 ) -> dict[str, Any]:
   """Lines over the embedding's width, marked at `dims`."""
-  figure = _figure(label)
+  figure = canvas.figure(label)
   for name, points in series.items():
     x, y = zip(*sorted(points), strict=True)
-    figure.add_scatter(x=x, y=y, name=name, **_line(STYLES[name]))
+    figure.add_scatter(x=x, y=y, name=name, **canvas.line(STYLES[name]))
     figure.data[-1].hovertemplate = f'%{{y:.2f}} %<extra>{name}</extra>'
   figure.update_layout(hovermode='x unified')
-  return _finish(figure, _width_axis(dims))
+  return canvas.finish(figure, canvas.width_axis(dims))
 
 
 def trade_off(
@@ -54,7 +47,7 @@ def trade_off(
   y_label: str,
 ) -> dict[str, Any]:
   """What more cost buys: (cost, value, name) points, and the best of them."""
-  figure = _figure(y_label)
+  figure = canvas.figure(y_label)
   x, y = zip(*front, strict=True)
   figure.add_scatter(
     x=x,
@@ -66,7 +59,7 @@ def trade_off(
   )
   for name, points in series.items():
     x, y, texts = zip(*sorted(points), strict=True)
-    line = _line(STYLES[name])
+    line = canvas.line(STYLES[name])
     line['mode'] = 'markers'
     if name != 'exact':
       line['marker'] |= {'symbol': STYLES[name].symbol + '-open', 'size': 9}
@@ -80,14 +73,14 @@ def trade_off(
       hovertemplate=f'<b>%{{text}}</b><br>%{{y:.2f}} %, %{{x:.4g}} {x_label}'
       f'<extra>{name}</extra>',
     )
-  return _finish(figure, {'type': 'log', 'title_text': x_label})
+  return canvas.finish(figure, {'type': 'log', 'title_text': x_label})
 
 
 def cascade(
   curve: Points, single: Points, dims: Sequence[int]
 ) -> dict[str, Any]:
   """Accuracy over the expected width: going on if unsure, and one width."""
-  figure = _figure('accuracy, %')
+  figure = canvas.figure('accuracy, %')
   for name, points in (('linear', single), ('cascade', curve)):
     x, y = zip(*sorted(points), strict=True)
     shown = 'one width for all' if name == 'linear' else 'as wide as needed'
@@ -95,20 +88,20 @@ def cascade(
       x=x,
       y=y,
       name=shown,
-      **_line(STYLES[name]),
+      **canvas.line(STYLES[name]),
       hovertemplate=f'%{{y:.2f}} % at %{{x:.4g}} dims<extra>{shown}</extra>',
     )
-  axis = _width_axis(dims) | {
+  axis = canvas.width_axis(dims) | {
     'title_text': 'width that an example takes on average'
   }
-  return _finish(figure, axis)
+  return canvas.finish(figure, axis)
 
 
 def over_steps(
   series: Mapping[int, Points], label: str, *, log: bool = False
 ) -> dict[str, Any]:
   """A line for each width over the training's steps."""
-  figure = _figure(label)
+  figure = canvas.figure(label)
   for (dim, points), color in zip(
     series.items(), palette.of_widths(len(series)), strict=True
   ):
@@ -127,7 +120,7 @@ def over_steps(
   )
   if log:
     figure.update_yaxes(type='log')
-  return _finish(figure, {'title_text': 'step'})
+  return canvas.finish(figure, {'title_text': 'step'})
 
 
 def per_width(
@@ -141,7 +134,7 @@ def per_width(
 
   `marked` are the widths that the axis shows; none: all.
   """
-  figure = _figure(label)
+  figure = canvas.figure(label)
   symbols = ('circle', 'diamond', 'square', 'triangle-up', 'cross', 'x')
   colors = palette.of_widths(len(series))
   if len(series) == 1:
@@ -150,17 +143,17 @@ def per_width(
     zip(series.items(), colors, strict=True)
   ):
     style = Style(color, symbol=symbols[i % len(symbols)])
-    figure.add_scatter(x=dims, y=values, name=name, **_line(style))
+    figure.add_scatter(x=dims, y=values, name=name, **canvas.line(style))
     figure.data[-1].hovertemplate = f'%{{y:.2f}} %<extra>{name}</extra>'
   figure.update_layout(hovermode='x unified')
-  return _finish(figure, _width_axis(marked or dims))
+  return canvas.finish(figure, canvas.width_axis(marked or dims))
 
 
 def bars(
   names: Sequence[str], values: Sequence[float], *, x_label: str, y_label: str
 ) -> dict[str, Any]:
   """A bar for each width, and a grey one for what is left, the last."""
-  figure = _figure(y_label)
+  figure = canvas.figure(y_label)
   colors = [*palette.of_widths(len(names) - 1), palette.RANDOM]
   figure.add_bar(
     x=names,
@@ -175,7 +168,7 @@ def bars(
   )
   figure.update_layout(showlegend=False, bargap=0.25)
   axis = {'title_text': x_label, 'type': 'category', 'showgrid': False}
-  return _finish(figure, axis)
+  return canvas.finish(figure, axis)
 
 
 def reliability(
@@ -184,7 +177,7 @@ def reliability(
   dims: Sequence[int],
 ) -> dict[str, Any]:
   """Accuracy over confidence in each bin, both in percent; diagonal: right."""
-  figure = _figure('accuracy, %')
+  figure = canvas.figure('accuracy, %')
   figure.add_scatter(
     x=[0, 100],
     y=[0, 100],
@@ -198,14 +191,16 @@ def reliability(
     dims, confidence_GB, accuracy_GB, colors, strict=True
   ):
     style = Style(color)
-    figure.add_scatter(x=x, y=y, name=str(dim), **_line(style))
+    figure.add_scatter(x=x, y=y, name=str(dim), **canvas.line(style))
     figure.data[
       -1
     ].hovertemplate = (
       f'%{{y:.1f}} % right at confidence %{{x:.1f}} %<extra>width {dim}</extra>'
     )
   figure.update_layout(legend_title={'text': 'width ', 'font': {'size': 13}})
-  return _finish(figure, {'title_text': 'confidence, %', 'range': [0, 102]})
+  return canvas.finish(
+    figure, {'title_text': 'confidence, %', 'range': [0, 102]}
+  )
 
 
 def matrix(
@@ -213,7 +208,7 @@ def matrix(
 ) -> dict[str, Any]:
   """Shares in percent of each width with each, written into the squares."""
   names = [str(dim) for dim in dims]
-  figure = _figure('width')
+  figure = canvas.figure('width')
   figure.add_heatmap(
     z=value_GG,
     x=names,
@@ -230,71 +225,4 @@ def matrix(
   )
   axis = {'type': 'category', 'showgrid': False, 'constrain': 'domain'}
   figure.update_yaxes(axis | {'autorange': 'reversed', 'scaleanchor': 'x'})
-  return _finish(figure, axis | {'title_text': 'width'})
-
-
-def _line(style: Style) -> dict[str, Any]:
-  return {
-    'mode': 'lines+markers',
-    'line': {'color': style.color, 'width': 2.2, 'dash': style.dash},
-    'marker': {'color': style.color, 'size': 7, 'symbol': style.symbol},
-  }
-
-
-def _width_axis(dims: Sequence[int]) -> dict[str, Any]:
-  return {
-    'type': 'log',
-    'title_text': 'embedding width',
-    'tickvals': list(dims),
-    'ticktext': [str(dim) for dim in dims],
-  }
-
-
-def _figure(y_label: str):
-  # Imported late: only the report needs it.
-  from plotly import graph_objects
-
-  figure = graph_objects.Figure()
-  axis = {
-    'gridcolor': palette.GRID,
-    'linecolor': palette.GRID,
-    'zeroline': False,
-    'automargin': True,
-    # A finger on a figure scrolls the page.
-    'fixedrange': True,
-    'title': {'standoff': 8, 'font': {'size': 13}},
-  }
-  figure.update_layout(
-    template='none',
-    paper_bgcolor='rgba(0,0,0,0)',
-    plot_bgcolor='rgba(0,0,0,0)',
-    dragmode=False,
-    font={
-      'family': 'system-ui, -apple-system, "Segoe UI", sans-serif',
-      'size': 13,
-      'color': palette.MUTED,
-    },
-    hoverlabel={
-      'bgcolor': palette.PAPER,
-      'bordercolor': palette.GRID,
-      'font': {'color': palette.INK},
-    },
-    margin={'l': 8, 'r': 12, 't': 8, 'b': 8},
-    legend={
-      'orientation': 'h',
-      'x': 0,
-      'y': 1.02,
-      'yanchor': 'bottom',
-      'font': {'color': palette.INK},
-      'bgcolor': 'rgba(0,0,0,0)',
-    },
-    xaxis=axis,
-    yaxis=axis,
-    yaxis_title_text=y_label,
-  )
-  return figure
-
-
-def _finish(figure, x_axis: Mapping[str, Any]) -> dict[str, Any]:
-  figure.update_xaxes(x_axis)
-  return json.loads(figure.to_json(engine='json'))
+  return canvas.finish(figure, axis | {'title_text': 'width'})

@@ -42,22 +42,26 @@ function space() {
       marker: {
         color: all.labels.map(label => all.colors[label]),
         size: three ? 4 : 8, opacity: three ? .85 : .9,
-        symbol: right.map(ok => ok ? 'circle' : three ? 'x' : 'circle-open'),
+        symbol: right.map(ok => ok ? 'circle' : 'circle-open'),
         line: {width: three ? 0 : 1.5},
       },
     };
-    // Class names lie where the middle of each class does.
-    const middle = (label, k) => {
-      const at = column(points, k).filter((_, i) => all.labels[i] === label);
-      at.sort((a, b) => a - b);
-      return at[at.length >> 1];
+    // A class's name lies on the point that is nearest to its middle.
+    const middle = label => {
+      const own = points.filter((_, i) => all.labels[i] === label);
+      const center = own[0].map((_, k) => {
+        const sorted = column(own, k).sort((a, b) => a - b);
+        return sorted[sorted.length >> 1];
+      });
+      const far = point => Math.hypot(...point.map((x, k) => x - center[k]));
+      return own.reduce((a, b) => far(b) < far(a) ? b : a);
     };
     const labels = Object.keys(all.names_shown).map(Number);
+    const places = labels.map(middle);
     const names = {
       type: kind, mode: 'text', hoverinfo: 'skip',
-      x: labels.map(label => middle(label, 0)),
-      y: labels.map(label => middle(label, 1)),
-      ...(three ? {z: labels.map(label => middle(label, 2))} : {}),
+      x: column(places, 0), y: column(places, 1),
+      ...(three ? {z: column(places, 2)} : {}),
       text: labels.map(label => `<b>${all.names_shown[label]}</b>`),
       textfont: {color: all.ink, size: 14},
     };
@@ -70,7 +74,10 @@ function space() {
     return {
       ...all.layout, uirevision: view,
       xaxis: axis, yaxis: {...axis, scaleanchor: 'x'},
-      scene: {xaxis: axis, yaxis: axis, zaxis: axis, dragmode: 'orbit'},
+      scene: {
+        xaxis: axis, yaxis: axis, zaxis: axis, aspectmode: 'cube',
+        dragmode: 'orbit', camera: {eye: {x: 1, y: 1, z: .6}},
+      },
     };
   }
 

@@ -48,11 +48,13 @@ def of_widths(count: int) -> list[str]:
   return [_hex(at) for at in _places(count, 0.0, 0.82)]
 
 
-def themes(count: int) -> dict[str, str]:
-  """The dark page's colour for each light one, with those of `count` widths."""
-  dark = [_hex(at) for at in _places(count, 0.3, 1.0)]
-  # On a dark page the widest is the brightest.
-  widths = dict(zip(of_widths(count), dark, strict=True))
+def themes(most: int) -> dict[str, str]:
+  """The dark page's colour for each light one, of up to `most` widths."""
+  widths = {}
+  for count in range(1, most + 1):
+    # On a dark page the widest is the brightest.
+    dark = [_hex(at) for at in _places(count, 0.3, 1.0)]
+    widths |= zip(of_widths(count), dark, strict=True)
   return {**_DARK, **_CLASSES, **widths, **dict(zip(*_SCALES, strict=True))}
 
 

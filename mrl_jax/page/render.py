@@ -11,6 +11,8 @@ from mrl_jax.page.parts import Headline
 from mrl_jax.page.parts import Section
 
 _FOLDER = pathlib.Path(__file__).parent
+# Of a figure; more widths than these are told apart by nobody.
+_MOST_LINES = 16
 
 
 def render(
@@ -18,13 +20,9 @@ def render(
   headline: Headline,
   sections: Sequence[Section],
   *,
-  num_widths: int,
   footer: str,
 ) -> str:
-  """The HTML, with the script of Plotly (4.8 MB), the data and images inside.
-
-  `num_widths` is the number of colours that figures take for widths.
-  """
+  """The HTML: Plotly's script (4.8 MB), the data and the images are inside."""
   # Imported late: only the report needs them.
   import jinja2
   from plotly import offline
@@ -48,7 +46,7 @@ def render(
     sections=sections,
     footer=footer,
     figures=_json(figures),
-    themes=_json(palette.themes(num_widths)),
+    themes=_json(palette.themes(_MOST_LINES)),
     projection=_json(projections[0]) if projections else '',
     plotly=offline.get_plotlyjs(),
     style=(_FOLDER / 'style.css').read_text(),

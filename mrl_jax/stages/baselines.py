@@ -76,8 +76,12 @@ def knn1(
   dims: tuple[int, ...],
   *,
   seed: int,
-) -> dict[str, list[float]]:
-  """1-NN accuracy in percent at each width, by name of what is searched."""
+) -> dict[str, list[float | None]]:
+  """1-NN accuracy in percent at each width, by name of what is searched.
+
+  None where a row or query is all zero at the width, as with random dims that
+  a ReLU left at 0: it has no cosine.
+  """
   D, last = database_MD.shape[1], dims[-1]
   projections = {
     'nested': lambda x_ND: x_ND,
@@ -88,15 +92,22 @@ def knn1(
   }
   found = {}
   for name, project in projections.items():
-    database = retrieval.prepare(project(database_MD), dims)
-    projected_QW = project(query_QD)
-    found[name] = []
-    for dim in dims:
-      ids_QK = retrieval.search(projected_QW, database, 1, dim=dim).ids_QK
+    row_MW, query_QW = project(database_MD), project(query_QD)
+    alive = [
+      dim
+      for dim in dims
+      if all(x_NW[:, :dim].any(1).all() for x_NW in (row_MW, query_QW))
+    ]
+    found[name] = [None] * len(dims)
+    if not alive:
+      continue
+    database = retrieval.prepare(row_MW, alive)
+    for dim in alive:
+      ids_QK = retrieval.search(query_QW, database, 1, dim=dim).ids_QK
       share = retrieval.metrics.top_k_accuracy(
         database_label_M[ids_QK], query_label_Q
       )
-      found[name].append(100 * share)
+      found[name][dims.index(dim)] = 100 * share
   return found
 
 

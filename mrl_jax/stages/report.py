@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from mrl_jax import files
 from mrl_jax import terminal
 from mrl_jax.page import analyzed
+from mrl_jax.page import headline
 from mrl_jax.page import measured
 from mrl_jax.page import render
 from mrl_jax.page import seen
@@ -78,9 +79,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   ]
   page = render.render(
     f'{config.name}: nested embeddings',
-    measured.headline(workdir.config, values, retrieved),
+    headline.make(workdir.config, values, retrieved),
     sections,
-    num_widths=len(dims),
     footer=' '.join(_missing(retrieved, analyses)),
   )
   prints.write(
