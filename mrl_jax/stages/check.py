@@ -12,6 +12,7 @@ from mrl_jax import profile
 from mrl_jax import trainable
 from mrl_jax.data import eval_sets
 from mrl_jax.models import heads
+from mrl_jax.stages import build
 
 _CHOICES = {
   'input': ('auto', 'resident', 'stream'),
@@ -121,8 +122,8 @@ def _check_images(config: ConfigDict) -> None:
 
 
 def _check_analysis(config: ConfigDict) -> None:
-  eval_sets.check(config.eval_sets)
-  for kind in config.save:
+  eval_sets.check(build.listed(config.eval_sets))
+  for kind in build.listed(config.save):
     _require('save', kind, kind in predictions.KINDS, f'of {predictions.KINDS}')
   for name, least in (('shots', 1), ('ways', 0)):
     value = config.few_shot[name]
