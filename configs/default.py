@@ -154,7 +154,8 @@ def get_config() -> ConfigDict:
   # Other sets to evaluate on: imagenet_v2, imagenet_a, imagenet_r,
   # imagenet_sketch, imagenet_real, objectnet=folder:/path, DATASET@SPLIT of
   # TFDS, or folder:/path with folders of the model's classes
-  # (mrl_jax/data/eval_sets.py).
+  # (mrl_jax/data/eval_sets.py). Where one has a : or /, several need quotes on
+  # the command line: --config.eval_sets="'imagenet_a','folder:/path'".
   config.eval_sets = ()
   # In the stage evaluate, average the logits over each image and its mirror
   # image.

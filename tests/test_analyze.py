@@ -1,6 +1,7 @@
 """The stages evaluate and analyze, on the shrunk digits and two other sets."""
 
 import csv
+import dataclasses
 import io
 import json
 import shutil
@@ -13,6 +14,7 @@ from mrl_jax import predictions
 from mrl_jax import stages
 from mrl_jax import writer
 from mrl_jax.analysis import cascade
+from mrl_jax.data import eval_sets
 from mrl_jax.data import source as source_lib
 from tests import conftest
 
@@ -94,7 +96,7 @@ def test_a_split_as_another_set_has_the_same_values(finished):
   }  # fmt: skip
   for name in names:
     np.testing.assert_allclose(
-      values[name.replace('val/', 'digits/')], values[name], rtol=1e-5
+      values[name.replace('val/', 'digits_test_70/')], values[name], rtol=1e-5
     )
 
 
@@ -121,7 +123,7 @@ def test_a_damaged_image_is_named_and_too_many_are_refused(again, capsys):
 def test_tables(finished):
   _, workdir = finished
   values = values_of(workdir)
-  for name in ('val', 'digits', 'mine'):
+  for name in ('val', 'digits_test_70', 'mine'):
     lines = (workdir.evaluation / f'{name}.md').read_text().splitlines()
     assert len(lines) == 2 + len(WIDTHS)
     assert lines[0].startswith('| width | loss | top-1 % | top-5 % | 1-NN %')
@@ -317,6 +319,66 @@ def test_mirror_images_are_averaged(again, data_dir):
   assert found.manifest['flip']
   accuracy = 100 * (found.prediction_GN == found.label_N).mean(1)
   np.testing.assert_allclose(accuracy, [plain[f'val/top1@{m}'] for m in DIMS])
+
+
+def test_a_set_whose_classes_are_several_of_the_models(
+  again, tmp_path, monkeypatch, data_dir
+):
+  config, path = again
+  table = {'line': ['1'], 'round': ['0', '8']}
+  (tmp_path / 'shapes.json').write_text(json.dumps(table))
+  known = eval_sets.KNOWN | {'shapes': eval_sets._Known('', '', 'shapes')}
+  monkeypatch.setattr(eval_sets, 'KNOWN', known)
+  monkeypatch.setattr(eval_sets, 'TABLES', tmp_path)
+  digits = source_lib.open_source('digits', 'test[:70]', data_dir)
+  kept = {'line': [], 'round': []}
+  for i in range(70):
+    example = digits.read(i)
+    for name, members in table.items():
+      if str(example.label) in members:
+        file = tmp_path / 'shapes' / name / f'{i:02}.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(example.data)
+        kept[name].append(i)
+  config.eval_sets = (f'shapes=folder:{tmp_path / "shapes"}',)
+  stages.run(config, path, ('evaluate',))
+  workdir = stages.open_workdir(config, path)
+  logits_GNC = load(workdir).logits_GNC.astype(np.float32)
+  logits_GNC = logits_GNC[:, kept['line'] + kept['round']]
+  found_GN = logits_GNC[..., [0, 8]].max(-1) > logits_GNC[..., 1]
+  expected_GN = found_GN == np.repeat([0, 1], [*map(len, kept.values())])
+  values = values_of(workdir)
+  for m, share in zip(DIMS, 100 * expected_GN.mean(1), strict=True):
+    # In half precision two may be as large.
+    np.testing.assert_allclose(values[f'shapes/top1@{m}'], share, atol=6)
+  assert values['shapes/top5@64'] == 100
+  text = (workdir.evaluation / 'shapes-classes.csv').read_text()
+  assert [line.split(',')[0] for line in text.splitlines()[1:]] == [*table]
+
+
+def test_a_set_with_several_labels(again, monkeypatch):
+  config, path = again
+  opened = eval_sets.open_set
+
+  def with_labels(*args):
+    found = opened(*args)
+    # Every other example has its own label and another's; the rest has none.
+    labels = lambda i: (found.source.read(i).label, 0) if i % 2 else ()
+    return dataclasses.replace(found, labels=labels)
+
+  monkeypatch.setattr(eval_sets, 'open_set', with_labels)
+  config.eval_sets = ('digits@test[:70]',)
+  stages.run(config, path, ('evaluate',))
+  workdir = stages.open_workdir(config, path)
+  found = load(workdir)
+  right_GN = found.prediction_GN == found.label_N
+  right_GN |= found.prediction_GN == 0
+  values = json.loads((workdir.evaluation / 'digits_test_70.json').read_text())
+  np.testing.assert_allclose(
+    [values['values'][f'top1@{m}'] for m in DIMS],
+    100 * right_GN[:, 1::2].mean(1),
+  )
+  assert 'loss@8' not in values['values'] and not values['few_shot']
 
 
 def test_a_set_of_unknown_classes_is_refused(again, tmp_path):

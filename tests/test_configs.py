@@ -175,6 +175,35 @@ def test_the_papers_settings_of_fine_tuning(name):
     ('granularities_per_step', 1, 'granularities_per_step 1'),
     ('granularities_per_step', 7, 'granularities_per_step 7'),
     ('nesting_weights', (float('inf'),) * 6, 'nesting_weights'),
+    ('save', ('logits', 'images'), "save 'images': must be of"),
+    ('save', ('logits,images',), "save 'images': must be of"),
+    ('eval_sets', ('imagenet_a,cifar',), "eval_sets 'cifar': must be one of"),
+    ('knn', 0, 'knn 0'),
+    (
+      'few_shot',
+      {'shots': (0,), 'ways': (0,), 'repeats': 1},
+      r'few_shot.shots .0,.: must be whole numbers of at least 1',
+    ),
+    (
+      'few_shot',
+      {'shots': (1,), 'ways': (1,), 'repeats': 1},
+      r'few_shot.ways .1,.: must be .* not 1',
+    ),
+    (
+      'cascade',
+      {'repeats': 0, 'fit_share': 0.5, 'temperature': 1.0},
+      'cascade.repeats 0',
+    ),
+    (
+      'cascade',
+      {'repeats': 1, 'fit_share': 1.0, 'temperature': 1.0},
+      'cascade.fit_share 1.0: must be between 0 and 1',
+    ),
+    (
+      'cascade',
+      {'repeats': 1, 'fit_share': 0.5, 'temperature': 0.0},
+      'cascade.temperature 0.0: must be positive',
+    ),
   ],
 )
 def test_bad_values_are_refused(field, value, match):

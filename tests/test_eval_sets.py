@@ -29,7 +29,7 @@ def imagenet():
     ('imagenet_real', 'imagenet_real', 'validation'),
     ('imagenet_r=folder:/r', 'imagenet_r', ''),
     ('folder:/path/to/my set', 'my_set', ''),
-    ('cifar10_corrupted/fog_1@test', 'cifar10_corrupted_fog_1', 'test'),
+    ('cifar10_corrupted/fog_1@test', 'cifar10_corrupted_fog_1_test', 'test'),
   ],
 )
 def test_entries(entry, name, split):

@@ -87,7 +87,7 @@ def parse(entry: str) -> Entry:
     name, dataset, split = _plain(pathlib.PurePath(path).name), entry, ''
   else:
     dataset, _, split = entry.partition('@')
-    name = _plain(dataset)
+    name = _plain(f'{dataset}_{split}')
   if not (split or entry.startswith(source_lib.FOLDER_PREFIX)) or not name:
     raise ValueError(
       f'eval_sets {entry!r}: must be one of {tuple(KNOWN)}, folder:/path or '

@@ -153,8 +153,8 @@ def _check_encoder(config: ConfigDict) -> None:
 
 
 def _check_analysis(config: ConfigDict) -> None:
-  eval_sets.check(config.eval_sets)
-  for kind in config.save:
+  eval_sets.check(build.listed(config.eval_sets))
+  for kind in build.listed(config.save):
     _require('save', kind, kind in predictions.KINDS, f'of {predictions.KINDS}')
   for name, least in (('shots', 1), ('ways', 0)):
     value = config.few_shot[name]

@@ -31,7 +31,10 @@ _OWN = 'val'
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  names = [_OWN, *(eval_sets.parse(x).name for x in config.eval_sets)]
+  names = [
+    _OWN,
+    *(eval_sets.parse(x).name for x in build.listed(config.eval_sets)),
+  ]
   saved = predictions.paths(workdir.predictions, config.eval_split)
   kinds = build.saved(config)
   return [
@@ -58,7 +61,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   own = EvalSet(_OWN, source, source.class_names)
   sets = [own] + [
     eval_sets.open_set(entry, source.class_names, config.data_dir)
-    for entry in config.eval_sets
+    for entry in build.listed(config.eval_sets)
   ]
   values, training = {}, None
   for opened in sets:
