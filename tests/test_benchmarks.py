@@ -13,6 +13,7 @@ from benchmarks import finetune
 from benchmarks import head
 from benchmarks import input as input_benchmark
 from benchmarks import retrieval
+from benchmarks import torch_import
 from benchmarks import train_step
 from mrl_jax import fused
 from tests import images
@@ -107,6 +108,18 @@ def test_analysis(monkeypatch, tmp_path):
   analyses, evaluation = run(monkeypatch, tmp_path, analysis, *sizes)
   assert analyses[-1]['s'] > 0 and analyses[-1]['MiB'] > 0
   assert [row['widths'] for row in evaluation] == ['the last: 1', 'all: 4']
+
+
+def test_torch_import(monkeypatch, tmp_path):
+  pytest.importorskip('torch')
+  monkeypatch.setattr(torch_import, 'WAYS', ('load',))
+  path = tmp_path / 'record.json'
+  argv = ['torch_import', f'--json={path}', '--encoder=resnet8']
+  monkeypatch.setattr(sys, 'argv', argv)
+  torch_import.main()
+  rows = json.loads(path.read_text())['resnet8']
+  assert [row['file'] for row in rows] == ['.safetensors', '.pt']
+  assert all(row['s'] > 0 for row in rows)
 
 
 def test_checkpoint(monkeypatch, tmp_path):

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 from flax import traverse_util
-from jax import numpy as jnp
+import jax
 import numpy as np
 
 from mrl_jax import models
@@ -166,7 +166,7 @@ def fill(
           f'{key} has shape {array.shape} there, and must have {slot.shape}'
         )
       whole[slot.index] = array.transpose(slot.axes)
-    filled[path] = jnp.array(whole)
+    filled[path] = jax.device_put(whole)
   _update(module, filled)
 
 
