@@ -13,6 +13,7 @@ from PIL import Image
 import pytest
 import safetensors
 
+from configs import default
 import mrl_jax
 from mrl_jax import embeddings
 from mrl_jax import stages
@@ -151,6 +152,21 @@ def test_the_artifact_is_for_every_platform(exported):
   artifact = jax.export.deserialize(bytearray(path.read_bytes()))
   assert artifact.platforms == ('cpu', 'cuda', 'rocm', 'tpu')
   assert str(artifact.in_avals[0]) == 'uint8[n,8,8,3]'
+
+
+@pytest.mark.parametrize('name', ['convnext_tiny', 'vit_s16'])
+def test_other_encoders_take_any_batch_size(name):
+  config = default.get_config()
+  config.update(encoder=name, image_size=16, eval_image_size=16)
+  config.nesting_dims = (8,)
+  model = build.model(config, 2)
+  graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+  arrays = map(nnx.to_pure_dict, (params, batch_stats))
+  trained = build.Trained(graphdef, *arrays, step=1)
+  artifact = export._artifact(config, trained, export._preprocess(config))
+  loaded = jax.export.deserialize(artifact)
+  assert str(loaded.in_avals[0]) == 'uint8[n,16,16,3]'
+  assert str(loaded.out_avals[0]) == f'float32[n,{model.encoder.num_features}]'
 
 
 def test_the_card_and_the_numbers(exported):

@@ -160,7 +160,7 @@ class ViT(encoder.Encoder):
         f'images of shape {image_NHWC.shape}: this transformer has position '
         f'embeddings for {self.image_size} x {self.image_size} pixels'
       )
-    N, D = len(image_NHWC), self.num_features
+    N, D = image_NHWC.shape[0], self.num_features
     patches_NTD = self.patch_embed(image_NHWC).reshape(N, -1, D)
     token = jnp.broadcast_to(
       self.class_token[...].astype(self.dtype), (N, 1, D)
