@@ -187,7 +187,8 @@ def test_report_is_self_contained(finished):
     value = values_of(workdir)[f'val/knn1@{dim}']
     assert f'<td>{value:.2f}</td>' in page
   assert {path.name for path in workdir.report.iterdir()} == {
-    'index.html', 'accuracy.svg', 'retrieval.svg', 'training.svg'
+    'index.html', 'accuracy.svg', 'retrieval.svg', 'training.svg',
+    'cascade.svg', 'saliency.png',
   }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def make(
   small = next(dim for dim in dims if top1[dim] >= KEEPS * top1[last])
   over = (
     f'{config["name"]}: {config["encoder"]} with {_HEADS[config["head"]]} on '
-    f'{config["embeddings"] or config["dataset"]}, step {values["step"]:,}'
+    f'{config.get("embeddings") or config["dataset"]}, step {values["step"]:,}'
   )
   if len(dims) == 1:
     return Headline(

@@ -5,6 +5,7 @@ import pathlib
 import types
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -46,8 +47,12 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
 
 
 def _parts(config: ConfigDict) -> tuple[types.ModuleType, ...]:
-  """What else is written of a run: of vectors there are no pictures."""
-  if config.embeddings:
+  """What else is written of a run.
+
+  Of vectors there are no pictures; and a checkpoint is opened by all processes
+  together, while one alone runs this stage.
+  """
+  if config.embeddings or jax.process_count() > 1:
     return (baselines,)
   return baselines, projection, saliency
 
@@ -105,6 +110,11 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   terminal.say(_lines(config, results) + '\n' + terminal.table(table))
   for part in _parts(config):
     part.run(config, workdir)
+  if jax.process_count() > 1:
+    terminal.say(
+      'analyze: no maps and no Grad-CAM by several processes; --mode=analyze,'
+      'report of one process adds them'
+    )
 
 
 def load_groups(
