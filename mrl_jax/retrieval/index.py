@@ -119,7 +119,7 @@ class Index:
     start = time.perf_counter()
     M, D = self.database.embedding_MD.shape
     scan_dim = self._check_widths(scan_dim, coarse_dim, rerank_dim)
-    count = _check_counts(k, rerank_dim, shortlist, M)
+    count = prefixes.check_shortlist(k, rerank_dim, shortlist, M)
     if self.cells is None and (probes, coarse_dim) != (None, None):
       raise ValueError(f'probes, coarse_dim: kind {self.kind!r} has no cells')
     if self.kind != 'hnsw' and effort is not None:
@@ -185,19 +185,6 @@ class Index:
       return graph_lib.walk(self.scanners[dim], query_Qd, k, effort)
     scanned = self.cells.size_C[cell_QP].sum(1).mean()
     return *cells_lib.scan(self.scanners[dim], query_Qd, k, cell_QP), scanned
-
-
-def _check_counts(k, rerank_dim, shortlist, M) -> int:
-  if (rerank_dim is None) != (shortlist is None):
-    raise ValueError(
-      f'rerank_dim {rerank_dim}, shortlist {shortlist}: give both or neither'
-    )
-  count = k if shortlist is None else shortlist
-  if not 1 <= k <= count <= M:
-    raise ValueError(
-      f'k {k} of a shortlist of {count}: needs 1 <= k <= shortlist <= {M} rows'
-    )
-  return count
 
 
 def _in_order(score_QK, ids_QK) -> Neighbors:

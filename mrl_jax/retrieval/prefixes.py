@@ -1,4 +1,4 @@
-"""Unit prefixes: slice, then normalise, block by block."""
+"""Prefixes of unit length, block by block; and how many rows to rerank."""
 
 from collections.abc import Iterator
 
@@ -55,3 +55,23 @@ def unit_queries(
       f'must be [Q, {width}], Q at least 1'
     )
   return unit(query_QD, dim)
+
+
+def check_shortlist(
+  k: int, rerank_dim: int | None, shortlist: int | None, M: int
+) -> int:
+  """How many rows the first stage of a search has to find.
+
+  Raises ValueError for one of `rerank_dim` and `shortlist` without the other,
+  or unless 1 <= k <= shortlist <= M.
+  """
+  if (rerank_dim is None) != (shortlist is None):
+    raise ValueError(
+      f'rerank_dim {rerank_dim}, shortlist {shortlist}: give both or neither'
+    )
+  count = k if shortlist is None else shortlist
+  if not 1 <= k <= count <= M:
+    raise ValueError(
+      f'k {k} of a shortlist of {count}: needs 1 <= k <= shortlist <= {M} rows'
+    )
+  return count

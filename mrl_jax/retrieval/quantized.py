@@ -76,15 +76,7 @@ class Quantized:
         shortlist without the other, or queries that do not fit.
     """
     M, D = self.database.embedding_MD.shape
-    if (rerank_dim is None) != (shortlist is None):
-      raise ValueError(
-        f'rerank_dim {rerank_dim}, shortlist {shortlist}: give both or neither'
-      )
-    count = k if shortlist is None else shortlist
-    if not 1 <= k <= count <= M:
-      raise ValueError(
-        f'k {k} of a shortlist of {count}: needs 1 <= k <= shortlist <= {M}'
-      )
+    count = prefixes.check_shortlist(k, rerank_dim, shortlist, M)
     if rerank_dim is not None:
       nesting.validate((rerank_dim,), D)
     start = time.perf_counter()
