@@ -99,6 +99,9 @@ def get_config() -> ConfigDict:
   # Widths that a step trains: the widest, and a random choice of the others,
   # weighted so that the loss expected is the same; 0: all.
   config.granularities_per_step = 0
+  # Train each width by the network of as large a share of the channels, not by
+  # a prefix of the whole one: the slimmable baseline (ResNets, mrl_e).
+  config.slimmable = False
 
   # What a run starts from: a workdir, one of its checkpoints, or a file of
   # PyTorch (mrl_jax/models/torch_import.py). Empty: afresh.

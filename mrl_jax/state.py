@@ -119,9 +119,10 @@ def make_train_step(
     per_step = nesting.validate_per_step(granularities_per_step, G)
     # Far from the granularities' key, which is the same in all parts.
     depth_key = jax.random.fold_in(jax.random.fold_in(key, 2**31), part)
-    loss, loss_G = model.head.loss(
-      model.encoder(image_NHWC, key=depth_key),
+    loss, loss_G = model.loss(
+      image_NHWC,
       label_N,
+      key=depth_key,
       weights_G=nesting.sample_weights(key, all_weights_G, per_step),
       label_smoothing=label_smoothing,
     )

@@ -29,6 +29,7 @@ class Workdir:
     config: Mapping[str, Any],
     *,
     free: Collection[str] = (),
+    later: Mapping[str, Any] | None = None,
   ):
     """Looks, and writes nothing.
 
@@ -36,6 +37,8 @@ class Workdir:
       path: need not exist yet.
       config: the resolved config, as plain JSON types.
       free: the fields that training does not depend on.
+      later: the fields that runs begun long ago lack, at the values by which
+        they were trained.
 
     Raises:
       ValueError: `path` is a file or cannot be written, or the config there
@@ -44,6 +47,7 @@ class Workdir:
     self.path = pathlib.Path(path).expanduser().absolute()
     self.config = json.loads(json.dumps(config))
     self._free = frozenset(free)
+    self._later = later or {}
     _check_writable(self.path)
     config_path = self.path / 'config.json'
     recorded = files.read_json(config_path, missing={})
@@ -98,6 +102,7 @@ class Workdir:
 
     The line names each field that differs, with both values.
     """
+    recorded = {**self._later, **recorded}
     pairs = [
       (name, recorded.get(name), self.config.get(name))
       for name in sorted((self.config.keys() | recorded.keys()) - self._free)
@@ -120,7 +125,12 @@ class Workdir:
     """Of these fields, or those training depends on: 12 hexadecimal digits."""
     if names is None:
       names = self.config.keys() - self._free
-    chosen = {name: self.config.get(name) for name in sorted(names)}
+    # Fields at the value of before they were there change no hash.
+    chosen = {
+      name: self.config.get(name)
+      for name in sorted(names)
+      if name not in self._later or self.config[name] != self._later[name]
+    }
     return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:12]
 
   def marks(self) -> dict[str, dict[str, Any]]:

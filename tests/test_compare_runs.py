@@ -13,13 +13,18 @@ from mrl_jax.comparison import runs
 
 @pytest.fixture(scope='module')
 def workdirs(tmp_path_factory, data_dir):
-  """MRL at 2, 8 and 64, and the fixed head at 64, both evaluated."""
+  """MRL at 2, 8 and 64, the fixed head at 64, and slimmable, evaluated."""
   from tests import conftest
 
   paths = []
-  for head, dims in (('mrl', (2, 8, 64)), ('fixed', (64,))):
+  for head, dims, between in (
+    ('mrl', (2, 8, 64), ()),
+    ('fixed', (64,), ()),
+    ('mrl_e', (16, 64), (2, 8)),
+  ):
     config = conftest.shrunk(data_dir)
-    config.update(head=head, nesting_dims=dims, eval_dims=())
+    config.update(head=head, nesting_dims=dims, eval_dims=between)
+    config.slimmable = head == 'mrl_e'
     config.num_epochs, config.peak_epoch = 1, 0.5
     path = tmp_path_factory.mktemp(head)
     stages.run(config, path, ('train', 'embed', 'evaluate'))
@@ -38,7 +43,7 @@ def cells(text: str, title: str) -> dict[str, list[str]]:
 
 
 def test_two_runs(workdirs, capsys):
-  compare.run(workdirs)
+  compare.run(workdirs[:2])
   text = capsys.readouterr().out
   linear, neighbor = cells(text, 'Linear'), cells(text, '1-NN top')
   assert linear['width'] == ('2', '8', '64')
@@ -46,7 +51,7 @@ def test_two_runs(workdirs, capsys):
   assert list(neighbor) == [
     'width', 'Rand. FS', 'SVD', 'JL', 'FF cut', 'FF', 'MRL'
   ]  # fmt: skip
-  mrl, fixed = map(runs.read, workdirs)
+  mrl, fixed = map(runs.read, workdirs[:2])
   assert linear['MRL'] == tuple(f'{mrl.linear[d]:.2f}' for d in (2, 8, 64))
   assert linear['FF'] == ('–', '–', f'{fixed.linear[64]:.2f}')
   assert neighbor['FF'] == ('–', '–', f'{fixed.neighbor[64]:.2f}')
@@ -54,6 +59,19 @@ def test_two_runs(workdirs, capsys):
   assert neighbor['FF cut'][-1] == neighbor['FF'][-1]
   assert linear['SVD'][-1] == '–'
   assert 'published' not in text
+
+
+def test_a_slimmable_run(workdirs, capsys):
+  """Prefixes of the largest network; also where MRL was not trained for."""
+  compare.run([workdirs[0], workdirs[2]])
+  text = capsys.readouterr().out
+  slim = runs.read(workdirs[2])
+  assert slim.kind == 'Slim'
+  for title, found in (('Linear', slim.linear), ('1-NN top', slim.neighbor)):
+    columns = cells(text, title)
+    assert list(columns) == ['width', 'Slim', 'MRL']
+    expected = [f'{found[dim]:.2f}' for dim in (2, 8, 16)]
+    assert list(columns['Slim'][:3]) == expected
 
 
 def test_seeds_are_averaged_and_what_is_lacking_is_said(workdirs, capsys):
@@ -111,7 +129,7 @@ def test_runs_that_do_not_compare(workdirs, config, tmp_path):
   metrics.write_text(''.join(line for line in lines if 'knn1' not in line))
   with pytest.raises(ValueError, match='run --mode=evaluate first'):
     compare.run([str(trained)])
-  one, other = map(runs.read, workdirs)
+  one, other = map(runs.read, workdirs[:2])
   config = other.config.copy_and_resolve_references()
   config.eval_split = 'train'
   with pytest.raises(ValueError, match=r"eval_split 'train' and .*test"):

@@ -56,6 +56,21 @@ def test_another_training_config_is_refused(tmp_path):
   open_workdir(tmp_path, {**CONFIG, 'modes': ['embed'], 'eval_dims': [4]})
 
 
+def test_a_field_that_was_added_since(tmp_path):
+  """A run that lacks it goes on, as what it was trained by; no other does."""
+  old = open_workdir(tmp_path)
+  old.write_config()
+  (old.checkpoints / '12').mkdir(parents=True)
+  later = {'slimmable': False}
+  config = {**CONFIG, 'slimmable': False}
+  new = Workdir(tmp_path, config, free=FREE, later=later)
+  assert new.hash_of() == old.hash_of()
+  with pytest.raises(ValueError, match='slimmable is False there and True'):
+    Workdir(tmp_path, {**config, 'slimmable': True}, free=FREE, later=later)
+  with pytest.raises(ValueError, match='slimmable is None there and False'):
+    Workdir(tmp_path, config, free=FREE)
+
+
 def test_hashes_follow_their_fields(tmp_path):
   first = open_workdir(tmp_path)
   other = open_workdir(tmp_path, {**CONFIG, 'eval_dims': [4]})

@@ -23,7 +23,7 @@ class Run(NamedTuple):
   """A finished run.
 
   Attributes:
-    kind: MRL, MRL-E or FF.
+    kind: MRL, MRL-E, FF or Slim.
     config: that it was trained with.
     workdir: where it lies.
     linear: top-1 of the heads in percent, by width.
@@ -46,7 +46,7 @@ def read(path: str) -> Run:
   if not records:
     raise ValueError(f'{path} is not evaluated: run --mode=evaluate first')
   return Run(
-    _KINDS[config.head],
+    'Slim' if config.slimmable else _KINDS[config.head],
     config,
     workdir,
     _by_width(records[-1], 'val/top1@'),

@@ -117,3 +117,23 @@ class Classifier(nnx.Module):
   def __call__(self, image_NHWC: jax.Array) -> jax.Array:
     """Float images [N, H, W, 3] to float32 logits [G, N, C]."""
     return self.head(self.encoder(image_NHWC))
+
+  def loss(
+    self,
+    image_NHWC: jax.Array,
+    label_N: jax.Array,
+    *,
+    key: jax.Array | None = None,
+    weights_G: Sequence[float] | jax.Array | None = None,
+    label_smoothing: float = 0.0,
+  ) -> tuple[jax.Array, jax.Array]:
+    """The summed loss and each granularity's: what training minimises.
+
+    `key` is of the encoder's random depth; the rest as in the head's own loss.
+    """
+    return self.head.loss(
+      self.encoder(image_NHWC, key=key),
+      label_N,
+      weights_G=weights_G,
+      label_smoothing=label_smoothing,
+    )

@@ -169,8 +169,9 @@ class ResNet(encoder.Encoder):
     dtype: jnp.dtype = jnp.float32,
     rngs: nnx.Rngs,
   ):
+    self.variant = variant
     self.num_features = variant.num_features
-    self.small_image = variant.small_image
+    self.blurpool = blurpool
     self.remat = remat
     self.dtype = dtype
     conv = {'blurpool': blurpool, 'dtype': dtype}
@@ -201,7 +202,7 @@ class ResNet(encoder.Encoder):
 
   def _stem(self, x: jax.Array) -> jax.Array:
     x = nnx.relu(self.bn1(self.conv1(x)))
-    if not self.small_image:
+    if not self.variant.small_image:
       # Torch's padding; 'SAME' would pad only on one side.
       x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     return x

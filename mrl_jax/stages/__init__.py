@@ -119,6 +119,9 @@ _FREE_FIELDS = frozenset(
     'keep_checkpoints',
   }
 )
+# Fields that were added since, at the value by which earlier runs were trained:
+# such a run goes on.
+_LATER_FIELDS = {'slimmable': False}
 
 
 def run(
@@ -159,7 +162,7 @@ def open_workdir(config: ConfigDict, path: str | os.PathLike) -> Workdir:
   Raises ValueError if what lies there was trained with another config.
   """
   free = _FREE_FIELDS.union(*(stage.fields for stage in STAGES.values()))
-  workdir = Workdir(path, config.to_dict(), free=free)
+  workdir = Workdir(path, config.to_dict(), free=free, later=_LATER_FIELDS)
   if step := workdir.latest_step():
     with Checkpoints(workdir.checkpoints) as checkpoints:
       recorded = checkpoints.read_config(step)
@@ -176,7 +179,7 @@ def open_recorded(path: str | os.PathLike) -> tuple[ConfigDict, Workdir]:
   recorded = files.read_json(path / 'config.json', missing={})
   if not recorded:
     raise ValueError(f'{path} is no workdir: there is no config.json in it')
-  config = ConfigDict(recorded)
+  config = ConfigDict({**_LATER_FIELDS, **recorded})
   workdir = open_workdir(config, path)
   if not workdir.latest_step():
     raise ValueError(f'{path} has no checkpoint: run --mode=train first')

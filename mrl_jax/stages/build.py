@@ -30,6 +30,7 @@ from mrl_jax.data.vector_batches import StreamVectors
 from mrl_jax.data.vectors import open_vectors
 from mrl_jax.data.vectors import Vectors
 from mrl_jax.models.adaptor import Adaptor
+from mrl_jax.models.slimmable import SlimmableClassifier
 from mrl_jax.predictions import KINDS
 from mrl_jax.workdir import Workdir
 
@@ -98,7 +99,8 @@ def num_features(config: ConfigDict) -> int:
 
 def model(config: ConfigDict, num_classes: int) -> models.Classifier:
   rngs = nnx.Rngs(config.seed)
-  return models.Classifier(
+  make = SlimmableClassifier if config.slimmable else models.Classifier
+  return make(
     _encoder(config, rngs),
     tuple(config.nesting_dims),
     config.num_classes or num_classes,

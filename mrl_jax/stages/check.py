@@ -12,6 +12,7 @@ from mrl_jax import profile
 from mrl_jax import trainable
 from mrl_jax.data import eval_sets
 from mrl_jax.models import heads
+from mrl_jax.models import slimmable
 from mrl_jax.models import vit
 from mrl_jax.stages import build
 
@@ -189,6 +190,9 @@ def _check_widths(config: ConfigDict) -> None:
   dims = nesting.validate(config.nesting_dims, width)
   if config.head == 'fixed' and len(dims) > 1:
     raise ValueError(f'nesting_dims {dims}: the fixed head has one width')
+  if config.slimmable:
+    variant = models.ENCODERS.get(config.encoder)
+    slimmable.validate(variant, dims, config.head)
   nesting.validate_weights(config.nesting_weights, len(dims))
   nesting.validate_per_step(config.granularities_per_step, len(dims))
   if config.eval_dims:
