@@ -35,7 +35,7 @@ def run(paths: Sequence[str]) -> None:
   runs = [runs_lib.read(path) for path in paths]
   runs_lib.check_alike(runs)
   config = runs[0].config
-  dims = sorted({dim for one in runs for dim in one.config.nesting_dims})
+  dims = sorted({dim for one in runs for dim in runs_lib.widths(one)})
   ours = {
     'linear': _trained([(one.kind, one.linear) for one in runs]),
     '1-NN': _trained([(one.kind, one.neighbor) for one in runs]),

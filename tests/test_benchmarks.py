@@ -167,5 +167,6 @@ def test_retrieval(monkeypatch, tmp_path):
   retrieval.main()
   record = json.loads(path.read_text())
   rows = record['8 queries, 300 rows of 32']
-  assert rows[0]['x exact'] == 1 and rows[-1]['search'] == 'funnel 16-32'
+  assert rows[0]['x in full'] == rows[1]['x exact'] == 1
+  assert rows[-1]['search'] == 'funnel 16-32'
   assert record['0.0001 GB on disk'][0]['search / read'] > 0

@@ -9,8 +9,11 @@ from mrl_jax import retrieval
 from mrl_jax.retrieval import cost
 from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval import device
-from mrl_jax.retrieval import host
+from mrl_jax.retrieval import exact
+from mrl_jax.retrieval import kernels
 from mrl_jax.retrieval import rescore
+from mrl_jax.retrieval import scan
+from mrl_jax.retrieval.candidates import Candidates
 
 
 def brute_force(query_QD, database_MD, k, dim):
@@ -32,13 +35,14 @@ def arrays(request, tmp_path, monkeypatch):
   """Queries, rows of several ragged blocks, and the database made of them."""
   monkeypatch.setattr(database_lib, 'BLOCK_BYTES', 64 * 32 * 4)
   for name, value in {
-    '_NARROW': 0 if request.param == 'wide' else 48,
+    'NARROW': 0 if request.param == 'wide' else 48,
     '_NARROW_ROWS': 16,
     '_ROWS': 64,
     '_QUERIES': 8,
-    '_SAMPLE': 40,
   }.items():
-    monkeypatch.setattr(host, name, value)
+    monkeypatch.setattr(scan, name, value)
+  monkeypatch.setattr(exact, '_QUERIES', 8)
+  monkeypatch.setattr(exact, '_SAMPLE', 40)
   monkeypatch.setattr(device, '_QUERIES', 8)
   monkeypatch.setattr(device, '_ROWS', 16)
   monkeypatch.setattr(device, '_GATHER_BYTES', 1 << 14)
@@ -172,8 +176,9 @@ def test_an_all_zero_prefix_scores_zero():
 @pytest.mark.parametrize('narrow', [0, 48])
 def test_a_sample_that_misleads(monkeypatch, narrow):
   """Nearly all rows reach the floor, so that some have to be dropped."""
-  for name, value in {'_NARROW': narrow, '_ROWS': 64, '_SAMPLE': 40}.items():
-    monkeypatch.setattr(host, name, value)
+  monkeypatch.setattr(scan, 'NARROW', narrow)
+  monkeypatch.setattr(scan, '_ROWS', 64)
+  monkeypatch.setattr(exact, '_SAMPLE', 40)
   rng = np.random.default_rng(0)
   database_MD = 1 + 0.3 * rng.normal(size=(4000, 4)).astype(np.float32)
   database_MD[np.linspace(0, 3999, 40).astype(int)] *= -1
@@ -360,3 +365,88 @@ def test_cost_is_the_papers():
   assert round(funnel, 3) == 0.046
   funnel = cost.mflops(0, (8, 16, 32, 64, 128, 2048), (800, 400, 200, 50, 10))
   assert round(funnel, 3) == 0.065
+
+
+@pytest.fixture(params=['narrow', 'wide'])
+def decaying(request, monkeypatch):
+  """Queries and rows whose numbers become small, with equal rows among them."""
+  monkeypatch.setattr(scan, 'NARROW', 48 if request.param == 'narrow' else 0)
+  monkeypatch.setattr(scan, '_ROWS', 64)
+  monkeypatch.setattr(exact, '_QUERIES', 8)
+  monkeypatch.setattr(exact, '_WIDE_SAMPLE', 200)
+  monkeypatch.setattr(exact, '_WIDE', 1)
+  monkeypatch.setattr(exact, '_FETCH', 1)  # So few rows are all at hand.
+  rng = np.random.default_rng(0)
+  scale_D = 1 / np.arange(1, 65, dtype=np.float32) ** 2
+  query_QD = rng.normal(size=(21, 64)).astype(np.float32) * scale_D
+  row_MD = rng.normal(size=(2003, 64)).astype(np.float32) * scale_D
+  row_MD[700:740] = row_MD[5]
+  return query_QD, row_MD
+
+
+@pytest.mark.parametrize('metric', ['cosine', 'dot'])
+@pytest.mark.parametrize('k', [1, 10, 60])
+def test_rows_left_out_by_their_bounds(decaying, k, metric):
+  """The same rows are found, and most are not read to their end."""
+  query_QD, row_MD = decaying
+  database = retrieval.prepare(row_MD, (2, 8))
+  found = retrieval.search(query_QD, database, k, metric=metric)
+  every = retrieval.search(query_QD, database, k, metric=metric, bounds=False)
+  np.testing.assert_array_equal(found.ids_QK, every.ids_QK)
+  np.testing.assert_allclose(found.scores_QK, every.scores_QK, rtol=1e-5)
+  assert every.cost.mflops == 2003 * 64 / 1e6
+  assert found.cost.mflops < every.cost.mflops / 3
+  if metric == 'cosine':
+    ids_QK, _ = brute_force(query_QD, row_MD, k, 64)
+    np.testing.assert_array_equal(found.ids_QK, ids_QK)
+
+
+def test_bounds_that_leave_out_nothing(arrays, monkeypatch):
+  """A flat spectrum, were it scanned by a prefix."""
+  query_QD, database_MD, database = arrays
+  monkeypatch.setattr(exact, '_FETCH', 0)
+  found = retrieval.search(query_QD, database, 10)
+  ids_QK, scores_QK = brute_force(query_QD, database_MD, 10, 32)
+  np.testing.assert_array_equal(found.ids_QK, ids_QK)
+  np.testing.assert_allclose(found.scores_QK, scores_QK, atol=1e-6)
+
+
+def test_candidates_that_are_all_kept():
+  """Of every row the score, in arrays that grow."""
+  part = Candidates(np.full(2, -np.inf, np.float32), None, block=0)
+  row_MD = np.arange(3 * kernels.TILE, dtype=np.float32)[:, None]
+  query_Qd = np.eye(2, kernels.LANE, dtype=np.float32)
+  part.add_rows(query_Qd, row_MD, np.ones(len(row_MD), np.float32), 7)
+  query_N, id_N, score_N = part.found()
+  assert len(query_N) == 2 * len(row_MD)
+  first = query_N == 0
+  np.testing.assert_array_equal(id_N[first], 7 + np.arange(len(row_MD)))
+  np.testing.assert_array_equal(score_N[first], row_MD[:, 0])
+
+
+def test_where_bounds_would_not_pay():
+  """Flat spectra, and rows on disk, are scored in full."""
+  rng = np.random.default_rng(0)
+  flat = rng.normal(size=(3000, 64)).astype(np.float32)
+  found = retrieval.search(flat[:9], retrieval.prepare(flat, (2, 8)), 5)
+  assert found.cost.mflops == 3000 * 64 / 1e6
+  assert (found.ids_QK[:, 0] == np.arange(9)).all()
+
+
+def test_rows_of_a_zero_prefix_are_not_lost():
+  """A prefix of zeros bounds nothing: all is behind it."""
+  rng = np.random.default_rng(0)
+  scale_D = 1 / np.arange(1, 65, dtype=np.float32) ** 2
+  row_MD = rng.normal(size=(2000, 64)).astype(np.float32) * scale_D
+  row_MD[77, :8] = 0
+  query_QD = row_MD[77:78].copy()
+  query_QD[0, 0] = 1e-3
+  found = retrieval.search(query_QD, retrieval.prepare(row_MD, (2, 8)), 3)
+  np.testing.assert_array_equal(
+    found.ids_QK, brute_force(query_QD, row_MD, 3, 64)[0]
+  )
+
+
+def test_wide_rows_are_prepared_for_bounds():
+  row_MD = np.ones((3, 512), np.float32)
+  assert set(retrieval.prepare(row_MD).norms) == {8, 32, 512}

@@ -57,6 +57,13 @@ def read(path: str) -> Run:
   )
 
 
+def widths(run: Run) -> tuple[int, ...]:
+  """Those that its row has; a slimmable network's networks are not all."""
+  config = run.config
+  between = config.eval_dims if config.slimmable else ()
+  return (*config.nesting_dims, *between)
+
+
 def _by_width(record, prefix) -> dict[int, float]:
   return {
     int(name.removeprefix(prefix)): value

@@ -16,12 +16,12 @@ class Candidates:
       would not fit.
   """
 
-  def __init__(self, floor_Q: np.ndarray, k: int, *, block: int):
-    """`block`: rows that are added at a time."""
+  def __init__(self, floor_Q: np.ndarray, k: int | None, *, block: int):
+    """`k`: the best to keep; None: all. `block`: rows added at a time."""
     self.floor_Q = floor_Q.copy()
     self._k = k
     # Of this only what is written to is taken from memory.
-    size = len(floor_Q) * (2 * k + kernels.TILE) + block
+    size = len(floor_Q) * (2 * (k or 0) + kernels.TILE) + block
     self._found = _empty(size)
     self._count = 0
 
@@ -47,7 +47,7 @@ class Candidates:
       )
       done += more
       if done < len(rows_Bd):
-        self._compact()
+        self._make_room()
 
   def add_scores(self, score_QB: np.ndarray, first: int, size: int) -> None:
     """Takes the first `size` columns as rows, `first` the id of the first.
@@ -60,14 +60,20 @@ class Candidates:
         score_QB, self.floor_Q, query, first, size, *self._found, self._count
       )
       if query < Q:
-        self._compact()
+        self._make_room()
 
   def found(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(queries [N], ids [N], scores [N]) in any order."""
     return tuple(x[: self._count] for x in self._found)
 
-  def _compact(self) -> None:
+  def _make_room(self) -> None:
     """Keeps the k best of each query, and raises its floor to the last."""
+    if self._k is None:
+      larger = _empty(2 * len(self._found[0]))
+      for array, values in zip(larger, self.found(), strict=True):
+        array[: self._count] = values
+      self._found = larger
+      return
     ids_QK, score_QK, count_Q = best([self.found()], len(self.floor_Q), self._k)
     full_Q = count_Q >= self._k
     self.floor_Q[full_Q] = score_QK[full_Q, -1]

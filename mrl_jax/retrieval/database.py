@@ -9,6 +9,9 @@ import numpy as np
 
 from mrl_jax import nesting
 
+# Embeddings at least this wide get norms of 1/64 and 1/16 of their width, too,
+# by which an exact search leaves rows out.
+_WIDE = 512
 # Bytes of rows worked on at a time.
 BLOCK_BYTES = 64 << 20
 
@@ -63,7 +66,9 @@ def host_database(
     database_MD = database_MD.astype(dtype)
   # Of a CPU's jax.Array that is no copy.
   database_MD = np.asanyarray(database_MD)
-  norms = _prefix_norms(database_MD, tuple(sorted({*dims, width})))
+  bounding = (width // 64, width // 16) if width >= _WIDE else ()
+  dims = tuple(sorted({*dims, *bounding, width}))
+  norms = _prefix_norms(database_MD, dims)
   return Database(database_MD, norms, original)
 
 

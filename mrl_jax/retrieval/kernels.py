@@ -130,6 +130,69 @@ def _key(bits, row):
 
 
 @_sum
+def best_dots(
+  query_Qd,
+  rows_MD,
+  norm_M,
+  more_QA,
+  more_MA,
+  ids_QK,
+  bound_QK,
+  width,
+  k,
+  q,
+  end,
+  score_QK,
+):
+  """Writes the scores of the rows that may be among the k best of a query.
+
+  Rows come by falling bounds, and -1 behind the last. A row whose bound at
+  `width`, of the product of `more` and of prefixes, falls short too is not read
+  to the end, nor are those after the k-th best score has passed their bound;
+  they get -inf. Returns the multiply-adds.
+  """
+  dim, products = query_Qd.shape[1], 0
+  for query in range(q, end):
+    heap_k = np.full(k, -np.inf, np.float32)  # The least at the top.
+    score_QK[query] = -np.inf
+    for j in range(ids_QK.shape[1]):
+      row = ids_QK[query, j]
+      if row < 0 or bound_QK[query, j] < heap_k[0]:
+        break
+      total = np.float32(0)
+      for i in range(width):
+        total += query_Qd[query, i] * rows_MD[row, i]
+      products += width
+      most = total
+      for a in range(more_QA.shape[1]):
+        most += more_QA[query, a] * more_MA[row, a]
+      if most / norm_M[row] < heap_k[0]:
+        continue
+      for i in range(width, dim):
+        total += query_Qd[query, i] * rows_MD[row, i]
+      products += dim - width
+      score = total / norm_M[row]
+      score_QK[query, j] = score
+      if score > heap_k[0]:
+        _replace_top(heap_k, score)
+  return products
+
+
+@_loop
+def _replace_top(heap_k, value):
+  place = 0
+  while True:
+    child = 2 * place + 1
+    if child + 1 < len(heap_k) and heap_k[child + 1] < heap_k[child]:
+      child += 1
+    if child >= len(heap_k) or heap_k[child] >= value:
+      break
+    heap_k[place] = heap_k[child]
+    place = child
+  heap_k[place] = value
+
+
+@_sum
 def dots(query_Qd, rows_MD, ids_QK, q, end, dot_QK):
   """Writes those of the queries q to end; -inf for an id below 0."""
   dim = query_Qd.shape[1]

@@ -11,7 +11,7 @@ import numpy as np
 from mrl_jax import nesting
 from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval import device
-from mrl_jax.retrieval import host
+from mrl_jax.retrieval import exact
 from mrl_jax.retrieval.cost import Cost
 from mrl_jax.retrieval.database import Database
 from mrl_jax.retrieval.device import DeviceDatabase
@@ -89,6 +89,7 @@ def search(
   dim: int | None = None,
   metric: Metric = 'cosine',
   recall: float | None = None,
+  bounds: bool = True,
 ) -> Neighbors:
   """The k rows nearest to each query by the cosine of their prefixes.
 
@@ -100,6 +101,8 @@ def search(
     metric: 'cosine': slice, then normalise. 'dot': slice only.
     recall: None: exact. Else the share of the k nearest that
       `jax.lax.approx_max_k` aims at, on a mesh; it is made for TPUs.
+    bounds: on a CPU, whether rows that a prepared prefix shows to be too far
+      may be left unread beyond it. The same rows are found.
 
   Raises:
     ValueError: k outside [1, M], dim outside [1, D], widths or dtypes that
@@ -115,8 +118,10 @@ def search(
     raise ValueError(f'recall {recall}: must be in (0, 1]')
   if recall is not None and not isinstance(database, DeviceDatabase):
     raise ValueError(f'recall {recall}: needs a database prepared on a mesh')
-  found = _nearest(query_QD, database, k, dim, metric, recall)
-  return Neighbors(*found, _paid(database, M * dim, M, start))
+  *found, products = _nearest(
+    query_QD, database, k, dim, metric, recall, bounds
+  )
+  return Neighbors(*found, _paid(database, products, M, start))
 
 
 def adaptive(
@@ -176,9 +181,9 @@ def funnel(
     )
   M = database.shape[0]
   _check_k(shortlists[0], M)
-  found = _nearest(query_QD, database, shortlists[0], dims[0], metric)
-  ids_QK, score_QK = found
-  products = M * dims[0]
+  ids_QK, score_QK, products = _nearest(
+    query_QD, database, shortlists[0], dims[0], metric
+  )
   for dim, k in zip(dims[1:], shortlists[1:], strict=True):
     ids_QK, score_QK, more = _rescore(
       query_QD, database, ids_QK, k, dim, metric
@@ -224,12 +229,23 @@ def _check_k(k: int, M: int) -> None:
     raise ValueError(f'k {k}: must be in [1, {M}], the rows of the database')
 
 
-def _nearest(query_QD, database, k, dim, metric, recall=None):
+def _nearest(
+  query_QD, database, k, dim, metric, recall=None, bounds=True
+) -> Rescored:
   query_Qd, cosine = _prefix(query_QD, dim, metric), metric == 'cosine'
   if isinstance(database, DeviceDatabase):
-    return database.nearest(query_Qd, k, cosine=cosine, recall=recall)
-  norm_M = database.norm_M(dim) if cosine else None
-  return host.nearest(query_Qd, database.embedding_MD, norm_M, k)
+    found = database.nearest(query_Qd, k, cosine=cosine, recall=recall)
+    return Rescored(*found, database.shape[0] * dim)
+  if cosine:
+    database.norm_M(dim)
+  return exact.nearest(
+    query_Qd,
+    database.embedding_MD,
+    database.norms,
+    k,
+    cosine=cosine,
+    bounds=bounds,
+  )
 
 
 def _rescore(query_QD, database, ids_QK, k, dim, metric) -> Rescored:

@@ -14,7 +14,7 @@ import numpy as np
 from mrl_jax.retrieval import kernels
 from mrl_jax.retrieval.candidates import best
 from mrl_jax.retrieval.candidates import read_only
-from mrl_jax.retrieval.host import num_threads
+from mrl_jax.retrieval.scan import num_threads
 
 # Queries ranked at a time.
 _QUERIES = 128
@@ -22,7 +22,7 @@ _QUERIES = 128
 # the share of rows then read to the end from which on it has not paid.
 _NARROW, _SHORT, _USELESS = 512, 3, 0.5
 # Of float32 sums, as a share of the norms of what is multiplied.
-_ROUNDING = 1e-5
+ROUNDING = 1e-5
 
 
 class Rescored(NamedTuple):
@@ -77,6 +77,14 @@ def rescore(
   return Rescored(ids_QK, score_QK, products / Q)
 
 
+def rest_norms(whole: np.ndarray, part: np.ndarray) -> np.ndarray:
+  """At least the norm of what lies behind a prefix of the norm `part`."""
+  # A norm of 1 may stand for 0.
+  part = np.where(part == 1, 0, part)
+  squares = np.maximum(whole**2 - part**2, 0)
+  return np.sqrt(squares + ROUNDING * whole**2)
+
+
 def _blocks(Q: int, size: int) -> list[slice]:
   return [slice(start, start + size) for start in range(0, Q, size)]
 
@@ -93,13 +101,10 @@ def _within_reach(dots, query_Bd, norms, ids_BK, k, first, cosine):
   prefix_Bd = np.ascontiguousarray(query_Bd[:, :first])
   score_BK = dots(prefix_Bd, ids_BK=ids_BK)
   whole_BK, part_BK = norms[query_Bd.shape[1]][ids_BK], norms[first][ids_BK]
-  # A norm of 1 may stand for 0.
-  part_BK = np.where(part_BK == 1, 0, part_BK)
-  squares_BK = np.maximum(whole_BK**2 - part_BK**2, 0)
-  rest_BK = np.sqrt(squares_BK + _ROUNDING * whole_BK**2)
+  rest_BK = rest_norms(whole_BK, part_BK)
   query_rest_B1 = np.linalg.norm(query_Bd[:, first:], axis=1, keepdims=True)
   query_B1 = np.linalg.norm(query_Bd, axis=1, keepdims=True)
-  reach_BK = query_rest_B1 * rest_BK + _ROUNDING * query_B1 * whole_BK
+  reach_BK = query_rest_B1 * rest_BK + ROUNDING * query_B1 * whole_BK
   if cosine:
     score_BK /= whole_BK
     reach_BK /= whole_BK

@@ -1,0 +1,276 @@
+"""Exact search on a CPU, which most rows need not be read to the end for.
+
+What a random sample of the rows scores gives each query a floor that about k
+rows are expected to reach, with room to spare. What lies beyond a prefix adds
+at most the product of the norms of what is left of query and row: rows that do
+not reach the floor even so are done with after the prefix. A query that fewer
+than k rows reach is searched again with a lower floor, so that the result is
+exact. Where the sample says that prefixes leave too many rows, as with a flat
+spectrum, all rows are scored in full.
+"""
+
+from collections.abc import Iterator
+import concurrent.futures
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from mrl_jax.retrieval import kernels
+from mrl_jax.retrieval import scan
+from mrl_jax.retrieval.candidates import best
+from mrl_jax.retrieval.candidates import read_only
+from mrl_jax.retrieval.rescore import Rescored
+from mrl_jax.retrieval.rescore import rest_norms
+from mrl_jax.retrieval.rescore import ROUNDING
+
+# Rows sampled for the floors, at narrow and at wide widths.
+_SAMPLE, _WIDE_SAMPLE, _WIDE = 8192, 2048, 256
+# Of them, rows of a file that stand together.
+_RUN = 16
+# Queries whose floors are looked for together.
+_QUERIES = 512
+# Scores of the sample that one maximum stands for while it is sorted.
+_SPREAD = 8
+# Neighbours found in one reading of the rows.
+_FOUND = 1 << 21
+# Queries that the choice of a prefix looks at.
+_TRIED = 64
+# What a row costs, in multiply-adds of a product of matrices: a score that is
+# compared with its floor, at wide widths, and a multiply-add of a row that has
+# to be fetched.
+_COMPARE, _FETCH = 280, 36
+
+
+def nearest(
+  query_Qd: np.ndarray,
+  embedding_MD: np.ndarray,
+  norms: dict[int, np.ndarray],
+  k: int,
+  *,
+  cosine: bool,
+  bounds: bool = True,
+) -> Rescored:
+  """The k best rows of each query; ties go to the lower id.
+
+  Args:
+    query_Qd: float32 prefixes; the rows are read as far.
+    embedding_MD: rows; a memmap is read once for some thousand queries, in
+      full, since a disk gives no part of a row sooner.
+    norms: norm_M of prefixes by width, among them d for the cosine.
+    k: at most M.
+    cosine: whether scores are divided by the norms.
+    bounds: whether rows may be done with after a prefix.
+  """
+  group = max(1, min(8 * _QUERIES, _FOUND // k))
+  parts = [
+    _nearest(
+      query_Qd[start : start + group], embedding_MD, norms, k, cosine, bounds
+    )
+    for start in range(0, len(query_Qd), group)
+  ]
+  products = sum(part.products * len(part.ids_QK) for part in parts)
+  return Rescored(
+    np.concatenate([part.ids_QK for part in parts]),
+    np.concatenate([part.score_QK for part in parts]),
+    products / len(query_Qd),
+  )
+
+
+def _nearest(query_Qd, embedding_MD, norms, k, cosine, bounds):
+  (Q, dim), M = query_Qd.shape, len(embedding_MD)
+  norm_M = norms[dim] if cosine else None
+  ids_QK = np.zeros((Q, k), np.int64)
+  score_QK = np.zeros((Q, k), np.float32)
+  left, products = np.arange(Q), 0
+  sample = _sample(embedding_MD, norm_M, dim)
+  with concurrent.futures.ThreadPoolExecutor(scan.num_threads()) as pool:
+    for floor_Q in _floors(query_Qd, sample, M, k, pool):
+      query_Ld, floor_L = query_Qd[left], floor_Q[left]
+      prefix = None
+      if bounds and dim in norms and _is_at_hand(embedding_MD):
+        prefix = _prefix(query_Ld, sample, norms, floor_L, M, k)
+      if prefix:
+        found, more = _bounded(
+          query_Ld, embedding_MD, norms, floor_L, k, prefix, cosine, pool
+        )
+      else:
+        found = scan.reaching(query_Ld, embedding_MD, norm_M, floor_L, k, pool)
+        more = M * dim
+      ids_LK, score_LK, count_L = best(found, len(left), k)
+      # All rows that reach the floor are there; others may be, too.
+      enough_L = (count_L >= k) & (score_LK[:, -1] >= floor_L)
+      products += more * len(left)
+      done = left[enough_L]
+      ids_QK[done], score_QK[done] = ids_LK[enough_L], score_LK[enough_L]
+      left = left[~enough_L]
+      if not len(left):
+        break
+  return Rescored(ids_QK, score_QK, products / Q)
+
+
+class _Sample(NamedTuple):
+  """Rows from all over the database; `norm_S` divides their scores."""
+
+  ids_S: np.ndarray
+  rows_Sd: np.ndarray
+  norm_S: np.ndarray
+
+
+def _sample(embedding_MD, norm_M, dim) -> _Sample:
+  M = len(embedding_MD)
+  size = min(M, _WIDE_SAMPLE if dim >= _WIDE else _SAMPLE)
+  ids_S = np.linspace(0, M - 1, size).astype(np.int64)
+  if isinstance(embedding_MD, np.memmap) and size < M:
+    # A disk reads runs of rows hundreds of times as fast.
+    first_S = np.linspace(0, M - _RUN, size // _RUN).astype(np.int64)
+    ids_S = np.unique(first_S[:, None] + np.arange(_RUN))
+  rows_Sd = np.asarray(embedding_MD[ids_S, :dim], np.float32)
+  norm_S = np.ones(len(ids_S), np.float32) if norm_M is None else norm_M[ids_S]
+  return _Sample(ids_S, rows_Sd, norm_S)
+
+
+def _floors(query_Qd, sample, M, k, pool) -> Iterator[np.ndarray]:
+  """Floors for each query, lower and lower; the last one everything reaches."""
+  size = len(sample.ids_S)
+  expected = k * size / M
+  # So many deviations that one query in some thousand falls short.
+  rank = k if size == M else math.ceil(expected + 5 * math.sqrt(expected) + 3)
+  while rank < size:
+    parts = [
+      _kth(query_Qd[start : start + _QUERIES], sample, rank, pool)
+      for start in range(0, len(query_Qd), _QUERIES)
+    ]
+    yield np.concatenate(parts)
+    rank *= 8
+  yield np.full(len(query_Qd), -np.inf, np.float32)
+
+
+def _kth(query_Bd, sample, rank, pool):
+  """At most the `rank`-th best score of each query, and hardly less."""
+  fold = _SPREAD if 8 * rank * _SPREAD <= len(sample.rows_Sd) else 1
+  score_BS = np.asarray(
+    _spread_maxima(query_Bd, sample.rows_Sd, sample.norm_S, fold=fold)
+  )
+  place = score_BS.shape[1] - rank
+  parts = np.array_split(score_BS, scan.num_threads())
+  kth = pool.map(lambda x: np.partition(x, place, axis=1)[:, place], parts)
+  return np.concatenate(list(kth))
+
+
+@jax.jit(static_argnames='fold')
+def _spread_maxima(query_Bd, rows_Sd, norm_S, *, fold):
+  """Maxima of `fold` scores each, of rows that stand far from each other.
+
+  Neighbours would not do: they often are of one class.
+  """
+  size = len(rows_Sd) // fold
+  score_QS = scan.scores(
+    query_Bd, rows_Sd[: fold * size], norm_S[: fold * size]
+  )
+  return score_QS.reshape(len(score_QS), fold, size).max(1)
+
+
+def _is_at_hand(embedding_MD: np.ndarray) -> bool:
+  return embedding_MD.dtype == np.float32 and not isinstance(
+    embedding_MD, np.memmap
+  )
+
+
+def _prefix(query_Qd, sample, norms, floor_Q, M, k) -> int | None:
+  """The prefix to scan by, as the sample has it; None: score all in full.
+
+  Of the prepared widths the one of the fewest multiply-adds.
+  """
+  dim = query_Qd.shape[1]
+  tried = np.linspace(0, len(query_Qd) - 1, _TRIED).astype(int)
+  reach = {
+    width: M * _share(query_Qd[tried], floor_Q[tried], sample, norms, width)
+    for width in _widths(norms, dim)
+  }
+  costs = {None: M * (dim + _COMPARE)}
+  for width, rows in reach.items():
+    second = max(reach)
+    fetched = rows * second + max(k, reach[second]) * dim
+    compare = 0 if width + _BEHIND <= scan.NARROW else _COMPARE
+    costs[width] = M * (width + compare) + fetched * _FETCH
+  return min(costs, key=costs.get)
+
+
+def _share(query_Td, floor_T, sample, norms, width) -> float:
+  """Of the sample, what may reach the floors after a prefix of this width."""
+  whole_S = norms[query_Td.shape[1]][sample.ids_S]
+  part_S = norms[width][sample.ids_S]
+  rows_SA = np.concatenate(
+    [sample.rows_Sd[:, :width], _of_rows(whole_S, part_S)], axis=1
+  )
+  bound_TS = _of_queries(query_Td, width) @ rows_SA.T / sample.norm_S
+  return (bound_TS >= floor_T[:, None]).mean()
+
+
+def _widths(norms, dim: int) -> list[int]:
+  """Those to scan by; at the last a fetched row's bound is looked at again."""
+  return sorted(width for width in norms if width <= dim / 8)
+
+
+# The most that a row can score is a product of prefixes, each with two numbers
+# behind it: the norm of what is left, and what rounding may cost.
+_BEHIND = 2
+
+
+def _of_queries(query_Qd: np.ndarray, width: int) -> np.ndarray:
+  norm = lambda x_Nd: np.linalg.norm(x_Nd, axis=1, keepdims=True)
+  left_Q1, whole_Q1 = norm(query_Qd[:, width:]), norm(query_Qd)
+  parts = [query_Qd[:, :width], left_Q1, ROUNDING * whole_Q1]
+  return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def _of_rows(whole_M: np.ndarray, part_M: np.ndarray) -> np.ndarray:
+  return np.stack([rest_norms(whole_M, part_M), whole_M], axis=1)
+
+
+def _bounded(
+  query_Qd, embedding_MD, norms, floor_Q, k, width, cosine, pool
+) -> tuple[list[scan.Found], float]:
+  """The best k, among others, of what reaches the floors; the products."""
+  (Q, dim), M = query_Qd.shape, len(embedding_MD)
+  norm_M = norms[dim] if cosine else None
+  found = scan.reaching(
+    _of_queries(query_Qd, width),
+    embedding_MD,
+    norm_M,
+    floor_Q,
+    None,
+    pool,
+    behind_ME=_of_rows(norms[dim], norms[width]),
+  )
+  count_Q = np.bincount(np.concatenate([part[0] for part in found]))
+  most = max(k, count_Q.max(initial=0))
+  ids_QK, bound_QK, count_Q = best(found, Q, most)
+  ids_QK[np.arange(most) >= count_Q[:, None]] = -1
+  second = _widths(norms, dim)[-1]
+  behind_QA = _of_queries(query_Qd, second)[:, second:]
+  behind_MA = _of_rows(norms[dim], norms[second])
+  score_QK = np.empty(ids_QK.shape, np.float32)
+  work = functools.partial(
+    kernels.best_dots,
+    query_Qd,
+    read_only(embedding_MD),
+    np.ones(M, np.float32) if norm_M is None else norm_M,
+    behind_QA,
+    behind_MA,
+    ids_QK,
+    bound_QK,
+    second,
+    k,
+  )
+  ends = np.linspace(0, Q, scan.num_threads() + 1).astype(int)
+  products = sum(
+    pool.map(lambda q, end: work(q, end, score_QK), ends, ends[1:])
+  )
+  there_QK = score_QK > -np.inf
+  query_N = np.nonzero(there_QK)[0].astype(np.int32)
+  scored = query_N, ids_QK[there_QK], score_QK[there_QK]
+  return [scored], products / Q + M * width
