@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import json
 import os
+import pathlib
 from typing import Any
 import zlib
 
@@ -37,6 +38,7 @@ class Checkpoints:
 
     `keep`: how many of the last to keep, beside the one of best score. One
     process at a time may write: it clears away what a killed one left behind.
+    Raises ValueError, naming the directory, if a score cannot be read.
     """
     if keep is not None and keep < 1:
       raise ValueError(f'keep_checkpoints {keep}: must be at least 1')
@@ -54,6 +56,7 @@ class Checkpoints:
         ),
         'cleanup_tmp_directories': True,
       }
+    self._check_scores()
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(best_fn=score, **options),
@@ -190,6 +193,17 @@ class Checkpoints:
       line = ' '.join(str(error).split())[:200]
       line = f'{type(error).__name__}: {line}'
       raise self._refusal(step, 'cannot be read', line) from error
+
+  def _check_scores(self) -> None:
+    """Orbax reads them all to begin with, and does not say which is damaged."""
+    for path in pathlib.Path(self._directory).glob('*/metrics/metrics'):
+      if (name := path.parts[-3]).isdecimal():
+        # A run that trains may delete it meanwhile.
+        with (
+          self._told_in_one_line(int(name)),
+          contextlib.suppress(FileNotFoundError),
+        ):
+          float(json.loads(path.read_text())['score'])
 
   def _path(self, step: int, *parts: str) -> str:
     return os.path.join(self._directory, str(step), *parts)

@@ -168,3 +168,12 @@ def test_damage_elsewhere_is_refused(tmp_path):
       checkpoints.restore(first, 2)
     with pytest.raises(ValueError, match=r'3 is damaged .*: step\)'):
       checkpoints.restore(first, 3)
+
+
+@pytest.mark.parametrize('text', ['', '{"scor', '{"ssore": 1.0}', '[1.0]'])
+def test_a_damaged_score_is_named(tmp_path, text):
+  saved(tmp_path)
+  (tmp_path / '1/metrics/metrics').write_text(text)
+  for keep in (None, 2):
+    with pytest.raises(ValueError, match=f'{tmp_path}/1 cannot be read'):
+      Checkpoints(tmp_path, keep=keep)
