@@ -70,7 +70,7 @@ def _measure(args) -> timing.Row:
   state, metrics = step(state, batch)  # Compiles.
   jax.block_until_ready(state)
   size = sum(x.nbytes for x in jax.tree.leaves(state))
-  times = {'plain': [], 'saving': [], 'blocked': [], 'write': []}
+  times = {'plain': [], 'saving': [], 'blocked': [], 'write': [], 'restore': []}
   with (
     tempfile.TemporaryDirectory() as folder,
     Checkpoints(folder, keep=1) as checkpoints,
@@ -89,6 +89,10 @@ def _measure(args) -> timing.Row:
       checkpoints.wait()
       if saves:
         times['write'].append(time.perf_counter() - start)
+    for _ in range(ROUNDS):
+      start = time.perf_counter()
+      jax.block_until_ready(checkpoints.restore(state, checkpoints.latest_step))
+      times['restore'].append(time.perf_counter() - start)
   ms = {name: 1e3 * float(np.median(values)) for name, values in times.items()}
   step_ms = ms['plain'] / STEPS
   return {
@@ -97,6 +101,7 @@ def _measure(args) -> timing.Row:
     'save returns after ms': ms['blocked'],
     'stall in steps': (ms['saving'] - ms['plain']) / step_ms,
     'write ms': ms['write'],
+    'restore ms': ms['restore'],
   }
 
 

@@ -1,19 +1,26 @@
 """Checkpoints: the state, the config and the score of a step, by Orbax.
 
 `<step>/model` holds the parameters and BatchNorm statistics, `<step>/optimizer`
-the step and the optimizer's state, `<step>/config` the config.
+the step and the optimizer's state, `<step>/config` the config, and
+`<step>/fingerprints` a number for each array and for the config, as Orbax does
+not notice a flipped bit.
 """
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import json
 import os
+import pathlib
 from typing import Any
+import zlib
 
 from etils import epath
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from mrl_jax import fingerprint
+from mrl_jax import sharding
 from mrl_jax.state import State
 
 _UNMEASURED = -1.0
@@ -31,6 +38,7 @@ class Checkpoints:
 
     `keep`: how many of the last to keep, beside the one of best score. One
     process at a time may write: it clears away what a killed one left behind.
+    Raises ValueError, naming the directory, if a score cannot be read.
     """
     if keep is not None and keep < 1:
       raise ValueError(f'keep_checkpoints {keep}: must be at least 1')
@@ -48,6 +56,7 @@ class Checkpoints:
         ),
         'cleanup_tmp_directories': True,
       }
+    self._check_scores()
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(best_fn=score, **options),
@@ -85,13 +94,18 @@ class Checkpoints:
     not measured.
     """
     model, optimizer = _split(state)
+    step = int(state.step)
+    fingerprints = _fingerprints(
+      step, {'model': model, 'optimizer': optimizer, 'config': config}
+    )
     with self._saving():
       self._manager.save(
-        int(state.step),
+        step,
         args=ocp.args.Composite(
           model=ocp.args.StandardSave(model),
           optimizer=ocp.args.StandardSave(optimizer),
           config=ocp.args.JsonSave(config),
+          fingerprints=ocp.args.JsonSave(fingerprints),
         ),
         # Orbax warns of a save without metrics.
         metrics={'score': _UNMEASURED if score is None else score},
@@ -117,8 +131,8 @@ class Checkpoints:
   def restore(self, like: State, step: int) -> State:
     """The state, in the shapes and shardings of `like`.
 
-    Raises ValueError, naming the directory, if it cannot be read; so do the
-    three below.
+    Raises ValueError, naming the directory, if it cannot be read or is not what
+    was saved; so do the three below.
     """
     model, optimizer = _split(like)
     restored = self._restore(
@@ -135,7 +149,7 @@ class Checkpoints:
 
     On the first device, whatever it was saved from.
     """
-    path = epath.Path(self._directory) / str(step) / 'model'
+    path = epath.Path(self._path(step, 'model'))
     on_first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with self._told_in_one_line(step):
       metadata = ocp.StandardCheckpointHandler().metadata(path)
@@ -149,8 +163,26 @@ class Checkpoints:
     return self._restore(step, config=ocp.args.JsonRestore()).config
 
   def _restore(self, step: int, **items: Any) -> ocp.args.Composite:
+    # Checkpoints had none before 2026-11-25.
+    if os.path.isdir(self._path(step, 'fingerprints')):
+      items['fingerprints'] = ocp.args.JsonRestore()
     with self._told_in_one_line(step):
-      return self._manager.restore(step, args=ocp.args.Composite(**items))
+      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+    found = {name: restored[name] for name in items}
+    if 'fingerprints' in found:
+      self._check(step, found.pop('fingerprints'), found)
+    return restored
+
+  def _check(
+    self, step: int, saved: Mapping[str, int], items: Mapping[str, Any]
+  ) -> None:
+    """Raises ValueError, in all processes alike, if a fingerprint differs."""
+    found = _fingerprints(step, items)
+    differing = [name for name in found if found[name] != saved.get(name)]
+    if differing := sharding.union(differing):
+      more = f' and {len(differing) - 1} more' if differing[1:] else ''
+      line = f'not as saved: {differing[0]}{more}'
+      raise self._refusal(step, 'is damaged', line)
 
   @contextlib.contextmanager
   def _told_in_one_line(self, step: int) -> Iterator[None]:
@@ -159,16 +191,46 @@ class Checkpoints:
     # Orbax and tensorstore raise many types on damaged files.
     except Exception as error:
       line = ' '.join(str(error).split())[:200]
-      raise ValueError(
-        f'checkpoint {os.path.join(self._directory, str(step))} cannot be read '
-        f'({type(error).__name__}: {line}); without that directory the run '
-        'goes on from the one before it'
-      ) from error
+      line = f'{type(error).__name__}: {line}'
+      raise self._refusal(step, 'cannot be read', line) from error
+
+  def _check_scores(self) -> None:
+    """Orbax reads them all to begin with, and does not say which is damaged."""
+    for path in pathlib.Path(self._directory).glob('*/metrics/metrics'):
+      if (name := path.parts[-3]).isdecimal():
+        # A run that trains may delete it meanwhile.
+        with (
+          self._told_in_one_line(int(name)),
+          contextlib.suppress(FileNotFoundError),
+        ):
+          float(json.loads(path.read_text())['score'])
+
+  def _path(self, step: int, *parts: str) -> str:
+    return os.path.join(self._directory, str(step), *parts)
+
+  def _refusal(self, step: int, how: str, why: str) -> ValueError:
+    return ValueError(
+      f'checkpoint {self._path(step)} {how} ({why}); '
+      'without that directory the run goes on from the one before it'
+    )
 
 
 def _split(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
   model = {'params': state.params, 'batch_stats': state.batch_stats}
   return model, {'step': state.step, 'opt_state': state.opt_state}
+
+
+def _fingerprints(step: int, items: Mapping[str, Any]) -> dict[str, int]:
+  """Of each array in the items, by its dotted path, and of the config.
+
+  The step is among them: a directory under another's name is noticed, too.
+  """
+  arrays = {name: item for name, item in items.items() if name != 'config'}
+  found = {'step': step, **fingerprint.of_arrays(arrays)}
+  if 'config' in items:
+    text = json.dumps(items['config'], sort_keys=True)
+    found['config'] = zlib.crc32(text.encode())
+  return found
 
 
 def _restore_like(tree: Any) -> ocp.args.StandardRestore:

@@ -1,5 +1,7 @@
 """Starting from another run's checkpoint, and going on from there."""
 
+import shutil
+
 import chex
 import jax
 import pytest
@@ -8,6 +10,7 @@ from mrl_jax import stages
 from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.stages import build
 from mrl_jax.stages import initial
+from tests.test_fingerprint import flip
 
 PATTERNS = ('layer3.0.conv2', 'head')
 
@@ -84,6 +87,15 @@ def test_heads_of_other_widths_stay_fresh(trained):
   chex.assert_trees_all_equal(
     initial._state(model.head), initial._state(fresh.head)
   )
+
+
+def test_a_damaged_start_is_refused(trained, tmp_path):
+  config, path = trained
+  shutil.copytree(path / 'checkpoints', tmp_path / 'checkpoints')
+  flip(tmp_path / 'checkpoints/4/model')
+  tuned = finetune(config, tmp_path)
+  with pytest.raises(ValueError, match=r'4 (is damaged|cannot be read) \('):
+    initial.initialise(tuned, build.model(tuned, 10))
 
 
 def test_resumed_it_needs_no_start_and_gives_the_same_bits(trained, tmp_path):

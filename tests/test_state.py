@@ -2,6 +2,7 @@
 
 import dataclasses
 import resource
+import time
 
 import chex
 from flax import nnx
@@ -240,17 +241,19 @@ def test_a_save_that_fails_says_so_once(tmp_path):
   """As on a full disk; the checkpoint before stays, and later saves succeed."""
   small = save_all(tmp_path, (0.1,), keep=2)
   largest = resource.getrlimit(resource.RLIMIT_FSIZE)
-  with (
-    pytest.raises(OSError, match=f'could not be saved to {tmp_path}; those'),
-    Checkpoints(tmp_path, keep=2) as checkpoints,
-  ):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, largest[1]))
-    try:
+  resource.setrlimit(resource.RLIMIT_FSIZE, (10, largest[1]))
+  try:
+    with (
+      pytest.raises(OSError, match=f'could not be saved to {tmp_path}; those'),
+      Checkpoints(tmp_path, keep=2) as checkpoints,
+    ):
       state = dataclasses.replace(small, step=jnp.array(2))
       checkpoints.save(state, {'dataset': 'digits'})
       checkpoints.wait()
-    finally:
-      resource.setrlimit(resource.RLIMIT_FSIZE, largest)
+    # The first failure ends the wait; Orbax's other threads still try.
+    time.sleep(1)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, largest)
   with Checkpoints(tmp_path) as checkpoints:
     assert checkpoints.latest_step == 1
     restored = checkpoints.restore(small, 1)
