@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mrl_jax import retrieval
+from mrl_jax.retrieval import candidates
 from mrl_jax.retrieval import cost
 from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval import device
@@ -13,7 +14,6 @@ from mrl_jax.retrieval import exact
 from mrl_jax.retrieval import kernels
 from mrl_jax.retrieval import rescore
 from mrl_jax.retrieval import scan
-from mrl_jax.retrieval.candidates import Candidates
 
 
 def brute_force(query_QD, database_MD, k, dim):
@@ -411,17 +411,32 @@ def test_bounds_that_leave_out_nothing(arrays, monkeypatch):
   np.testing.assert_allclose(found.scores_QK, scores_QK, atol=1e-6)
 
 
-def test_candidates_that_are_all_kept():
-  """Of every row the score, in arrays that grow."""
-  part = Candidates(np.full(2, -np.inf, np.float32), None, block=0)
+def test_a_query_that_no_bound_helps(decaying, monkeypatch):
+  """Its rows would not fit: it is compared with all of them in full."""
+  query_QD, row_MD = decaying
+  query_QD[3, :8] = 0
+  database = retrieval.prepare(row_MD, (2, 8))
+  expected, _ = brute_force(query_QD, row_MD, 10, 64)
+  for room in (candidates.ROOM, 1000, 100, 1):
+    monkeypatch.setattr(candidates, 'ROOM', room)
+    monkeypatch.setattr(exact, 'ROOM', room)
+    found = retrieval.search(query_QD, database, 10)
+    np.testing.assert_array_equal(found.ids_QK, expected)
+
+
+def test_more_rows_than_there_is_room_for(monkeypatch):
+  monkeypatch.setattr(candidates, 'ROOM', 2 * kernels.TILE)
+  part = candidates.Candidates(np.full(2, -np.inf, np.float32), None, block=0)
   row_MD = np.arange(3 * kernels.TILE, dtype=np.float32)[:, None]
   query_Qd = np.eye(2, kernels.LANE, dtype=np.float32)
-  part.add_rows(query_Qd, row_MD, np.ones(len(row_MD), np.float32), 7)
+  norm_M = np.ones(len(row_MD), np.float32)
+  part.add_rows(query_Qd, row_MD[: kernels.TILE], norm_M, 7)
   query_N, id_N, score_N = part.found()
-  assert len(query_N) == 2 * len(row_MD)
   first = query_N == 0
-  np.testing.assert_array_equal(id_N[first], 7 + np.arange(len(row_MD)))
-  np.testing.assert_array_equal(score_N[first], row_MD[:, 0])
+  np.testing.assert_array_equal(id_N[first], 7 + np.arange(kernels.TILE))
+  np.testing.assert_array_equal(score_N[first], row_MD[: kernels.TILE, 0])
+  with pytest.raises(candidates.TooManyError):
+    part.add_rows(query_Qd, row_MD, norm_M, 0)
 
 
 def test_where_bounds_would_not_pay():

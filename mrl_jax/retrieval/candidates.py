@@ -7,6 +7,13 @@ import numpy as np
 
 from mrl_jax.retrieval import kernels
 
+# Rows of each query, on average, that there is room for where all are kept.
+ROOM = 8192
+
+
+class TooManyError(Exception):
+  """More rows reach their floors than there is room for."""
+
 
 class Candidates:
   """The rows that reach a floor, of some queries.
@@ -17,11 +24,14 @@ class Candidates:
   """
 
   def __init__(self, floor_Q: np.ndarray, k: int | None, *, block: int):
-    """`k`: the best to keep; None: all. `block`: rows added at a time."""
+    """`block`: rows that are added at a time.
+
+    `k`: the best to keep; None: all, for which `TooManyError` may be raised.
+    """
     self.floor_Q = floor_Q.copy()
     self._k = k
     # Of this only what is written to is taken from memory.
-    size = len(floor_Q) * (2 * (k or 0) + kernels.TILE) + block
+    size = len(floor_Q) * (2 * k + kernels.TILE if k else ROOM) + block
     self._found = _empty(size)
     self._count = 0
 
@@ -69,11 +79,7 @@ class Candidates:
   def _make_room(self) -> None:
     """Keeps the k best of each query, and raises its floor to the last."""
     if self._k is None:
-      larger = _empty(2 * len(self._found[0]))
-      for array, values in zip(larger, self.found(), strict=True):
-        array[: self._count] = values
-      self._found = larger
-      return
+      raise TooManyError
     ids_QK, score_QK, count_Q = best([self.found()], len(self.floor_Q), self._k)
     full_Q = count_Q >= self._k
     self.floor_Q[full_Q] = score_QK[full_Q, -1]

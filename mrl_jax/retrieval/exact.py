@@ -22,6 +22,8 @@ from mrl_jax.retrieval import kernels
 from mrl_jax.retrieval import scan
 from mrl_jax.retrieval.candidates import best
 from mrl_jax.retrieval.candidates import read_only
+from mrl_jax.retrieval.candidates import ROOM
+from mrl_jax.retrieval.candidates import TooManyError
 from mrl_jax.retrieval.rescore import Rescored
 from mrl_jax.retrieval.rescore import rest_norms
 from mrl_jax.retrieval.rescore import ROUNDING
@@ -34,8 +36,8 @@ _RUN = 16
 _QUERIES = 512
 # Scores of the sample that one maximum stands for while it is sorted.
 _SPREAD = 8
-# Neighbours found in one reading of the rows.
-_FOUND = 1 << 21
+# Neighbours found in one reading of the rows, and queries; of a file more.
+_FOUND, _READING = 1 << 21, {False: 1024, True: 4096}
 # Queries that the choice of a prefix looks at.
 _TRIED = 64
 # What a row costs, in multiply-adds of a product of matrices: a score that is
@@ -64,7 +66,8 @@ def nearest(
     cosine: whether scores are divided by the norms.
     bounds: whether rows may be done with after a prefix.
   """
-  group = max(1, min(8 * _QUERIES, _FOUND // k))
+  most = _READING[isinstance(embedding_MD, np.memmap)]
+  group = max(1, min(most, _FOUND // k))
   parts = [
     _nearest(
       query_Qd[start : start + group], embedding_MD, norms, k, cosine, bounds
@@ -89,20 +92,20 @@ def _nearest(query_Qd, embedding_MD, norms, k, cosine, bounds):
   with concurrent.futures.ThreadPoolExecutor(scan.num_threads()) as pool:
     for floor_Q in _floors(query_Qd, sample, M, k, pool):
       query_Ld, floor_L = query_Qd[left], floor_Q[left]
-      prefix = None
+      prefix = found = None
       if bounds and dim in norms and _is_at_hand(embedding_MD):
         prefix = _prefix(query_Ld, sample, norms, floor_L, M, k)
       if prefix:
         found, more = _bounded(
           query_Ld, embedding_MD, norms, floor_L, k, prefix, cosine, pool
         )
-      else:
+        products += more
+      if found is None:
         found = scan.reaching(query_Ld, embedding_MD, norm_M, floor_L, k, pool)
-        more = M * dim
+        products += M * dim * len(left)
       ids_LK, score_LK, count_L = best(found, len(left), k)
       # All rows that reach the floor are there; others may be, too.
       enough_L = (count_L >= k) & (score_LK[:, -1] >= floor_L)
-      products += more * len(left)
       done = left[enough_L]
       ids_QK[done], score_QK[done] = ids_LK[enough_L], score_LK[enough_L]
       left = left[~enough_L]
@@ -192,6 +195,8 @@ def _prefix(query_Qd, sample, norms, floor_Q, M, k) -> int | None:
   }
   costs = {None: M * (dim + _COMPARE)}
   for width, rows in reach.items():
+    if rows > ROOM / 4:
+      continue
     second = max(reach)
     fetched = rows * second + max(k, reach[second]) * dim
     compare = 0 if width + _BEHIND <= scan.NARROW else _COMPARE
@@ -233,22 +238,34 @@ def _of_rows(whole_M: np.ndarray, part_M: np.ndarray) -> np.ndarray:
 
 def _bounded(
   query_Qd, embedding_MD, norms, floor_Q, k, width, cosine, pool
-) -> tuple[list[scan.Found], float]:
-  """The best k, among others, of what reaches the floors; the products."""
+) -> tuple[list[scan.Found] | None, int]:
+  """The best k, among others, of what reaches the floors; the products.
+
+  None in place of them if that is more than there is room for. A query of which
+  it is has none.
+  """
   (Q, dim), M = query_Qd.shape, len(embedding_MD)
   norm_M = norms[dim] if cosine else None
-  found = scan.reaching(
-    _of_queries(query_Qd, width),
-    embedding_MD,
-    norm_M,
-    floor_Q,
-    None,
-    pool,
-    behind_ME=_of_rows(norms[dim], norms[width]),
-  )
-  count_Q = np.bincount(np.concatenate([part[0] for part in found]))
-  most = max(k, count_Q.max(initial=0))
-  ids_QK, bound_QK, count_Q = best(found, Q, most)
+  try:
+    found = scan.reaching(
+      _of_queries(query_Qd, width),
+      embedding_MD,
+      norm_M,
+      floor_Q,
+      None,
+      pool,
+      behind_ME=_of_rows(norms[dim], norms[width]),
+    )
+  except TooManyError:
+    return None, Q * M * width
+  query_N, id_N, bound_N = map(np.concatenate, zip(*found, strict=True))
+  count_Q = np.bincount(query_N, minlength=Q)
+  if count_Q.max() > ROOM:
+    fits_N = (count_Q <= ROOM)[query_N]
+    query_N, id_N, bound_N = query_N[fits_N], id_N[fits_N], bound_N[fits_N]
+    count_Q[count_Q > ROOM] = 0
+  most = max(1, count_Q.max())
+  ids_QK, bound_QK, _ = best([(query_N, id_N, bound_N)], Q, most)
   ids_QK[np.arange(most) >= count_Q[:, None]] = -1
   second = _widths(norms, dim)[-1]
   behind_QA = _of_queries(query_Qd, second)[:, second:]
@@ -273,4 +290,4 @@ def _bounded(
   there_QK = score_QK > -np.inf
   query_N = np.nonzero(there_QK)[0].astype(np.int32)
   scored = query_N, ids_QK[there_QK], score_QK[there_QK]
-  return [scored], products / Q + M * width
+  return [scored], products + Q * M * width

@@ -52,7 +52,7 @@ def reaching(
     norm_M: that scores are divided by; None: not.
     floor_Q: what a score must reach.
     k: of each query the best that will be wanted: the others may be left out;
-      None: nothing is.
+      None: nothing is, and `TooManyError` may be raised.
     pool: of as many threads as `num_threads`.
     behind_ME: float32 numbers that stand behind each row's prefix of d - E, as
       the last ones of the queries do.
