@@ -219,6 +219,9 @@ class _Relabelled(_Wrapped):
     example = self._source.read(index)
     return example._replace(label=self._label[example.label])
 
+  def labels(self, index: int) -> tuple[int, ...]:
+    return tuple(self._label[label] for label in self._source.labels(index))
+
 
 class _Cropped(_Wrapped):
   """Without `border` pixels on each side."""

@@ -19,6 +19,7 @@ import importlib.util
 import os
 import pathlib
 import sys
+import urllib.parse
 
 from absl import logging
 import tensorflow_datasets as tfds
@@ -32,7 +33,8 @@ from mrl_jax.data.source import FOLDER_PREFIX
 def prepare(dataset: str, data_dir: str = '', manual_dir: str = '') -> None:
   """Prepares all splits; what is prepared already is left as it is.
 
-  Raises ValueError if TensorFlow is missing, or TFDS cannot find the archives.
+  Raises ValueError if TensorFlow is missing, or TFDS cannot find the archives,
+  download or read them.
   """
   if importlib.util.find_spec('tensorflow') is None:
     raise ValueError('TensorFlow is missing: pip install tensorflow-cpu')
@@ -47,9 +49,30 @@ def prepare(dataset: str, data_dir: str = '', manual_dir: str = '') -> None:
   # How TFDS says that the manual folder is missing, or an archive in it.
   except (AssertionError, FileNotFoundError) as error:
     raise ValueError(' '.join(str(error).split())) from error
+  # A failed download and an incomplete archive raise many types.
+  except Exception as error:
+    where = manual_dir or os.path.join(data_dir, 'downloads', 'manual')
+    raise ValueError(
+      f'dataset {dataset}: {type(error).__name__}: {error}; '
+      + _advice(builder, where, str(error))
+    ) from error
   for name, split in builder.info.splits.items():
     print(f'{dataset} {name}: {split.num_examples:,} examples')
   print(f'in {builder.data_dir}')
+
+
+def _advice(
+  builder: tfds.core.DatasetBuilder, manual_dir: str, said: str
+) -> str:
+  """What to do where TFDS has failed to prepare a dataset."""
+  files = [
+    f'{url} as {os.path.join(manual_dir, info.filename)}'
+    for url, info in (builder.url_infos or {}).items()
+    if urllib.parse.urlsplit(url).path in said and info.filename
+  ]
+  if files:
+    return f'download it yourself: {" and ".join(files)}, and run this again'
+  return f'is an archive in {manual_dir} incomplete?'
 
 
 def rewrite(

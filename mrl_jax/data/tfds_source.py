@@ -17,7 +17,8 @@ from mrl_jax.data import digits
 from mrl_jax.data.source import Example
 
 _ARCHIVES = {
-  'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar')
+  'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),
+  'imagenet2012_real': ('ILSVRC2012_img_val.tar',),
 }
 
 
