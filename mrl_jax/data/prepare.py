@@ -33,14 +33,16 @@ from mrl_jax.data.source import FOLDER_PREFIX
 def prepare(dataset: str, data_dir: str = '', manual_dir: str = '') -> None:
   """Prepares all splits; what is prepared already is left as it is.
 
-  Raises ValueError if TensorFlow is missing, or TFDS cannot find the archives,
-  download or read them.
+  Raises ValueError if TensorFlow is missing, TFDS cannot find the archives,
+  download or read them, or what is prepared has no random access.
   """
   if importlib.util.find_spec('tensorflow') is None:
     raise ValueError('TensorFlow is missing: pip install tensorflow-cpu')
   logging.set_verbosity(logging.ERROR)
   data_dir = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
   builder = tfds_source.open_builder(dataset, data_dir)
+  if builder.is_prepared():
+    tfds_source.check_random_access(dataset, builder)
   download_config = tfds.download.DownloadConfig(
     manual_dir=os.path.expanduser(manual_dir) if manual_dir else None
   )
