@@ -238,6 +238,11 @@ class _Cropped(_Wrapped):
       return example  # Whoever decodes it counts it.
     width, height = image.size
     border = self._border
+    if min(width, height) <= 2 * border:
+      raise ValueError(
+        f'{example.key}: {width}x{height} pixels: must be more than the border '
+        f'of {border} on each side'
+      )
     buffer = io.BytesIO()
     box = (border, border, width - border, height - border)
     image.crop(box).save(buffer, 'BMP')
