@@ -1,13 +1,17 @@
-"""Small archives in the layout of ILSVRC2012, for tests.
+"""Small archives in the layout of ILSVRC2012 and of its kin, for tests.
 
 The images are crops of photographs that scikit-learn and scikit-image
 install along with their code, so nothing is downloaded.
 """
 
+from collections.abc import Sequence
+import gzip
 import io
 import itertools
+import json
 import pathlib
 import tarfile
+import zipfile
 
 from PIL import Image
 import skimage.data
@@ -53,6 +57,74 @@ def write_tars(
   (manual_dir / 'ILSVRC2012_img_train.tar').write_bytes(_tar(archives))
   (manual_dir / 'ILSVRC2012_img_val.tar').write_bytes(_tar(files))
   return {'train': train, 'validation': validation}
+
+
+def write_sets(manual_dir: str | pathlib.Path) -> dict[str, Examples]:
+  """Writes archives of other sets as their authors pack them.
+
+  Returns what is in them, by the datasets' names, keyed as TFDS names the
+  files.
+  """
+  manual_dir = pathlib.Path(manual_dir)
+  manual_dir.mkdir(parents=True, exist_ok=True)
+  photographs = _photographs()
+  jpegs = (_jpeg(photographs, i) for i in itertools.count(1))
+  numbers = [2, 10, 999]  # As folders they sort otherwise.
+  a = {
+    f'imagenet-a/{synset}/0.00{i}_digital clock _ fan_0.86.jpg': next(jpegs)
+    for i, synset in enumerate(['n01498041', 'n12267677'])
+  }
+  r = {
+    f'imagenet-r/{synset}/art_{i}.jpg': next(jpegs)
+    for synset in ['n01443537', 'n07873807']
+    for i in range(2)
+  }
+  v2 = {
+    f'imagenetv2-matched-frequency-format-val/{i}/4f1a.jpeg': next(jpegs)
+    for i in numbers
+  }
+  sketch = {
+    f'sketch/{synsets()[i]}/sketch_0.JPEG': next(jpegs) for i in numbers
+  }
+  readme = {'imagenet-a/README.txt': b'', 'imagenet-r/README.txt': b''}
+  (manual_dir / 'imagenet-a.tar').write_bytes(_tar(readme | a))
+  (manual_dir / 'imagenet-r.tar').write_bytes(_tar(readme | r))
+  name = 'imagenetv2-matched-frequency.tar.gz'
+  (manual_dir / name).write_bytes(gzip.compress(_tar(v2)))
+  with zipfile.ZipFile(manual_dir / 'ImageNet-Sketch.zip', 'w') as archive:
+    for name, jpeg in sketch.items():
+      archive.writestr(name, jpeg)
+  found = {
+    'imagenet_a': _by_folder(a),
+    'imagenet_r': _by_folder(r),
+    'imagenet_v2': {
+      key: (synsets()[int(number)], jpeg)
+      for key, (number, jpeg) in _by_folder(v2).items()
+    },
+    'imagenet_sketch': _by_folder(sketch),
+  }
+  # TFDS has this one's names without their folder.
+  found['imagenet_a'] = {
+    key.partition('/')[2]: example
+    for key, example in found['imagenet_a'].items()
+  }
+  return found
+
+
+def write_real(
+  manual_dir: str | pathlib.Path, labels: Sequence[Sequence[int]]
+) -> None:
+  """Writes the classes of the validation images, in the order of the names."""
+  text = json.dumps([*map(list, labels)])
+  (pathlib.Path(manual_dir) / 'real.json').write_text(text)
+
+
+def _by_folder(files: dict[str, bytes]) -> Examples:
+  """Of `<top>/<class>/<name>`, keyed without the top."""
+  return {
+    name.partition('/')[2]: (name.split('/')[1], data)
+    for name, data in files.items()
+  }
 
 
 def _photographs() -> list[Image.Image]:

@@ -378,6 +378,7 @@ def test_a_set_with_several_labels(again, monkeypatch):
     [values['values'][f'top1@{m}'] for m in DIMS],
     100 * right_GN[:, 1::2].mean(1),
   )
+  assert values['examples'] == 35
   assert 'loss@8' not in values['values'] and not values['few_shot']
 
 

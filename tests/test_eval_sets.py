@@ -116,6 +116,10 @@ def test_objectnet_is_a_folder_with_a_border(tmp_path, imagenet):
   # Whoever decodes the damaged one counts it.
   with pytest.raises(decode.DamagedImageError):
     decode.open_rgb(opened.source.read(1).data)
+  frame.crop((0, 0, 10, 4)).save(tmp_path / 'alarm_clock' / '2.png')
+  opened = eval_sets.open_set(f'objectnet=folder:{tmp_path}', imagenet)
+  with pytest.raises(ValueError, match=r'alarm_clock/2\.png: 10x4 pixels'):
+    opened.source.read(2)
 
 
 def test_sets_of_imagenet_need_its_classes(tmp_path):

@@ -1,3 +1,4 @@
+import importlib.util
 import io
 import shutil
 import subprocess
@@ -6,7 +7,9 @@ import sys
 import numpy as np
 from PIL import Image
 import pytest
+import tensorflow_datasets as tfds
 
+from mrl_jax.data import prepare
 from mrl_jax.data import source
 from mrl_jax.data import tfds_source
 from tests import images
@@ -173,3 +176,48 @@ def test_a_leftover_folder_does_not_change_the_format(tmp_path):
   (tmp_path / 'imagenet2012').mkdir()
   builder = tfds_source.open_builder('imagenet2012', str(tmp_path))
   assert builder.info.file_format.value == 'array_record'
+
+
+def test_a_format_without_random_access(data_dir, tmp_path):
+  shutil.copytree(f'{data_dir}/digits', tmp_path / 'digits')
+  (path,) = tmp_path.glob('digits/*/dataset_info.json')
+  text = path.read_text()
+  assert '"array_record"' in text
+  path.write_text(text.replace('"array_record"', '"tfrecord"'))
+  match = (
+    f'digits is prepared as tfrecord, which .*: move {path.parent} away, then '
+    f'run: .* --dataset=digits --data_dir={tmp_path}$'
+  )
+  with pytest.raises(ValueError, match=match):
+    source.open_source('digits', 'train', str(tmp_path))
+  # Nor may the command say that all is well.
+  builder = tfds_source.open_builder('digits', str(tmp_path))
+  with pytest.raises(ValueError, match=match):
+    tfds_source.check_random_access('digits', builder)
+  with pytest.raises(ValueError, match=r'tfrecord, .*: give its TFDS name'):
+    source.open_source(str(path.parent), 'train')
+
+
+@pytest.mark.parametrize(
+  'said, advice',
+  [
+    (
+      'Failed to get url https://people.eecs.berkeley.edu/~hendrycks/'
+      'imagenet-a.tar. HTTP code: 404.',
+      'download it yourself: https://people.eecs.berkeley.edu/~hendrycks/'
+      'imagenet-a.tar as {}/downloads/manual/imagenet-a.tar, and run',
+    ),
+    ('reached end of file', 'is an archive in {}/downloads/manual incomplete'),
+  ],
+)
+def test_what_tfds_cannot_prepare(monkeypatch, tmp_path, said, advice):
+  def fail(*args, **kwargs):
+    raise tfds.download.DownloadError(said)
+
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda _: True)
+  monkeypatch.setattr(tfds.core.DatasetBuilder, 'download_and_prepare', fail)
+  with pytest.raises(ValueError) as error:
+    prepare.prepare('imagenet_a', str(tmp_path))
+  message = str(error.value)
+  assert message.startswith(f'dataset imagenet_a: DownloadError: {said}; ')
+  assert advice.format(tmp_path) in message

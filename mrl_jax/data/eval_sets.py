@@ -219,6 +219,9 @@ class _Relabelled(_Wrapped):
     example = self._source.read(index)
     return example._replace(label=self._label[example.label])
 
+  def labels(self, index: int) -> tuple[int, ...]:
+    return tuple(self._label[label] for label in self._source.labels(index))
+
 
 class _Cropped(_Wrapped):
   """Without `border` pixels on each side."""
@@ -235,6 +238,11 @@ class _Cropped(_Wrapped):
       return example  # Whoever decodes it counts it.
     width, height = image.size
     border = self._border
+    if min(width, height) <= 2 * border:
+      raise ValueError(
+        f'{example.key}: {width}x{height} pixels: must be more than the border '
+        f'of {border} on each side'
+      )
     buffer = io.BytesIO()
     box = (border, border, width - border, height - border)
     image.crop(box).save(buffer, 'BMP')

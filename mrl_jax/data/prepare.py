@@ -19,6 +19,7 @@ import importlib.util
 import os
 import pathlib
 import sys
+import urllib.parse
 
 from absl import logging
 import tensorflow_datasets as tfds
@@ -32,13 +33,16 @@ from mrl_jax.data.source import FOLDER_PREFIX
 def prepare(dataset: str, data_dir: str = '', manual_dir: str = '') -> None:
   """Prepares all splits; what is prepared already is left as it is.
 
-  Raises ValueError if TensorFlow is missing, or TFDS cannot find the archives.
+  Raises ValueError if TensorFlow is missing, TFDS cannot find the archives,
+  download or read them, or what is prepared has no random access.
   """
   if importlib.util.find_spec('tensorflow') is None:
     raise ValueError('TensorFlow is missing: pip install tensorflow-cpu')
   logging.set_verbosity(logging.ERROR)
   data_dir = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
   builder = tfds_source.open_builder(dataset, data_dir)
+  if builder.is_prepared():
+    tfds_source.check_random_access(dataset, builder)
   download_config = tfds.download.DownloadConfig(
     manual_dir=os.path.expanduser(manual_dir) if manual_dir else None
   )
@@ -47,9 +51,30 @@ def prepare(dataset: str, data_dir: str = '', manual_dir: str = '') -> None:
   # How TFDS says that the manual folder is missing, or an archive in it.
   except (AssertionError, FileNotFoundError) as error:
     raise ValueError(' '.join(str(error).split())) from error
+  # A failed download and an incomplete archive raise many types.
+  except Exception as error:
+    where = manual_dir or os.path.join(data_dir, 'downloads', 'manual')
+    raise ValueError(
+      f'dataset {dataset}: {type(error).__name__}: {error}; '
+      + _advice(builder, where, str(error))
+    ) from error
   for name, split in builder.info.splits.items():
     print(f'{dataset} {name}: {split.num_examples:,} examples')
   print(f'in {builder.data_dir}')
+
+
+def _advice(
+  builder: tfds.core.DatasetBuilder, manual_dir: str, said: str
+) -> str:
+  """What to do where TFDS has failed to prepare a dataset."""
+  files = [
+    f'{url} as {os.path.join(manual_dir, info.filename)}'
+    for url, info in (builder.url_infos or {}).items()
+    if urllib.parse.urlsplit(url).path in said and info.filename
+  ]
+  if files:
+    return f'download it yourself: {" and ".join(files)}, and run this again'
+  return f'is an archive in {manual_dir} incomplete?'
 
 
 def rewrite(

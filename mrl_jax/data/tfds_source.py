@@ -17,7 +17,8 @@ from mrl_jax.data import digits
 from mrl_jax.data.source import Example
 
 _ARCHIVES = {
-  'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar')
+  'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),
+  'imagenet2012_real': ('ILSVRC2012_img_val.tar',),
 }
 
 
@@ -56,12 +57,7 @@ class TfdsSource:
         split=split, decoders={'image': tfds.decode.SkipDecoding()}
       )
     except NotImplementedError:
-      data_dir = _data_dir(data_dir)
-      raise ValueError(
-        f'dataset {dataset} in {data_dir} is prepared as '
-        f'{builder.info.file_format.value}, which has no random access; '
-        + _how_to_prepare(dataset, os.path.join(data_dir, 'array_record'))
-      ) from None
+      raise ValueError(_how_to_replace(dataset, builder)) from None
     except ValueError as error:
       line = str(error).partition('\n')[0]
       raise ValueError(f'dataset {dataset}, split {split!r}: {line}') from None
@@ -200,8 +196,34 @@ def _only_errors_logged() -> Iterator[None]:
     logging.set_verbosity(before)
 
 
+def check_random_access(
+  dataset: str, builder: tfds.core.DatasetBuilder
+) -> None:
+  """Raises ValueError if it is prepared in a format that is read in order."""
+  formats = builder.info.available_file_formats()
+  if formats.isdisjoint(tfds.core.FileFormat.with_random_access()):
+    raise ValueError(_how_to_replace(dataset, builder))
+
+
+def _how_to_replace(dataset: str, builder: tfds.core.DatasetBuilder) -> str:
+  found = (
+    f'dataset {dataset} is prepared as {builder.info.file_format.value}, which '
+    'has no random access'
+  )
+  if _is_path(dataset):
+    return f'{found}: give its TFDS name'
+  command = _command(dataset, str(builder.data_dir_root))
+  return f'{found}: move {builder.data_dir} away, then {command}'
+
+
 def _how_to_prepare(dataset: str, data_dir: str) -> str:
   """What to put where, and the command that prepares the dataset."""
+  return f'dataset {dataset} is not prepared in {data_dir}: ' + _command(
+    dataset, data_dir
+  )
+
+
+def _command(dataset: str, data_dir: str) -> str:
   command = [f'--dataset={dataset}', f'--data_dir={data_dir}']
   archives = _ARCHIVES.get(dataset.partition('/')[0].partition(':')[0])
   first = ''
@@ -209,7 +231,6 @@ def _how_to_prepare(dataset: str, data_dir: str) -> str:
     manual_dir = os.path.join(data_dir, 'downloads', 'manual')
     first = f'put {" and ".join(archives)} into {manual_dir}, then '
   return (
-    f'dataset {dataset} is not prepared in {data_dir}: {first}run: '
-    'pip install tensorflow-cpu && python -m mrl_jax.data.prepare '
+    f'{first}run: pip install tensorflow-cpu && python -m mrl_jax.data.prepare '
     + shlex.join(command)
   )

@@ -172,6 +172,9 @@ def _measure(
   query_QD = seen.embedding_ND
   if query_QD is None:
     query_QD, *_ = embeddings.load(workdir.embeddings, config.eval_split)
+  labels = _labels(opened, seen.index_N)
+  unlabelled = sum(not right for right in labels or ())
+  examples = len(seen.label_N) - unlabelled
   measured = measure.measure(
     config,
     seen,
@@ -180,7 +183,7 @@ def _measure(
     dims=_dims(config),
     num_set_classes=len(opened.class_names),
     of_model_C=opened.of_model(num_classes),
-    labels=_labels(opened, seen.index_N),
+    labels=labels,
   )
   table = measure.write(
     workdir.evaluation,
@@ -191,16 +194,18 @@ def _measure(
     class_names=opened.class_names,
     record={
       'set': opened.name,
-      'examples': len(seen.label_N),
+      'examples': examples,
       'step': trained.step,
       'flip': config.eval_flip,
     },
   )
   what = config.eval_split if opened.name == _OWN else opened.name
   terminal.say(
-    f'evaluate: {len(seen.label_N):,} examples of {what}, checkpoint of step '
+    f'evaluate: {examples:,} examples of {what}, checkpoint of step '
     f'{trained.step}\n' + terminal.table(table)
   )
+  if unlabelled:
+    terminal.say(f'{unlabelled:,} more have no label, and do not count')
   for note in measured.notes:
     terminal.say(note)
   return {f'{opened.name}/{k}': v for k, v in measured.values.items()}
