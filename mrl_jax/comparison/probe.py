@@ -78,8 +78,8 @@ def top1(
   right_G = np.zeros(len(dims))
   for start in range(0, len(query_QD), _BATCH):
     block = slice(start, start + _BATCH)
-    right_GB = classify(params, query_QD[block]) == query_label_Q[None, block]
-    right_G += right_GB.sum(1)
+    found_GB = np.asarray(classify(params, query_QD[block]))
+    right_G += (found_GB == query_label_Q[block]).sum(1)
   return dict(zip(dims, (100 * right_G / len(query_QD)).tolist(), strict=True))
 
 
