@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 def load(path: str | os.PathLike) -> Encoder:
   """Opens what `--mode=export` wrote, or a workdir with it.
 
-  `load(path).encode(images, dim=64)` gives embeddings; see `encode.Encoder`.
+  `load(path).encode(images, dim=64)` gives embeddings, `classify` classes; see
+  `encode.Encoder`.
   Raises ValueError if there is none.
   """
   from mrl_jax.encode import Encoder

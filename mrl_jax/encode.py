@@ -1,7 +1,8 @@
-"""Embeddings from an export: no config, no checkpoint, no model code."""
+"""Embeddings and classes of an export: no checkpoint, no model code."""
 
 from collections.abc import Iterator, Sequence
 import concurrent.futures
+import functools
 import os
 import pathlib
 from typing import Any
@@ -11,7 +12,10 @@ from jax import export as jax_export
 import numpy as np
 from PIL import Image
 
+from mrl_jax import classify as classify_lib
 from mrl_jax import files
+from mrl_jax.analysis import cascade as cascade_lib
+from mrl_jax.analysis.cascade import Cascade
 from mrl_jax.data import decode
 from mrl_jax.data import parallel
 
@@ -47,6 +51,7 @@ class Encoder:
         f'{folder} has no {ARTIFACT}: must be what --mode=export wrote, or a '
         'workdir with it'
       )
+    self._folder = folder
     self.config = files.read_json(folder / CONFIG)
     self.preprocess = files.read_json(folder / PREPROCESS)
     self.nesting_dims = tuple(self.config['nesting_dims'])
@@ -108,6 +113,54 @@ class Encoder:
       embedding_Nd = embedding_Nd / np.where(norm_N1 > 0, norm_N1, 1)
     return embedding_Nd
 
+  def classify(
+    self,
+    images: ImageLike | Sequence[ImageLike],
+    dim: int | None = None,
+    *,
+    top: int = 1,
+    cascade: bool | str | os.PathLike | Cascade = False,
+    batch_size: int = 64,
+  ) -> classify_lib.Predictions:
+    """The likeliest classes of each image, as the evaluation has them.
+
+    Args:
+      images: as in `encode`.
+      dim: the width whose classifier decides; MRL-E has one at any width. None:
+        the last of `nesting_dims`.
+      top: classes of each image, K.
+      cascade: let the first width decide that is sure enough, of those in the
+        export's cascade.json (True), in another, or in a `Cascade`.
+        Probabilities are then those of its temperature.
+      batch_size: classified at once.
+
+    Raises:
+      ValueError: as `encode`; a dim without classifier, or with a cascade; a
+        top beyond the classes; an export without classifiers or cascade.
+    """
+    rule = self._rule(dim, cascade)
+    for each in rule.dims:
+      self._heads.check(each)
+    if not 0 < top <= self._heads.num_classes:
+      raise ValueError(f'top {top}: must be in [1, {self._heads.num_classes}]')
+    if batch_size < 1:
+      raise ValueError(f'batch_size {batch_size}: must be at least 1')
+    found = [(np.empty((0, top), np.int64), np.empty((0, top), np.float32))]
+    dims = [np.empty(0, np.int64)]
+    for batch in self._batches(images, batch_size):
+      embedding_ND = self._embed(batch)
+      if self.config.get('eval_flip'):
+        # The heads are linear: their mean is that of the mean.
+        embedding_ND = (embedding_ND + self._embed(batch[:, :, ::-1])) / 2
+      logits_NC, dims_N = classify_lib.decide(self._heads, embedding_ND, rule)
+      found.append(classify_lib.top(logits_NC, top, rule.temperature))
+      dims.append(dims_N)
+    classes_NK, probabilities_NK = map(np.concatenate, zip(*found, strict=True))
+    names = classify_lib.named(classes_NK, self.config.get('class_names', ()))
+    return classify_lib.Predictions(
+      classes_NK, probabilities_NK, names, np.concatenate(dims)
+    )
+
   def view(self, image: ImageLike) -> np.ndarray:
     """What the artifact takes of an image: uint8 [size, size, 3]."""
     if isinstance(image, str | os.PathLike):
@@ -127,6 +180,26 @@ class Encoder:
       resize=self.preprocess['resize'],
       size=self.preprocess['size'],
     )
+
+  @functools.cached_property
+  def _heads(self) -> classify_lib.Heads:
+    shared = self.config['head'] == 'mrl_e'
+    return classify_lib.read(self._folder / classify_lib.HEADS, shared=shared)
+
+  def _rule(self, dim, cascade) -> Cascade:
+    """One width alone is a cascade, too."""
+    if cascade is False:
+      return Cascade((self.nesting_dims[-1] if dim is None else dim,), ())
+    if dim is not None:
+      raise ValueError(f'dim {dim} and a cascade: give one of them')
+    if isinstance(cascade, Cascade):
+      return cascade
+    path = self._folder / classify_lib.CASCADE
+    if cascade is not True:
+      path = pathlib.Path(cascade).expanduser()
+    if not path.is_file():
+      raise ValueError(f'{path} is not there: --mode=analyze,export writes it')
+    return cascade_lib.load(path)
 
   def _batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
     if len(self._row_shape) == 1:

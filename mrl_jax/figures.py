@@ -1,6 +1,7 @@
 """The report's figures for papers: numbers in, matplotlib figures out."""
 
 from collections.abc import Mapping, Sequence
+import itertools
 import pathlib
 
 import numpy as np
@@ -55,12 +56,74 @@ def against_width(
     axes.plot(
       x, y, marker=marker, linestyle=line, label=name, color=color, markersize=4
     )
-  axes.set_xscale('log', base=2)
-  axes.set_xticks(dims, [str(dim) for dim in dims])
-  axes.minorticks_off()
-  axes.set_xlabel(x_label)
+  _mark_widths(axes, dims, x_label)
   axes.set_ylabel(y_label)
   axes.legend(frameon=False)
+  return figure
+
+
+def per_width(
+  series: Mapping[str, Sequence[float]],
+  dims: Sequence[int],
+  label: str,
+  *,
+  marked: Sequence[int] = (),
+):
+  """Lines over the widths, a colour for each name, dark to light.
+
+  `marked` are the widths that the axis shows; none: all.
+  """
+  figure, axes = _figure()
+  colors = palette.of_widths(len(series))
+  for (name, values), color, marker in zip(
+    series.items(), colors, itertools.cycle('oDs^PX')
+  ):
+    axes.plot(
+      dims, values, marker=marker, label=name, color=color, markersize=4
+    )
+  _mark_widths(axes, marked or dims, 'embedding width')
+  axes.set_ylabel(label)
+  axes.legend(frameon=False)
+  return figure
+
+
+def bars(values: Mapping[str, float], x_label: str, y_label: str):
+  """A bar for each width, and a grey one for what is left, the last."""
+  figure, axes = _figure()
+  colors = [*palette.of_widths(len(values) - 1), palette.RANDOM]
+  drawn = axes.bar(list(values), list(values.values()), color=colors)
+  texts = [f'{value:.1f}' if value else '' for value in values.values()]
+  axes.bar_label(drawn, texts, padding=2, fontsize=8, color=palette.MUTED)
+  axes.margins(y=0.1)
+  axes.grid(visible=False, axis='x')
+  axes.set_xlabel(x_label)
+  axes.set_ylabel(y_label)
+  return figure
+
+
+def reliability(
+  confidence_GB: Sequence[Sequence[float | None]],
+  accuracy_GB: Sequence[Sequence[float | None]],
+  error_G: Sequence[float],
+  dims: Sequence[int],
+):
+  """Accuracy over confidence in each bin, both in percent; diagonal: right.
+
+  `error_G` is each width's calibration error in percent, for the legend; bins
+  that are None are left out.
+  """
+  figure, axes = _figure()
+  axes.plot([0, 100], [0, 100], color=palette.MUTED, linewidth=1, linestyle=':')
+  colors = palette.of_widths(len(dims))
+  for dim, x, y, error, color in zip(
+    dims, confidence_GB, accuracy_GB, error_G, colors, strict=True
+  ):
+    x, y = (np.array(values, float) for values in (x, y))
+    label = f'{dim}: {error:.1f} %'
+    axes.plot(x, y, marker='o', label=label, color=color, markersize=4)
+  axes.set_xlabel('confidence, %')
+  axes.set_ylabel('accuracy, %')
+  axes.legend(title='width: calibration error', frameon=False, fontsize=8)
   return figure
 
 
@@ -126,6 +189,13 @@ def images(
       if not n:
         axes.set_title(header_G[g], fontsize=8)
   return figure
+
+
+def _mark_widths(axes, dims: Sequence[int], label: str) -> None:
+  axes.set_xscale('log', base=2)
+  axes.set_xticks(dims, [str(dim) for dim in dims])
+  axes.minorticks_off()
+  axes.set_xlabel(label)
 
 
 def _figure():

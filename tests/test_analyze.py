@@ -164,6 +164,8 @@ def test_the_files_of_the_analysis(finished):
   found = load(workdir)
   right_GN = found.prediction_GN == found.label_N
   G, C = 3, 10
+  step = load(workdir).manifest['step']
+  assert read(workdir, 'cascade')['step'] == step
   curve = read(workdir, 'cascade_curve')
   np.testing.assert_allclose(curve['single'], 100 * right_GN.mean(1))
   for name in ('accuracy', 'expected_dim', 'cumulated_dim'):

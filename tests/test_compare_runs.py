@@ -4,9 +4,14 @@ import shutil
 
 import numpy as np
 import pytest
+from sklearn import datasets
+from sklearn import linear_model
+from sklearn import pipeline
+from sklearn import preprocessing
 
 from mrl_jax import compare
 from mrl_jax import stages
+from mrl_jax.comparison import probe
 from mrl_jax.comparison import published
 from mrl_jax.comparison import runs
 
@@ -112,8 +117,50 @@ def test_low_rank_by_hand():
 def test_a_probe_finds_what_a_dim_knows():
   row_MD = np.array([[0.0, 1], [1, 0], [0, 0], [1, 1]] * 5)
   label_M = row_MD[:, 1].astype(int)
-  found = runs.probe(row_MD, label_M, row_MD, label_M, (1, 2))
+  arrays = (row_MD, label_M, row_MD, label_M)
+  found = probe.top1(*arrays, (1, 2), num_classes=2)
   assert found == {1: 50.0, 2: 100.0}
+  found = probe.top1(*arrays, (1,), num_classes=2, order_D=np.array([1, 0]))
+  assert found == {1: 100.0}
+
+
+def test_a_probe_is_scikit_learns(tmp_path):
+  """Of pixels, some always 0, read from a file; twice the same."""
+  digits = datasets.load_digits()
+  order_N = np.random.default_rng(0).permutation(len(digits.target))
+  pixels_ND = digits.data[order_N].astype(np.float32)
+  rows, queries = (pixels_ND[part] for part in (slice(1200), slice(1200, None)))
+  label_N = digits.target[order_N]
+  np.save(tmp_path / 'rows.npy', rows)
+  order_D = np.random.default_rng(1).permutation(64)
+  fit = lambda: probe.top1(
+    np.load(tmp_path / 'rows.npy', mmap_mode='r'),
+    label_N[:1200],
+    queries,
+    label_N[1200:],
+    (4, 16, 64),
+    num_classes=10,
+    order_D=order_D,
+  )
+  found = fit()
+  assert found == fit()
+  for dim, accuracy in found.items():
+    chosen = order_D[:dim]
+    classifier = pipeline.make_pipeline(
+      preprocessing.StandardScaler(),
+      linear_model.LogisticRegression(max_iter=5000),
+    ).fit(rows[:, chosen], label_N[:1200])
+    share = classifier.score(queries[:, chosen], label_N[1200:])
+    assert accuracy == pytest.approx(100 * share, abs=1)
+
+
+def test_what_no_probe_is_fitted_to():
+  row_MD, label_M = np.ones((4, 2)), np.array([0, 1, 2, 1])
+  with pytest.raises(ValueError, match='label 2 at position 2'):
+    probe.top1(row_MD, label_M, row_MD, label_M, (2,), num_classes=2)
+  row_MD[3, 1] = np.nan
+  with pytest.raises(ValueError, match='row 3 is not finite'):
+    probe.top1(row_MD, label_M, row_MD, label_M, (2,), num_classes=3)
 
 
 def test_runs_that_do_not_compare(workdirs, config, tmp_path):

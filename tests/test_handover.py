@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -15,8 +16,13 @@ import safetensors
 
 from configs import default
 import mrl_jax
+from mrl_jax import classify
 from mrl_jax import embeddings
+from mrl_jax import files
+from mrl_jax import predictions
 from mrl_jax import stages
+from mrl_jax.analysis import cascade
+from mrl_jax.analysis.cascade import Cascade
 from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.data import evaluation
 from mrl_jax.data.damage import DamageLog
@@ -27,6 +33,7 @@ from mrl_jax.stages import export
 from mrl_jax.stages import initial
 from tests import images
 
+RULE = Cascade((2, 8, 64), (0.55, 0.6), temperature=0.5)
 SIZES = ((24, 20), (9, 31), (40, 40))
 
 
@@ -52,8 +59,13 @@ def exported(tmp_path_factory):
     eval_dims=(5,),
   )
   path = tmp_path_factory.mktemp('run')
-  stages.run(config, path, ('train', 'export'))
-  return config, stages.open_workdir(config, path)
+  stages.run(config, path, ('train', 'evaluate'))
+  workdir = stages.open_workdir(config, path)
+  # As analyze writes it, for which these images are too few.
+  rule = {'step': workdir.latest_step(), **RULE._asdict()}
+  files.write_json(workdir.analysis / 'cascade.json', rule)
+  stages.run(config, path, ('export',))
+  return config, workdir
 
 
 @pytest.fixture(scope='module')
@@ -112,6 +124,140 @@ def test_one_image_and_many(exported, encoder):
   close(encoder.encode(stacked_NHWC), expected_ND[same])
   close(encoder.encode(jax.numpy.asarray(stacked_NHWC)), expected_ND[same])
   assert encoder.encode([], dim=8).shape == (0, 8)
+
+
+def test_classes_are_those_of_the_evaluation(exported, encoder):
+  config, workdir = exported
+  _, paths = paths_of(config)
+  saved = predictions.load(workdir.predictions, 'val', (2, 8, 64))
+  for g, dim in enumerate((2, 8, 64)):
+    found = encoder.classify(paths, dim, top=2, batch_size=4)
+    np.testing.assert_array_equal(
+      found.classes_NK[:, 0], saved.prediction_GN[g]
+    )
+    np.testing.assert_array_equal(found.dims_N, dim)
+    logits_NC = saved.logits_GNC[g].astype(np.float32)
+    expected_NC = np.asarray(jax.nn.softmax(logits_NC))
+    np.testing.assert_allclose(
+      found.probabilities_NK, -np.sort(-expected_NC), atol=1e-3
+    )
+  # The last width, unless another is asked for; one image alone.
+  found = encoder.classify(paths[0])
+  assert (found.classes_NK.shape, found.dims_N.tolist()) == ((1, 1), [64])
+  (name,) = found.names[0]
+  assert name == ('cat', 'dog')[found.classes_NK[0, 0]]
+  assert encoder.classify([]).probabilities_NK.shape == (0, 1)
+
+
+def test_the_first_width_that_is_sure_decides(exported, encoder, tmp_path):
+  config, workdir = exported
+  _, paths = paths_of(config)
+  logits_GNC = predictions.load(
+    workdir.predictions, 'val', (2, 8, 64)
+  ).logits_GNC
+  sure_N = np.asarray(jax.nn.softmax(logits_GNC[0] / np.float32(0.5)).max(-1))
+  own = RULE._replace(thresholds=(float(np.median(sure_N)), 0.6))
+  cascade.save(tmp_path / 'mine.json', own)
+  for given, rule in ((True, RULE), (own, own), (tmp_path / 'mine.json', own)):
+    found = encoder.classify(paths, cascade=given)
+    class_N, dim_N = cascade.predict(rule, logits_GNC)
+    np.testing.assert_array_equal(found.dims_N, dim_N)
+    np.testing.assert_array_equal(found.classes_NK[:, 0], class_N)
+  assert {2} < {*dim_N.tolist()}
+  # Of the rule's temperature: what was compared with its thresholds.
+  first_N = dim_N == 2
+  np.testing.assert_allclose(
+    found.probabilities_NK[first_N, 0], sure_N[first_N], atol=1e-3
+  )
+
+
+def test_mirror_images_are_averaged(exported, encoder, monkeypatch):
+  _, paths = paths_of(exported[0])
+  view_NHWC = np.stack([encoder.view(path) for path in paths])
+  embedding_ND = sum(map(encoder._embed, (view_NHWC, view_NHWC[:, :, ::-1])))
+  logits_NC = encoder._heads.logits(embedding_ND / 2, 8)
+  monkeypatch.setitem(encoder.config, 'eval_flip', True)
+  found = encoder.classify(paths, 8)
+  np.testing.assert_array_equal(found.classes_NK[:, 0], logits_NC.argmax(1))
+
+
+@pytest.mark.parametrize(
+  'kind, dims', [('mrl', (4, 16)), ('mrl_e', (4, 16)), ('fixed', (16,))]
+)
+def test_the_heads_of_every_kind(kind, dims, tmp_path):
+  config = default.get_config()
+  config.update(encoder='resnet8', dtype='float32', head=kind)
+  config.nesting_dims = dims
+  model = build.model(config, 3)
+  graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+  trained = build.Trained(
+    graphdef, *map(nnx.to_pure_dict, (params, batch_stats)), step=1
+  )
+  export._write_heads(tmp_path / 'heads.npz', trained)
+  heads = classify.read(tmp_path / 'heads.npz', shared=kind == 'mrl_e')
+  embedding_ND = np.random.default_rng(0).normal(size=(5, 64))
+  embedding_ND = embedding_ND.astype(np.float32)
+  expected_GNC = model.head(embedding_ND)
+  if kind == 'mrl_e':
+    # Its classifier is one of any width.
+    dims = (3, 7)
+    expected_GNC = model.head.at(embedding_ND, dims)
+  for dim, expected_NC in zip(dims, expected_GNC, strict=True):
+    found_NC = heads.logits(embedding_ND, dim)
+    np.testing.assert_allclose(found_NC, expected_NC, rtol=1e-5, atol=1e-6)
+  assert heads.num_classes == 3
+  match = r'in \[1, 16\]' if kind == 'mrl_e' else r'one of \(.*16,?\)'
+  with pytest.raises(ValueError, match=rf'dim 17.* must be {match}'):
+    heads.logits(embedding_ND, 17)
+
+
+@pytest.mark.parametrize(
+  'kwargs, match',
+  [
+    ({'dim': 5}, r'dim 5 has no classifier: must be one of \(2, 8, 64\)'),
+    ({'dim': 2, 'cascade': True}, 'dim 2 and a cascade: give one of them'),
+    ({'cascade': Cascade((2, 5), (0.5,))}, 'dim 5 has no classifier'),
+    ({'cascade': 'nowhere.json'}, 'nowhere.json is not there: --mode=analyze'),
+    ({'top': 3}, r'top 3: must be in \[1, 2\]'),
+    ({'top': 0}, 'top 0: must be'),
+    ({'batch_size': 0}, 'batch_size 0: must be'),
+  ],
+)
+def test_classes_that_cannot_be_given(encoder, kwargs, match):
+  with pytest.raises(ValueError, match=match):
+    encoder.classify(PIXELS, **kwargs)
+
+
+def test_an_export_without_classes_names_the_stage(exported, tmp_path):
+  """As those written before there were any."""
+  shutil.copytree(exported[1].export, tmp_path / 'export')
+  (tmp_path / 'export' / 'heads.npz').unlink()
+  (tmp_path / 'export' / 'cascade.json').unlink()
+  old = mrl_jax.load(tmp_path)
+  assert old.encode(PIXELS).shape == (4, 64)
+  with pytest.raises(ValueError, match=r'heads\.npz .* run --mode=export'):
+    old.classify(PIXELS)
+  with pytest.raises(ValueError, match=r'cascade\.json .* --mode=analyze,exp'):
+    old.classify(PIXELS, cascade=True)
+  for content in (b'', b'PK', (exported[1].export / 'heads.npz').read_bytes()):
+    (tmp_path / 'export' / 'heads.npz').write_bytes(content[:-200])
+    with pytest.raises(ValueError, match=r'heads\.npz cannot be read'):
+      mrl_jax.load(tmp_path).classify(PIXELS)
+
+
+def test_a_rule_of_another_step_is_left_out(exported, tmp_path, capsys):
+  config, workdir = exported
+  copy = stages.open_workdir(
+    config, shutil.copytree(workdir.path, tmp_path / 'run')
+  )
+  path = copy.analysis / 'cascade.json'
+  files.write_json(path, {'step': 1, **RULE._asdict()})
+  export.run(config, copy)
+  assert f'{path} is not of step' in capsys.readouterr().out
+  assert not (copy.export / 'cascade.json').exists()
+  assert 'cascade' not in (copy.export / 'README.md').read_text()
+  # A new one is one more file to write.
+  assert copy.export / 'cascade.json' in export.outputs(config, copy)
 
 
 ALONE = """
@@ -183,6 +329,8 @@ def test_the_card_and_the_numbers(exported):
   preprocess = json.loads((workdir.export / 'preprocess.json').read_text())
   assert (preprocess['resize'], preprocess['size']) == (10, 8)
   text = (workdir.export / 'README.md').read_text()
+  assert 'classify(images, dim=8, top=2)' in text and 'cascade=True' in text
+  assert "heads['kernel_8'] + heads['bias_8']" in text
   assert f'| 8 | {about["accuracy"]["8"]["top1"]:.2f} |' in text
   words = ' '.join(text.split())
   assert 'resized to 10 pixels' in words and 'square of 8' in words
@@ -312,6 +460,11 @@ def test_vectors_are_encoded(tmp_path):
   found_ND = encoder.encode(row_ND, normalize=False, batch_size=16)
   np.testing.assert_allclose(found_ND, expected_ND, rtol=1e-5, atol=1e-6)
   assert encoder.nesting_dims == (8, 12)
+  found = encoder.classify(row_ND, 8, top=4)
+  with np.load(tmp_path / 'run/export/heads.npz', allow_pickle=False) as heads:
+    logits_NC = expected_ND[:, :8] @ heads['kernel_8'] + heads['bias_8']
+  np.testing.assert_array_equal(found.classes_NK[:, 0], logits_NC.argmax(1))
+  assert found.names[0][0] == str(found.classes_NK[0, 0])
   assert 'float32 [n, 12]' in (tmp_path / 'run/export/README.md').read_text()
   for wrong in (row_ND[0], row_ND[:, :8], np.ones((2, 12), int), ['a.png']):
     with pytest.raises(ValueError, match=r'must be floats \[N, 12\]'):
@@ -380,7 +533,7 @@ def test_an_interrupted_export_leaves_the_old_one(exported, monkeypatch):
   config, workdir = exported
   before = {path: path.read_bytes() for path in workdir.export.iterdir()}
 
-  def interrupted(*args):
+  def interrupted(*args, **kwargs):
     half = workdir.path / '.export.tmp'
     assert (half / 'encoder.stablehlo').exists()
     raise KeyboardInterrupt

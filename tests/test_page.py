@@ -105,10 +105,18 @@ def test_names_of_classes_are_no_markup(made):
 def test_figures_for_papers(made):
   _, workdir = made
   names = {path.name for path in workdir.report.iterdir()}
-  svgs = {'accuracy', 'retrieval', 'training', 'cascade'}
+  svgs = {'accuracy', 'retrieval', 'training', 'cascade', 'oracle'}
+  svgs |= {'calibration', 'structure', 'few_shot'}
   assert names == {
     'index.html', 'saliency.png', *(f'{name}.svg' for name in svgs)
   }  # fmt: skip
+  texts = {}
   for name in svgs:
     text = (workdir.report / f'{name}.svg').read_text()
     assert '<svg' in text and '<text' in text
+    texts[name] = text
+  # 60 of 95 examples need the smallest width, 5 each of the others.
+  assert '>63.2<' in texts['oracle'] and '>5.3<' in texts['oracle']
+  assert '>2: 95.0 %<' in texts['calibration']
+  assert '>10 neighbours (Jaccard)<' in texts['structure']
+  assert '>5 examples of 10 classes<' in texts['few_shot']

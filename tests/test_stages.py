@@ -188,7 +188,8 @@ def test_report_is_self_contained(finished):
     assert f'<td>{value:.2f}</td>' in page
   assert {path.name for path in workdir.report.iterdir()} == {
     'index.html', 'accuracy.svg', 'retrieval.svg', 'training.svg',
-    'cascade.svg', 'saliency.png',
+    'cascade.svg', 'oracle.svg', 'calibration.svg', 'structure.svg',
+    'few_shot.svg', 'saliency.png',
   }  # fmt: skip
 
 

@@ -9,13 +9,12 @@ import numpy as np
 from mrl_jax import embeddings
 from mrl_jax import stages
 from mrl_jax.checkpoint import Checkpoints
+from mrl_jax.comparison import probe
 from mrl_jax.retrieval import baselines
 from mrl_jax.stages import baselines as baselines_stage
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import read_metrics
 
-# A larger product of rows, width and classes takes a linear probe too long.
-_PROBE = 2e9
 _KINDS = {'mrl': 'MRL', 'mrl_e': 'MRL-E', 'fixed': 'FF'}
 
 
@@ -103,8 +102,7 @@ def linear_baselines(
   """Top-1 in percent of `SVD` and `Rand. LP`, by width.
 
   SVD: the classifier of the full width at a lower rank. Rand. LP: a logistic
-  regression on random dims of the embedding; left out where that takes too
-  long.
+  regression on random dims of the embedding.
   """
   config, workdir = run.config, run.workdir
   row_MD, row_label_M, _ = embeddings.load(
@@ -119,16 +117,19 @@ def linear_baselines(
   head = restored['params']['head']
   kernel_DC, bias_C = (np.asarray(head[name]) for name in ('kernel', 'bias'))
   D, C = kernel_DC.shape
-  found = {
+  return {
     'SVD': low_rank(kernel_DC, bias_C, query_QD, query_label_Q, dims),
-    'Rand. LP': {},
+    'Rand. LP': probe.top1(
+      row_MD,
+      row_label_M,
+      query_QD,
+      query_label_Q,
+      dims,
+      num_classes=C,
+      order_D=baselines.random_order(D, seed=config.seed),
+      seed=config.seed,
+    ),
   }
-  if len(row_MD) * D * C <= _PROBE:
-    choose = baselines.selection(D, seed=config.seed)
-    found['Rand. LP'] = probe(
-      choose(row_MD), row_label_M, choose(query_QD), query_label_Q, dims
-    )
-  return found
 
 
 def low_rank(
@@ -146,30 +147,6 @@ def low_rank(
       reduced_QR = query_QD @ (u_DR[:, :dim] * s_R[:dim])
       logits_QC = reduced_QR @ v_RC[:dim] + bias_C
       found[dim] = _percent(logits_QC.argmax(1), query_label_Q)
-  return found
-
-
-def probe(
-  row_MD: np.ndarray,
-  row_label_M: np.ndarray,
-  query_QD: np.ndarray,
-  query_label_Q: np.ndarray,
-  dims: Sequence[int],
-) -> dict[int, float]:
-  """Top-1 in percent of a logistic regression on each prefix."""
-  from sklearn import linear_model
-  from sklearn import pipeline
-  from sklearn import preprocessing
-
-  found = {}
-  for dim in dims:
-    classifier = pipeline.make_pipeline(
-      preprocessing.StandardScaler(),
-      linear_model.LogisticRegression(max_iter=5000),
-    )
-    classifier.fit(row_MD[:, :dim], row_label_M)
-    predicted_Q = classifier.predict(query_QD[:, :dim])
-    found[dim] = _percent(predicted_Q, query_label_Q)
   return found
 
 

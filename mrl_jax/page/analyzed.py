@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mrl_jax.page import charts
+from mrl_jax.page import plotted
 from mrl_jax.page.parts import Figure
 from mrl_jax.page.parts import Numbers
 from mrl_jax.page.parts import Section
@@ -51,15 +52,15 @@ def cascade(curve: Record) -> Section:
 def oracle(record: Record, per_class: Record | None) -> Section:
   """oracle.json, and per_class.json: who is right where, and who agrees."""
   dims, total, never = record['dims'], record['examples'], record['never']
-  shares = [100 * n / total for n in (*record['count'], never)]
+  shares = plotted.first_right(record)
   first = charts.bars(
-    [*map(str, dims), 'never'],
-    shares,
+    list(shares),
+    list(shares.values()),
     x_label='smallest width that is right',
     y_label='examples, %',
   )
   agreement = charts.matrix(
-    _percent(record['agreement']), dims, 'predicted alike'
+    plotted.percent(record['agreement']), dims, 'predicted alike'
   )
   trends = Table(('trend', 'classes'), list(record['trends'].items()))
   numbers = [Numbers('How classes change with width', trends)]
@@ -71,7 +72,8 @@ def oracle(record: Record, per_class: Record | None) -> Section:
     'oracle',
     'Oracle',
     'What each width knows',
-    f'{shares[0]:.1f} % of the examples need {dims[0]} numbers and no more. '
+    f'{shares[str(dims[0])]:.1f} % of the examples need {dims[0]} numbers and '
+    'no more. '
     'Who always knew the smallest width that is right would reach '
     f'{record["accuracy"]:.2f} % with {_show(record["expected_dim"])} numbers '
     f'on average; a vote of all widths reaches {record["majority"]:.2f} %.',
@@ -100,9 +102,9 @@ def structure(record: Record) -> Section:
   """structure.json: what the prefixes share with each other."""
   dims = record['dims']
   overlap = charts.matrix(
-    _percent(record['overlap']), dims, 'of the neighbours shared'
+    plotted.percent(record['overlap']), dims, 'of the neighbours shared'
   )
-  variance = [100 * value for value in record['explained_variance']]
+  variance = plotted.shared(record)['variance']
   return Section(
     'neighbours',
     'Neighbours',
@@ -129,18 +131,8 @@ def structure(record: Record) -> Section:
 
 def calibration(record: Record) -> Section:
   """calibration.json: is a width right as often as it is sure?"""
-  dims, bins = record['dims'], record['bins']
-  # A bin with next to no examples says nothing.
-  least_G = [max(1, 0.01 * sum(counts)) for counts in bins['count']]
-  confidence, accuracy = (
-    [
-      [x if n >= least else None for x, n in zip(row, counts, strict=True)]
-      for row, counts, least in zip(
-        bins[name], bins['count'], least_G, strict=True
-      )
-    ]
-    for name in ('confidence', 'accuracy')
-  )
+  dims = record['dims']
+  confidence, accuracy = plotted.reliable(record)
   rows = list(zip(dims, record['ece'], strict=True))
   return Section(
     'calibration',
@@ -167,8 +159,7 @@ def calibration(record: Record) -> Section:
 
 def few_shot(record: Record, dims: Sequence[int]) -> Section:
   """few_shot.json: classes known by a few examples."""
-  settings = record['settings']
-  series = {_setting(setting): setting['accuracy'] for setting in settings}
+  settings, series = record['settings'], plotted.few_shot(record)
   header = ('width', *series)
   spread = lambda s, g: f'{s["accuracy"][g]:.2f} ± {s["std"][g]:.2f}'
   rows = [
@@ -229,15 +220,6 @@ def superclasses(record: Record) -> Section:
       )
     ],
   )
-
-
-def _setting(setting: Record) -> str:
-  shots = setting['shots']
-  return f'{shots} example{"s" * (shots > 1)} of {setting["ways"]} classes'
-
-
-def _percent(rows: Sequence[Sequence[float]]) -> list[list[float]]:
-  return [[100 * value for value in row] for row in rows]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

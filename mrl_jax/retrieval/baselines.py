@@ -73,8 +73,13 @@ def principal(
 def selection(width: int, dim: int | None = None, *, seed: int) -> Projection:
   """Dims at random, no two the same (the paper's Rand. FS)."""
   (dim,) = nesting.validate((width if dim is None else dim,), width)
-  order_D = np.random.default_rng(seed).permutation(width)
+  order_D = random_order(width, seed=seed)
   return _projection(np.zeros(width), np.eye(width)[:, order_D[:dim]])
+
+
+def random_order(width: int, *, seed: int) -> np.ndarray:
+  """The order in which `selection` takes dims, int [width]."""
+  return np.random.default_rng(seed).permutation(width)
 
 
 def gaussian(width: int, dim: int | None = None, *, seed: int) -> Projection:

@@ -96,6 +96,7 @@ STAGES = {
     export.outputs,
     fields=frozenset({'eval_split', 'eval_dims', 'checkpoint'}),
     first=('evaluate',),
+    shows=('analyze',),
   ),
 }
 # Fields whose value changes no number: a run may go on with another.

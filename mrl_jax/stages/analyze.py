@@ -100,7 +100,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     (workdir.analysis / 'superclass.json').unlink(missing_ok=True)
   for name, result in results.items():
     files.write_json(
-      workdir.analysis / f'{name}.json', results_lib.plain(result)
+      workdir.analysis / f'{name}.json',
+      {'step': manifest['step'], **results_lib.plain(result)},
     )
   table = _table(results)
   files.write_text(workdir.analysis / 'table.md', tables.markdown(table))

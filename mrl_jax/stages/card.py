@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import textwrap
 from typing import Any
 
+from mrl_jax import classify
 from mrl_jax import encode
 from mrl_jax import tables
 
@@ -16,10 +17,19 @@ _HEADS = {
 _MEASURES = {'top1': 'top-1', 'top5': 'top-5', 'knn1': '1-NN'}
 
 
-def text(about: Mapping[str, Any], preprocess: Mapping[str, Any]) -> str:
-  """Markdown, from what config.json and preprocess.json hold."""
+def text(
+  about: Mapping[str, Any],
+  preprocess: Mapping[str, Any],
+  *,
+  has_rule: bool = False,
+) -> str:
+  """Markdown, from what config.json and preprocess.json hold.
+
+  `has_rule`: whether there is a cascade.json beside them.
+  """
   dims = about['nesting_dims']
   dim = dims[len(dims) // 2]
+  top = min(5, about['num_classes'])
   what = textwrap.fill(
     f'An encoder, {about["encoder"]}, with nested embeddings (Matryoshka '
     'Representation Learning, arXiv 2205.13147): every prefix of its '
@@ -56,7 +66,9 @@ With mrl_jax:
 
     encoder = mrl_jax.load('.')
     embeddings = encoder.encode({preprocess['input']}, dim={dim})
-
+    found = encoder.classify({preprocess['input']}, dim={dim}, top={top})
+    found.names, found.probabilities_NK
+{_rule(preprocess) if has_rule else ''}
 Without it, on any platform that JAX has been installed for:
 
     from jax import export
@@ -68,13 +80,36 @@ Without it, on any platform that JAX has been installed for:
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
 
 Slice first, then normalise. Widths between those above may be taken as well.
-
+{_heads(about, dim)}
 ## What it takes
 
 {_takes(preprocess)}
 
 `{encode.PREPROCESS}` has the numbers, `{encode.CONFIG}` those further up.
 {_tensors(about, preprocess)}"""
+
+
+def _rule(preprocess: Mapping[str, Any]) -> str:
+  return f"""
+or, where the first width decides that is sure enough of its answer:
+
+    found = encoder.classify({preprocess['input']}, cascade=True)
+    found.dims_N  # The widths that decided.
+"""
+
+
+def _heads(about: Mapping[str, Any], dim: int) -> str:
+  name, rows = about['nesting_dims'][-1], f'[:{dim}]'
+  if name == dim or about['head'] == 'mrl':
+    name, rows = dim, ''
+  return f"""
+The classifiers are in `{classify.HEADS}`. They take embeddings that are not
+normalised:
+
+    heads = np.load('{classify.HEADS}')
+    embeddings = np.asarray(encoder.call(batch))[:, :{dim}]
+    logits = embeddings @ heads['kernel_{name}']{rows} + heads['bias_{name}']
+"""
 
 
 def _tensors(about: Mapping[str, Any], preprocess: Mapping[str, Any]) -> str:

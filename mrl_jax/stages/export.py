@@ -8,6 +8,7 @@ from jax import export as jax_export
 from ml_collections import ConfigDict
 import numpy as np
 
+from mrl_jax import classify
 from mrl_jax import encode
 from mrl_jax import files
 from mrl_jax import sharding
@@ -24,9 +25,17 @@ _METRICS = {'top1': 'val/top1', 'top5': 'val/top5', 'knn1': 'val/knn1'}
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  names = [encode.ARTIFACT, encode.PREPROCESS, encode.CONFIG, card.NAME]
+  names = [
+    encode.ARTIFACT,
+    encode.PREPROCESS,
+    encode.CONFIG,
+    classify.HEADS,
+    card.NAME,
+  ]
   if not config.embeddings:
     names.append(card.TENSORS)
+  if _rule_path(workdir).exists():
+    names.append(classify.CASCADE)
   return [workdir.export / name for name in names]
 
 
@@ -36,8 +45,10 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   `encoder.stablehlo` is the encoder, uint8 pixels (or vectors) to float32
   embeddings, for any batch size, by `jax.export`; `preprocess.json` says what
   it takes; `config.json` and `README.md` what it is, with the accuracy of
-  every width. `model.safetensors` has the encoder and its heads by timm's
-  names, which `init_from` reads back; those of vectors have none there.
+  every width. `heads.npz` has the classifiers, and `cascade.json` the widths'
+  thresholds, where analyze has found them of this checkpoint.
+  `model.safetensors` has the encoder and its heads by timm's names, which
+  `init_from` reads back; those of vectors have none there.
   """
   source = build.source(config, config.eval_split)
   mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
@@ -53,9 +64,15 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     (folder / encode.ARTIFACT).write_bytes(artifact)
     files.write_json(folder / encode.PREPROCESS, preprocess)
     files.write_json(folder / encode.CONFIG, about)
+    _write_heads(folder / classify.HEADS, trained)
+    rule = _rule(workdir, trained.step)
+    if rule:
+      files.write_json(folder / classify.CASCADE, rule)
     if not config.embeddings:
       _write_tensors(folder / card.TENSORS, trained, about)
-    (folder / card.NAME).write_text(card.text(about, preprocess))
+    (folder / card.NAME).write_text(
+      card.text(about, preprocess, has_rule=bool(rule))
+    )
   terminal.say(
     f'export: step {trained.step}, {len(artifact) / 1e6:,.1f} MB for '
     f'{", ".join(PLATFORMS)} in {workdir.export}'
@@ -74,6 +91,34 @@ def _artifact(config, trained, preprocess) -> bytearray:
     platforms=PLATFORMS,
   )(jax.ShapeDtypeStruct(shape, np.dtype(preprocess['dtype'])))
   return exported.serialize()
+
+
+def _write_heads(path: pathlib.Path, trained) -> None:
+  head = nnx.merge(trained.graphdef, *trained[1:3]).head
+  widths = list(enumerate(head.nesting_dims))
+  arrays = {}
+  for g, dim in widths if head.kind == 'mrl' else widths[-1:]:
+    kernel_mC, bias_C = head.weights(g)
+    arrays |= {f'kernel_{dim}': kernel_mC, f'bias_{dim}': bias_C}
+  np.savez(path, **jax.device_get(arrays))
+
+
+def _rule_path(workdir: Workdir) -> pathlib.Path:
+  return workdir.analysis / 'cascade.json'
+
+
+def _rule(workdir: Workdir, step: int) -> dict | None:
+  """The cascade that analyze has fitted; None without one of this step."""
+  path = _rule_path(workdir)
+  rule = files.read_json(path, missing={})
+  if rule.get('step') == step:
+    return rule
+  if rule:
+    terminal.say(
+      f'export: {path} is not of step {step}, left out: delete it and run '
+      '--mode=analyze,export'
+    )
+  return None
 
 
 def _write_tensors(path: pathlib.Path, trained, about) -> None:
@@ -140,6 +185,8 @@ def _about(config, workdir, trained, source) -> dict:
     'train_split': config.train_split,
     'eval_split': config.eval_split,
     'dtype': config.dtype,
+    # Whether accuracies, and classes, are of means over mirror images.
+    'eval_flip': config.eval_flip,
     'normalized': False,
     'step': trained.step,
     'config_hash': workdir.hash_of(),

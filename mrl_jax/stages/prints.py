@@ -8,6 +8,7 @@ import numpy as np
 
 from mrl_jax import figures
 from mrl_jax.page import measured
+from mrl_jax.page import plotted
 from mrl_jax.page import seen
 
 
@@ -56,9 +57,40 @@ def _figures(
       'cascade.svg',
       figures.against_width(series, dims, width, 'accuracy, %'),
     )
+  yield from _analyzed(analyses, dims)
   if record := analyses['saliency']:
     arrays = seen.read_saliency(record, folder)
     yield 'saliency.png', saliency_grid(record, *arrays)
+
+
+def _analyzed(analyses, dims) -> Iterator[tuple[str, Any]]:
+  if record := analyses['oracle']:
+    shares = plotted.first_right(record)
+    x_label = 'smallest width that is right'
+    yield 'oracle.svg', figures.bars(shares, x_label, 'examples, %')
+  if record := analyses['calibration']:
+    bins = plotted.reliable(record)
+    yield (
+      'calibration.svg',
+      figures.reliability(*bins, record['ece'], record['dims']),
+    )
+  if record := analyses['structure']:
+    yield (
+      'structure.svg',
+      figures.per_width(
+        plotted.shared(record), record['dims'], 'share of the full width, %'
+      ),
+    )
+  if record := analyses['few_shot']:
+    yield (
+      'few_shot.svg',
+      figures.per_width(
+        plotted.few_shot(record),
+        record['dims'],
+        'accuracy, %',
+        marked=dims,
+      ),
+    )
 
 
 def saliency_grid(
