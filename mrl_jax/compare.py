@@ -30,8 +30,11 @@ _TITLES = {
 Cells = dict[str, dict[int, str]]
 
 
-def run(paths: Sequence[str]) -> None:
-  """Raises ValueError for a run that is not finished, or not like the first."""
+def run(paths: Sequence[str], *, probe: bool = True) -> None:
+  """Prints the tables; with `probe` Rand. LP is trained for them.
+
+  Raises ValueError for a run that is not finished, or not like the first.
+  """
   runs = [runs_lib.read(path) for path in paths]
   runs_lib.check_alike(runs)
   config = runs[0].config
@@ -48,7 +51,7 @@ def run(paths: Sequence[str]) -> None:
       "all of the encoder's width."
     )
   else:
-    found = runs_lib.linear_baselines(full, dims)
+    found = runs_lib.linear_baselines(full, dims, probe=probe)
     ours['linear'] |= _shown(found)
     found, sampled = runs_lib.neighbor_baselines(full, dims)
     if sampled:
@@ -129,8 +132,15 @@ def main() -> None:
     prog='python -m mrl_jax.compare', description=__doc__.split('\n')[0]
   )
   parser.add_argument('runs', nargs='+', help='workdirs of evaluated runs')
+  parser.add_argument(
+    '--probe',
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help='train Rand. LP, hours for ImageNet on a CPU',
+  )
+  args = parser.parse_args()
   try:
-    run(parser.parse_args().runs)
+    run(args.runs, probe=args.probe)
   except ValueError as error:
     sys.exit(f'ValueError: {" ".join(str(error).split())}')
 

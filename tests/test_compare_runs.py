@@ -64,6 +64,9 @@ def test_two_runs(workdirs, capsys):
   assert neighbor['FF cut'][-1] == neighbor['FF'][-1]
   assert linear['SVD'][-1] == '–'
   assert 'published' not in text
+  compare.run(workdirs[:2], probe=False)
+  text = capsys.readouterr().out
+  assert 'Rand. LP' not in text and 'SVD' in text
 
 
 def test_a_slimmable_run(workdirs, capsys):

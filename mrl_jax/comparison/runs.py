@@ -9,7 +9,7 @@ import numpy as np
 from mrl_jax import embeddings
 from mrl_jax import stages
 from mrl_jax.checkpoint import Checkpoints
-from mrl_jax.comparison import probe
+from mrl_jax.comparison import probe as probe_lib
 from mrl_jax.retrieval import baselines
 from mrl_jax.stages import baselines as baselines_stage
 from mrl_jax.workdir import Workdir
@@ -97,12 +97,13 @@ def full_width(runs: Sequence[Run]) -> Run | None:
 
 
 def linear_baselines(
-  run: Run, dims: Sequence[int]
+  run: Run, dims: Sequence[int], *, probe: bool = True
 ) -> dict[str, dict[int, float]]:
   """Top-1 in percent of `SVD` and `Rand. LP`, by width.
 
   SVD: the classifier of the full width at a lower rank. Rand. LP: a logistic
-  regression on random dims of the embedding.
+  regression on random dims of the embedding, trained here; without `probe`
+  there is none.
   """
   config, workdir = run.config, run.workdir
   row_MD, row_label_M, _ = embeddings.load(
@@ -117,9 +118,9 @@ def linear_baselines(
   head = restored['params']['head']
   kernel_DC, bias_C = (np.asarray(head[name]) for name in ('kernel', 'bias'))
   D, C = kernel_DC.shape
-  return {
-    'SVD': low_rank(kernel_DC, bias_C, query_QD, query_label_Q, dims),
-    'Rand. LP': probe.top1(
+  found = {'SVD': low_rank(kernel_DC, bias_C, query_QD, query_label_Q, dims)}
+  if probe:
+    found['Rand. LP'] = probe_lib.top1(
       row_MD,
       row_label_M,
       query_QD,
@@ -128,8 +129,8 @@ def linear_baselines(
       num_classes=C,
       order_D=baselines.random_order(D, seed=config.seed),
       seed=config.seed,
-    ),
-  }
+    )
+  return found
 
 
 def low_rank(
