@@ -375,7 +375,9 @@ def decaying(request, monkeypatch):
   monkeypatch.setattr(exact, '_QUERIES', 8)
   monkeypatch.setattr(exact, '_WIDE_SAMPLE', 200)
   monkeypatch.setattr(exact, '_WIDE', 1)
-  monkeypatch.setattr(exact, '_FETCH', 1)  # So few rows are all at hand.
+  # So few rows are all at hand.
+  monkeypatch.setattr(exact, '_FETCH', 0)
+  monkeypatch.setattr(exact, '_FETCHED', 1)
   rng = np.random.default_rng(0)
   scale_D = 1 / np.arange(1, 65, dtype=np.float32) ** 2
   query_QD = rng.normal(size=(21, 64)).astype(np.float32) * scale_D
@@ -405,6 +407,7 @@ def test_bounds_that_leave_out_nothing(arrays, monkeypatch):
   """A flat spectrum, were it scanned by a prefix."""
   query_QD, database_MD, database = arrays
   monkeypatch.setattr(exact, '_FETCH', 0)
+  monkeypatch.setattr(exact, '_FETCHED', 0)
   found = retrieval.search(query_QD, database, 10)
   ids_QK, scores_QK = brute_force(query_QD, database_MD, 10, 32)
   np.testing.assert_array_equal(found.ids_QK, ids_QK)

@@ -40,10 +40,10 @@ _SPREAD = 8
 _FOUND, _READING = 1 << 21, {False: 1024, True: 4096}
 # Queries that the choice of a prefix looks at.
 _TRIED = 64
-# What a row costs, in multiply-adds of a product of matrices: a score that is
-# compared with its floor, at wide widths, and a multiply-add of a row that has
-# to be fetched.
-_COMPARE, _FETCH = 280, 36
+# What a row costs, in multiply-adds of a product of matrices: to compare its
+# score with the floor, at wide widths; to sort and fetch it, if it may reach
+# the floor; and each multiply-add then.
+_COMPARE, _FETCH, _FETCHED = 280, 9000, 36
 
 
 def nearest(
@@ -198,9 +198,9 @@ def _prefix(query_Qd, sample, norms, floor_Q, M, k) -> int | None:
     if rows > ROOM / 4:
       continue
     second = max(reach)
-    fetched = rows * second + max(k, reach[second]) * dim
+    products = rows * second + max(k, reach[second]) * dim
     compare = 0 if width + _BEHIND <= scan.NARROW else _COMPARE
-    costs[width] = M * (width + compare) + fetched * _FETCH
+    costs[width] = M * (width + compare) + rows * _FETCH + products * _FETCHED
   return min(costs, key=costs.get)
 
 
