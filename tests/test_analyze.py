@@ -391,3 +391,14 @@ def test_a_set_of_unknown_classes_is_refused(again, tmp_path):
   config.eval_sets = (f'folder:{tmp_path / "other"}',)
   with pytest.raises(ValueError, match=r'no class of the model: cat'):
     stages.run(config, path, ('evaluate',))
+
+
+def test_sets_that_are_missing_are_named_before_the_training(
+  data_dir, tmp_path
+):
+  config = conftest.shrunk(data_dir)
+  config.eval_sets = ('imagenet_a', 'folder:/nowhere', 'digits@test[:70]')
+  with pytest.raises(ValueError, match=r'imagenet_a: .*; .*/nowhere') as error:
+    stages.run(config, tmp_path / 'run', ('train', 'embed', 'evaluate'))
+  assert 'digits' not in str(error.value)
+  assert not (tmp_path / 'run').exists()

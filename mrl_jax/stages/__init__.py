@@ -147,6 +147,8 @@ def run(
       'the processes differ: give all the same config and modes, and the same '
       f'workdir on a shared disk, here {workdir.path}'
     )
+  if config.eval_sets and {'train', 'evaluate'} <= {*modes}:
+    evaluate.open_sets(config)  # What is missing is said before the training.
   done = set()
   for mode in modes:
     if mode in done:

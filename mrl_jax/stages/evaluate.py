@@ -58,10 +58,9 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   trained = build.trained(
     config, workdir, mesh, source.num_classes, needed_by='evaluate'
   )
-  own = EvalSet(_OWN, source, source.class_names)
-  sets = [own] + [
-    eval_sets.open_set(entry, source.class_names, config.data_dir)
-    for entry in build.listed(config.eval_sets)
+  sets = [
+    EvalSet(_OWN, source, source.class_names),
+    *open_sets(config, source.class_names),
   ]
   values, training = {}, None
   for opened in sets:
@@ -82,6 +81,26 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
       f'at {config.flip_eval_image_size} pixels, averaged with mirror images\n'
       + terminal.table(tables.flipped(values, _dims(config)))
     )
+
+
+def open_sets(
+  config: ConfigDict, class_names: Sequence[str] | None = None
+) -> list[EvalSet]:
+  """The `eval_sets`, for a model of these classes; None: of the config's.
+
+  Raises ValueError with a reason for each that cannot be opened.
+  """
+  if class_names is None:
+    class_names = build.source(config, config.eval_split).class_names
+  opened, faults = [], []
+  for entry in build.listed(config.eval_sets):
+    try:
+      opened.append(eval_sets.open_set(entry, class_names, config.data_dir))
+    except ValueError as error:
+      faults.append(str(error))
+  if faults:
+    raise ValueError('; '.join(faults))
+  return opened
 
 
 def _dims(config: ConfigDict) -> tuple[int, ...]:
