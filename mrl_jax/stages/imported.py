@@ -123,6 +123,7 @@ def _config(
       'remat': False,
       'dtype': 'float32',
       'head': kind,
+      'slimmable': False,
       'nesting_dims': widths,
       'num_classes': form.classifier.num_classes,
       'loss_kernel': 'xla',
