@@ -37,9 +37,9 @@ _QUERIES = 512
 # Scores of the sample that one maximum stands for while it is sorted.
 _SPREAD = 8
 # Neighbours found in one reading of the rows, and queries; of a file more.
-_FOUND, _READING = 1 << 21, {False: 1024, True: 4096}
-# Queries that the choice of a prefix looks at.
-_TRIED = 64
+_FOUND, _READING = 1 << 21, {False: 2048, True: 4096}
+# Queries and rows that the choice of a prefix looks at.
+_TRIED_QUERIES, _TRIED_ROWS = 64, 512
 # What a row costs, in multiply-adds of a product of matrices: to compare its
 # score with the floor, at wide widths; to sort and fetch it, if it may reach
 # the floor; and each multiply-add then.
@@ -188,7 +188,11 @@ def _prefix(query_Qd, sample, norms, floor_Q, M, k) -> int | None:
   Of the prepared widths the one of the fewest multiply-adds.
   """
   dim = query_Qd.shape[1]
-  tried = np.linspace(0, len(query_Qd) - 1, _TRIED).astype(int)
+  if dim <= scan.NARROW:
+    return None  # Such rows are scored as fast as they are looked up.
+  tried = _spread(len(query_Qd), _TRIED_QUERIES)
+  rows = _spread(len(sample.ids_S), _TRIED_ROWS)
+  sample = _Sample(*(x_S[rows] for x_S in sample))
   reach = {
     width: M * _share(query_Qd[tried], floor_Q[tried], sample, norms, width)
     for width in _widths(norms, dim)
@@ -202,6 +206,11 @@ def _prefix(query_Qd, sample, norms, floor_Q, M, k) -> int | None:
     compare = 0 if width + _BEHIND <= scan.NARROW else _COMPARE
     costs[width] = M * (width + compare) + rows * _FETCH + products * _FETCHED
   return min(costs, key=costs.get)
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+  """At most so many of the numbers up to `count`, as far apart as can be."""
+  return np.linspace(0, count - 1, min(count, most)).astype(int)
 
 
 def _share(query_Td, floor_T, sample, norms, width) -> float:
