@@ -36,7 +36,7 @@ def narrowed(variant: resnet.Variant, dim: int) -> resnet.Variant:
 def validate(variant: Any, dims: Sequence[int], head: str) -> None:
   """Raises ValueError if there is no such `SlimmableClassifier`."""
   if not isinstance(variant, resnet.Variant):
-    raise ValueError('slimmable: must be a ResNet')
+    raise ValueError('slimmable True: the encoder must be a ResNet')
   if head != 'mrl_e':
     raise ValueError(
       f'head {head!r}: must be mrl_e with slimmable, whose classifier is shared'
