@@ -445,8 +445,21 @@ def test_more_rows_than_there_is_room_for(monkeypatch):
     part.add_rows(query_Qd, row_MD, norm_M, 0)
 
 
+def test_rows_that_bounds_leave_no_part_of(decaying, tmp_path):
+  """On disk, or in another dtype, they are scored in full."""
+  query_QD, row_MD = decaying
+  np.save(tmp_path / 'x.npy', row_MD)
+  on_disk = np.load(tmp_path / 'x.npy', mmap_mode='r')
+  expected, _ = brute_force(query_QD, row_MD, 5, 64)
+  for rows, dtype in ((on_disk, np.float32), (row_MD, np.float64)):
+    database = retrieval.prepare(rows.astype(dtype, copy=False), (2, 8))
+    found = retrieval.search(query_QD.astype(dtype), database, 5)
+    assert found.cost.mflops == 2003 * 64 / 1e6
+    np.testing.assert_array_equal(found.ids_QK, expected)
+
+
 def test_where_bounds_would_not_pay():
-  """Flat spectra, and rows on disk, are scored in full."""
+  """Flat spectra are scored in full."""
   rng = np.random.default_rng(0)
   flat = rng.normal(size=(3000, 64)).astype(np.float32)
   found = retrieval.search(flat[:9], retrieval.prepare(flat, (2, 8)), 5)
