@@ -467,8 +467,12 @@ def test_where_bounds_would_not_pay():
   assert (found.ids_QK[:, 0] == np.arange(9)).all()
 
 
-def test_rows_of_a_zero_prefix_are_not_lost():
+def test_rows_of_a_zero_prefix_are_not_lost(monkeypatch):
   """A prefix of zeros bounds nothing: all is behind it."""
+  # A floor that more than k others reach: that one is lost shows by no count.
+  monkeypatch.setattr(exact, '_SAMPLE', 500)
+  monkeypatch.setattr(exact, '_FETCH', 0)
+  monkeypatch.setattr(exact, '_FETCHED', 0)
   rng = np.random.default_rng(0)
   scale_D = 1 / np.arange(1, 65, dtype=np.float32) ** 2
   row_MD = rng.normal(size=(2000, 64)).astype(np.float32) * scale_D
