@@ -10,6 +10,7 @@ import pytest
 
 from configs import default
 from configs import digits_mrl
+from configs import digits_slimmable
 from configs import finetune_resnet50_mrl
 from mrl_jax import models
 from mrl_jax import trainable
@@ -23,6 +24,9 @@ NAMES = sorted(
   for path in CONFIGS.glob('*.py')
   if path.stem not in ('default', 'fixed_feature')
 )
+
+
+VECTORS = {'encoder': 'adaptor', 'embeddings': 'x'}
 
 
 def write_vectors(folder):
@@ -228,12 +232,24 @@ def test_widths_left_to_the_encoder():
     ({'embeddings': 'x'}, "embeddings 'x': .* encoder adaptor"),
     ({'labels': 'y.npy'}, "labels 'y.npy': must be empty without"),
     ({'adaptor_hidden': 0}, 'adaptor_hidden 0'),
+    ({**VECTORS, 'eval_flip': True}, 'eval_flip True: must be False with'),
+    (
+      {**VECTORS, 'flip_eval_image_size': 8},
+      'flip_eval_image_size 8: must be 0 with embeddings',
+    ),
   ],
 )
 def test_vectors_are_checked(fields, match):
   config = digits_mrl.get_config()
   config.update(fields)
   with pytest.raises(ValueError, match=match):
+    check.check(config)
+
+
+def test_a_slimmable_network_trains_as_a_whole():
+  config = digits_slimmable.get_config()
+  config.update(init_from='runs/digits_slimmable', trainable=('head',))
+  with pytest.raises(ValueError, match=r"trainable \('head',\): must be empty"):
     check.check(config)
 
 

@@ -69,6 +69,7 @@ def test_what_belongs_to_another_checkpoint_is_left_out(made, tmp_path, capsys):
   report.run(config, copy)
   assert f'{path} is of another checkpoint' in capsys.readouterr().out
   assert 'plot-oracle' not in (copy.report / 'index.html').read_text()
+  assert not (copy.report / 'oracle.svg').exists()
 
 
 @pytest.mark.parametrize('name', ['projection.jpg', 'saliency.npz'])

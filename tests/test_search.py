@@ -307,6 +307,9 @@ def test_search_refuses(kwargs, match):
     (np.ones((1, 2)), np.array([[1, 1], [1, np.inf]]), 'row 1 of the database'),
     (np.ones((1, 2)), np.array([[1, 1.0], [0, 0]]), 'row 1 .* is all zero'),
     (np.array([[1, 1.0], [0, 0]]), np.ones((3, 2)), 'row 1 of the queries is'),
+    (np.ones((1, 2)), np.full((3, 2), 1e-19), 'row 0 .* length is below 1e-13'),
+    (np.ones((1, 2)), np.full((3, 2), 3e19), 'row 0 .* length is no float32'),
+    (np.ones((1, 2), '>f4'), np.ones((3, 2), '>f4'), '>f4: .* byte order'),
     (np.ones((1, 2), np.float32), np.ones((3, 2)), 'float32 .* float64'),
     (np.ones((1, 2), int), np.ones((3, 2), int), 'int64: must be floating'),
   ],
@@ -442,8 +445,21 @@ def test_more_rows_than_there_is_room_for(monkeypatch):
     part.add_rows(query_Qd, row_MD, norm_M, 0)
 
 
+def test_rows_that_bounds_leave_no_part_of(decaying, tmp_path):
+  """On disk, or in another dtype, they are scored in full."""
+  query_QD, row_MD = decaying
+  np.save(tmp_path / 'x.npy', row_MD)
+  on_disk = np.load(tmp_path / 'x.npy', mmap_mode='r')
+  expected, _ = brute_force(query_QD, row_MD, 5, 64)
+  for rows, dtype in ((on_disk, np.float32), (row_MD, np.float64)):
+    database = retrieval.prepare(rows.astype(dtype, copy=False), (2, 8))
+    found = retrieval.search(query_QD.astype(dtype), database, 5)
+    assert found.cost.mflops == 2003 * 64 / 1e6
+    np.testing.assert_array_equal(found.ids_QK, expected)
+
+
 def test_where_bounds_would_not_pay():
-  """Flat spectra, and rows on disk, are scored in full."""
+  """Flat spectra are scored in full."""
   rng = np.random.default_rng(0)
   flat = rng.normal(size=(3000, 64)).astype(np.float32)
   found = retrieval.search(flat[:9], retrieval.prepare(flat, (2, 8)), 5)
@@ -451,8 +467,12 @@ def test_where_bounds_would_not_pay():
   assert (found.ids_QK[:, 0] == np.arange(9)).all()
 
 
-def test_rows_of_a_zero_prefix_are_not_lost():
+def test_rows_of_a_zero_prefix_are_not_lost(monkeypatch):
   """A prefix of zeros bounds nothing: all is behind it."""
+  # A floor that more than k others reach: that one is lost shows by no count.
+  monkeypatch.setattr(exact, '_SAMPLE', 500)
+  monkeypatch.setattr(exact, '_FETCH', 0)
+  monkeypatch.setattr(exact, '_FETCHED', 0)
   rng = np.random.default_rng(0)
   scale_D = 1 / np.arange(1, 65, dtype=np.float32) ** 2
   row_MD = rng.normal(size=(2000, 64)).astype(np.float32) * scale_D

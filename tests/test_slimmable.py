@@ -98,7 +98,11 @@ def test_a_narrow_network_trains_the_leading_channels(gradients):
 
 def test_each_width_has_statistics_of_its_own(batch):
   model = make()
+  count = lambda: len(jax.tree.leaves(nnx.state(model, nnx.Param)))
+  before = count()
   model.loss(*batch)
+  # The kernels lent to the narrower network are not its own.
+  assert count() == before
   means = [
     np.asarray(network.layer3[0].bn2.mean[...])
     for network in (*model.narrow, model.encoder)

@@ -221,3 +221,13 @@ def test_what_tfds_cannot_prepare(monkeypatch, tmp_path, said, advice):
   message = str(error.value)
   assert message.startswith(f'dataset imagenet_a: DownloadError: {said}; ')
   assert advice.format(tmp_path) in message
+
+
+def test_a_full_disk_is_told_as_it_is(monkeypatch, tmp_path):
+  def fail(*args, **kwargs):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda _: True)
+  monkeypatch.setattr(tfds.core.DatasetBuilder, 'download_and_prepare', fail)
+  with pytest.raises(ValueError, match=r'No space left on device$'):
+    prepare.prepare('imagenet_a', str(tmp_path))

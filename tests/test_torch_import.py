@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from configs import digits_slimmable
 from mrl_jax import models
 from mrl_jax import stages
 from mrl_jax.models import convnext
@@ -448,6 +449,17 @@ def test_the_command_writes_what_a_run_starts_from(
   assert_same(started, model)
   with pytest.raises(SystemExit, match='has checkpoints; give a new folder'):
     run_command(monkeypatch, path, f'--out={out}', '--nesting_dims=2,32')
+
+
+def test_a_slimmable_workdir_is_refused(tmp_path):
+  path = saved(
+    torch_arrays.to_torch(create(kind='mrl_e'), 'timm'),
+    tmp_path / 'model.safetensors',
+  )
+  config = digits_slimmable.get_config()
+  with pytest.raises(ValueError, match=r'digits_slimmable: .* no BatchNorms'):
+    imported.write(path, tmp_path / 'out', config=config)
+  assert not (tmp_path / 'out').exists()
 
 
 def test_a_workdir_of_a_config_is_evaluated_as_if_trained_here(

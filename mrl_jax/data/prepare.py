@@ -53,11 +53,12 @@ def prepare(dataset: str, data_dir: str = '', manual_dir: str = '') -> None:
     raise ValueError(' '.join(str(error).split())) from error
   # A failed download and an incomplete archive raise many types.
   except Exception as error:
-    where = manual_dir or os.path.join(data_dir, 'downloads', 'manual')
-    raise ValueError(
-      f'dataset {dataset}: {type(error).__name__}: {error}; '
-      + _advice(builder, where, str(error))
-    ) from error
+    line = f'dataset {dataset}: {type(error).__name__}: {error}'
+    # What the system refuses, such as a full disk, is told by its own words.
+    if not getattr(error, 'errno', None):
+      where = manual_dir or os.path.join(data_dir, 'downloads', 'manual')
+      line += '; ' + _advice(builder, where, str(error))
+    raise ValueError(line) from error
   for name, split in builder.info.splits.items():
     print(f'{dataset} {name}: {split.num_examples:,} examples')
   print(f'in {builder.data_dir}')

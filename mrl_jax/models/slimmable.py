@@ -36,7 +36,7 @@ def narrowed(variant: resnet.Variant, dim: int) -> resnet.Variant:
 def validate(variant: Any, dims: Sequence[int], head: str) -> None:
   """Raises ValueError if there is no such `SlimmableClassifier`."""
   if not isinstance(variant, resnet.Variant):
-    raise ValueError('slimmable: must be a ResNet')
+    raise ValueError('slimmable True: the encoder must be a ResNet')
   if head != 'mrl_e':
     raise ValueError(
       f'head {head!r}: must be mrl_e with slimmable, whose classifier is shared'
@@ -98,10 +98,9 @@ class SlimmableClassifier(models.Classifier):
     del key  # Nothing is random in a ResNet.
     logits = []
     for g, network in enumerate((*self.narrow, self.encoder)):
-      if network is not self.encoder:
-        self._lend_kernels(network)
       kernel_mC, bias_C = self.head.weights(g)
-      logits.append(network(image_NHWC) @ kernel_mC + bias_C[None])
+      embedding_Nm = self._embed(network, image_NHWC)
+      logits.append(embedding_Nm @ kernel_mC + bias_C[None])
     return losses.matryoshka_cross_entropy(
       jnp.stack(logits),
       label_N,
@@ -109,11 +108,22 @@ class SlimmableClassifier(models.Classifier):
       label_smoothing=label_smoothing,
     )
 
-  def _lend_kernels(self, network: resnet.ResNet) -> None:
+  def _embed(self, network: resnet.ResNet, image_NHWC: jax.Array) -> jax.Array:
+    """By the leading channels of the full network's kernels.
+
+    They are lent for the call, so that no copy stays among the parameters.
+    """
+    if network is self.encoder:
+      return network(image_NHWC)
+    lent = list(_convolutions(network))
     whole = _convolutions(self.encoder)
-    for conv, full in zip(_convolutions(network), whole, strict=True):
+    for conv, full in zip(lent, whole, strict=True):
       part = tuple(slice(size) for size in conv.kernel_shape)
       conv.kernel = nnx.Param(full.kernel[...][part])
+    embedding_Nm = network(image_NHWC)
+    for conv in lent:
+      conv.kernel = None
+    return embedding_Nm
 
 
 def _convolutions(network: nnx.Module) -> Iterator[nnx.Conv]:

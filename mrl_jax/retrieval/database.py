@@ -14,6 +14,8 @@ from mrl_jax import nesting
 _WIDE = 512
 # Bytes of rows worked on at a time.
 BLOCK_BYTES = 64 << 20
+# Squares of the numbers of a shorter row are lost in float32.
+_SHORTEST = 1e-13
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,11 @@ def host_database(
     )
   if not jnp.issubdtype(database_MD.dtype, jnp.floating):
     raise ValueError(f'database of {database_MD.dtype}: must be floating')
+  if not np.dtype(database_MD.dtype).isnative:
+    raise ValueError(
+      f'database of {database_MD.dtype}: must be in the byte order of this '
+      'machine'
+    )
   width = database_MD.shape[1]
   dims = nesting.validate((width,) if dims is None else dims, width)
   original = np.dtype(database_MD.dtype)
@@ -98,10 +105,15 @@ def _prefix_norms(
 
 
 def check_norms(norm_N: jax.Array, name: str, first: int = 0) -> None:
-  """Raises ValueError for a row without direction; `first` is its number."""
+  """Raises ValueError for a row whose direction float32 does not tell.
+
+  `first` is the number of the first.
+  """
   norm_N = np.asarray(norm_N)
-  right_N = np.isfinite(norm_N) & (norm_N > 0)
+  right_N = np.isfinite(norm_N) & (norm_N >= _SHORTEST)
   if not right_N.all():
     row = right_N.argmin()
-    fault = 'all zero' if norm_N[row] == 0 else 'not finite'
+    fault = 'not finite, or its length is no float32'
+    if norm_N[row] < _SHORTEST:
+      fault = f'all zero, or its length is below {_SHORTEST}'
     raise ValueError(f'row {first + row} of the {name} is {fault}')

@@ -226,7 +226,8 @@ def _share(query_Td, floor_T, sample, norms, width) -> float:
 
 def _widths(norms, dim: int) -> list[int]:
   """Those to scan by; at the last a fetched row's bound is looked at again."""
-  return sorted(width for width in norms if width <= dim / 8)
+  # A copy, since a search by another thread may add a width meanwhile.
+  return sorted(width for width in [*norms] if width <= dim / 8)
 
 
 # The most that a row can score is a product of prefixes, each with two numbers

@@ -66,7 +66,8 @@ def prepare(
 
   Raises:
     ValueError: not two-dimensional or floating, empty, dims that do not fit, or
-      a row that is all zero or holds NaN or infinity (its number is given).
+      a row that is all zero or holds NaN or infinity, or whose length is below
+      1e-13 or beyond 1e19 (its number is given).
   """
   if mesh is None and jax.default_backend() != 'cpu':
     devices = jax.local_devices()
@@ -95,7 +96,7 @@ def search(
 
   Args:
     query_QD: float queries, of the database's dtype.
-    database_MD: float rows, or a what `prepare` made of them.
+    database_MD: float rows, or what `prepare` made of them.
     k: neighbours, at most M.
     dim: width of the prefix; None: all of D.
     metric: 'cosine': slice, then normalise. 'dot': slice only.
@@ -106,8 +107,8 @@ def search(
 
   Raises:
     ValueError: k outside [1, M], dim outside [1, D], widths or dtypes that
-      differ, a query that is all zero or holds NaN or infinity, or `recall` for
-      a database on the host.
+      differ, a query that `prepare` would refuse as a row, or `recall` for a
+      database on the host.
   """
   start = time.perf_counter()
   query_QD, database = _check(query_QD, database_MD, metric)

@@ -93,7 +93,9 @@ def _first_width(dim, norms, K, k) -> int | None:
   """The width to look at first: the widest that is at most an eighth."""
   if dim < _NARROW or dim not in norms or _SHORT * k > K:
     return None
-  return max((x for x in norms if dim / 64 <= x <= dim / 8), default=None)
+  # A copy, since a search by another thread may add a width meanwhile.
+  widths = [*norms]
+  return max((x for x in widths if dim / 64 <= x <= dim / 8), default=None)
 
 
 def _within_reach(dots, query_Bd, norms, ids_BK, k, first, cosine):

@@ -104,6 +104,12 @@ def _check_start(config: ConfigDict) -> None:
     config.init_from or not patterns,
     f'given, or all but {", ".join(patterns)} stays as it is initialised',
   )
+  _require(
+    'trainable',
+    config.trainable,
+    not (config.slimmable and patterns),
+    'empty with slimmable, whose narrower networks start afresh',
+  )
 
 
 def _check_vectors(config: ConfigDict) -> None:
@@ -112,6 +118,10 @@ def _check_vectors(config: ConfigDict) -> None:
   _require('embeddings', config.embeddings, ok, right)
   ok = config.embeddings or not config.labels
   _require('labels', config.labels, ok, 'empty without embeddings')
+  for name, off in (('eval_flip', False), ('flip_eval_image_size', 0)):
+    ok = not config.embeddings or config[name] == off
+    right = f'{off} with embeddings, which have no mirror images'
+    _require(name, config[name], ok, right)
 
 
 def _check_images(config: ConfigDict) -> None:

@@ -54,6 +54,12 @@ def write(
   else:
     config = build.resolve(config)
     check.check(config)
+    if config.slimmable:
+      raise ValueError(
+        f'config {config.name}: {file} has no BatchNorms of the narrower '
+        'networks, which slimmable needs; train with --config.init_from='
+        f'{file}'
+      )
     workdir = stages.open_workdir(config, out)
   if workdir.latest_step():
     raise ValueError(f'out {out}: has checkpoints; give a new folder')

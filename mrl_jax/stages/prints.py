@@ -11,6 +11,18 @@ from mrl_jax.page import measured
 from mrl_jax.page import plotted
 from mrl_jax.page import seen
 
+_NAMES = (
+  'accuracy.svg',
+  'training.svg',
+  'retrieval.svg',
+  'cascade.svg',
+  'oracle.svg',
+  'calibration.svg',
+  'structure.svg',
+  'few_shot.svg',
+  'saliency.png',
+)
+
 
 def write(
   folder: pathlib.Path,
@@ -21,15 +33,19 @@ def write(
   retrieved: Mapping[str, Any] | None,
   analyses: Mapping[str, Any],
   analysis_folder: pathlib.Path,
-) -> list[pathlib.Path]:
-  """Writes an SVG for each plot, and a PNG for the grid of images."""
-  paths = []
+) -> None:
+  """Writes an SVG for each plot, and a PNG for the grid of images.
+
+  Those of an earlier report that this one has nothing for go.
+  """
+  left = set(_NAMES)
   for name, figure in _figures(
     accuracy, dims, records, retrieved, analyses, analysis_folder
   ):
-    paths.append(folder / name)
-    figures.save(figure, paths[-1])
-  return paths
+    figures.save(figure, folder / name)
+    left.discard(name)
+  for name in left:
+    (folder / name).unlink(missing_ok=True)
 
 
 def _figures(
