@@ -25,6 +25,10 @@ def run(args: argparse.Namespace) -> None:
   if out.suffix not in _KINDS:
     raise ValueError(f'--out={args.out}: must end in one of {_KINDS}')
   config, workdir = stages.open_recorded(args.run)
+  if config.embeddings:
+    raise ValueError(
+      f'{args.run} was trained on vectors: only images can be looked at'
+    )
   found = saliency.explain(config, workdir, args.images)
   figures.save(prints.saliency_grid(*found), out)
   print(f'saliency: {len(args.images)} images at {found[0]["dims"]} in {out}')

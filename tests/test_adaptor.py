@@ -1,5 +1,7 @@
 """Nested embeddings made of vectors, and where the vectors come from."""
 
+import argparse
+
 import chex
 from flax import nnx
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from configs import adapt_embeddings
 from mrl_jax import embeddings
+from mrl_jax import explain
 from mrl_jax import retrieval
 from mrl_jax import sharding
 from mrl_jax import stages
@@ -86,6 +89,12 @@ def test_short_prefixes_are_better_than_pca(folder, finished):
   full = nearest(*nested, (WIDTH,)), nearest(*pairs, (WIDTH,))
   assert full[0] > full[1]
   assert (finished / 'report/index.html').exists()
+
+
+def test_vectors_cannot_be_looked_at(finished):
+  args = argparse.Namespace(run=finished, images=['a.png'], out='x.png')
+  with pytest.raises(ValueError, match='trained on vectors: only images'):
+    explain.run(args)
 
 
 def test_resumed_and_streamed_it_gives_the_same_bits(folder, tmp_path):

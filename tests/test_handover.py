@@ -340,6 +340,8 @@ def test_the_card_and_the_numbers(exported):
 def test_the_tensors_read_back_bit_for_bit(exported, tmp_path):
   config, workdir = exported
   path = workdir.export / 'model.safetensors'
+  others = workdir.export / 'config.json'
+  assert path.stat().st_mode == others.stat().st_mode  # Servers read it, too.
   model = build.model(config, 2)
   form, has_head = torch_import.load(path, model, encoder='resnet8')
   assert has_head and form.family == 'ResNet'

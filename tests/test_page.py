@@ -50,11 +50,17 @@ def test_the_headline_is_the_smallest_width_that_keeps_99_percent():
     'name': 'x', 'encoder': 'resnet8', 'head': 'mrl', 'dataset': 'digits',
     'nesting_dims': [2, 8, 64],
   }  # fmt: skip
-  values = {'step': 9, 'val/top1@2': 70, 'val/top1@8': 79.2, 'val/top1@64': 80}
+  values = {
+    'step': 9, 'val/top1@2': 70, 'val/top1@8': 79.2, 'val/top1@64': 80,
+    'val/knn1@2': 70, 'val/knn1@8': 79.3, 'val/knn1@64': 80,
+  }  # fmt: skip
   found = headline.make(config, values, None)
   assert (found.before, found.stress) == ('', '8 of 64 numbers')
   assert [tile.big for tile in found.tiles] == ['79.20 %', '32 B', '1/8']
   assert [doll.kind for doll in found.dolls] == ['', 'chosen', 'keeps']
+  # What classifiers keep, neighbours may not: they have their own width.
+  far = headline.make(config, values | {'val/knn1@8': 70}, None)
+  assert [tile.big for tile in far.tiles] == ['79.20 %', '256 B', '1/1']
   values['val/top1@8'] = 79.1  # 98.9 % of 80.
   assert headline.make(config, values, None).stress == 'all 64 numbers'
 

@@ -76,6 +76,8 @@ def compute(
   fitted = cascade.fit(dims, confidence_GN, right_GN, temperature=temperature)
   per_class_GC = 100 * oracle.per_class(right_GN, label_N, num_classes)
   names = [*class_names, *map(str, range(len(class_names), num_classes))]
+  # A few examples have no more neighbours among themselves.
+  k = min(NEIGHBORS, len(label_N) - 1)
   results = {
     'cascade': fitted._asdict(),
     'cascade_curve': {
@@ -94,8 +96,8 @@ def compute(
     'structure': {
       'dims': dims,
       'explained_variance': structure.explained_variance(embedding_ND, dims),
-      'overlap': _overlap(embedding_ND, dims, seed),
-      'k': NEIGHBORS,
+      'overlap': _overlap(embedding_ND, dims, k, seed),
+      'k': k,
     },
   }
   if groups:
@@ -148,21 +150,16 @@ def _calibration(dims, confidence_GN, right_GN):
   }
 
 
-def _overlap(embedding_ND, dims, seed):
+def _overlap(embedding_ND, dims, k, seed):
   """Of the neighbours that some examples have among all, without themselves."""
   N = len(embedding_ND)
-  if N <= NEIGHBORS:
-    raise ValueError(
-      f'{N} examples: too few for {NEIGHBORS} neighbours of each at every '
-      'width: evaluate more'
-    )
   rng = np.random.default_rng(seed)
   rows = np.sort(rng.choice(N, min(SAMPLE, N), replace=False))
   database = retrieval.prepare(embedding_ND, dims)
   query_QD = np.asarray(embedding_ND[rows])
   ids = []
   for dim in dims:
-    found = retrieval.search(query_QD, database, NEIGHBORS + 1, dim=dim)
+    found = retrieval.search(query_QD, database, k + 1, dim=dim)
     ids.append(_without(found.ids_QK, rows))
   return structure.neighborhood_overlap(np.stack(ids))
 

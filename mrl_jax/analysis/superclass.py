@@ -10,6 +10,8 @@ from mrl_jax import files
 from mrl_jax.analysis.outcomes import Outcomes
 
 REJECT = 'reject'
+# Unknown classes that an error lists.
+_LISTED = 20
 
 
 class Superclasses(NamedTuple):
@@ -38,11 +40,14 @@ def load_groups(
   """The group of each class, int [C], and the groups' names, reject first.
 
   The file is a JSON object, class to group; classes not in it are rejected.
-  Raises ValueError for classes that are none, all of them listed.
+  Raises ValueError for classes that are none, and lists them.
   """
   groups = files.read_json(pathlib.Path(path))
   if unknown := sorted(groups.keys() - set(class_names)):
-    raise ValueError(f'{path}: unknown classes {", ".join(unknown)}')
+    more = f' and {len(unknown) - _LISTED} more' if unknown[_LISTED:] else ''
+    raise ValueError(
+      f'{path}: unknown classes {", ".join(unknown[:_LISTED])}{more}'
+    )
   names = (REJECT, *sorted({*groups.values()} - {REJECT}))
   ids = {name: i for i, name in enumerate(names)}
   chosen = [ids[groups.get(name, REJECT)] for name in class_names]

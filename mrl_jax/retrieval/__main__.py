@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
   files.write_json(out / 'retrieval.json', record)
   print(f'{len(query_QD):,} queries in {M:,} rows of width {D}')
   print(terminal.table(tables.retrieval(results)))
-  print(f'in {out}')
+  print(f'ids, scores and retrieval.json are in {out}/')
 
 
 def load_labels(
