@@ -80,6 +80,24 @@ def test_a_saved_cascade_predicts(tmp_path):
   np.testing.assert_array_equal(found, [[0, 1], [2, 4]])
 
 
+@pytest.mark.parametrize(
+  'content, match',
+  [
+    ('{"dims": [2, 4], "thresholds": []}', 'one threshold for each but'),
+    ('{"dims": [4, 2], "thresholds": [0.5]}', r'dims \[4, 2\].*must increase'),
+    ('{"dims": ["2", 4], "thresholds": [0.5]}', 'must be numbers'),
+    (
+      '{"dims": [2, 4], "thresholds": [0.5], "temperature": 0}',
+      'temperature 0: .*positive',
+    ),
+  ],
+)
+def test_what_is_no_cascade(tmp_path, content, match):
+  (tmp_path / 'cascade.json').write_text(content)
+  with pytest.raises(ValueError, match=match):
+    cascade.load(tmp_path / 'cascade.json')
+
+
 def test_a_cascade_asks_no_more_widths_than_it_needs(tmp_path):
   logits = np.random.default_rng(0).normal(size=(3, 50, 4)) * [
     [[1]],

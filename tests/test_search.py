@@ -11,6 +11,7 @@ from mrl_jax.retrieval import cost
 from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval import device
 from mrl_jax.retrieval import exact
+from mrl_jax.retrieval import floors
 from mrl_jax.retrieval import kernels
 from mrl_jax.retrieval import rescore
 from mrl_jax.retrieval import scan
@@ -41,8 +42,8 @@ def arrays(request, tmp_path, monkeypatch):
     '_QUERIES': 8,
   }.items():
     monkeypatch.setattr(scan, name, value)
-  monkeypatch.setattr(exact, '_QUERIES', 8)
-  monkeypatch.setattr(exact, '_SAMPLE', 40)
+  monkeypatch.setattr(floors, '_QUERIES', 8)
+  monkeypatch.setattr(floors, '_SAMPLE', 40)
   monkeypatch.setattr(device, '_QUERIES', 8)
   monkeypatch.setattr(device, '_ROWS', 16)
   monkeypatch.setattr(device, '_GATHER_BYTES', 1 << 14)
@@ -178,7 +179,7 @@ def test_a_sample_that_misleads(monkeypatch, narrow):
   """Nearly all rows reach the floor, so that some have to be dropped."""
   monkeypatch.setattr(scan, 'NARROW', narrow)
   monkeypatch.setattr(scan, '_ROWS', 64)
-  monkeypatch.setattr(exact, '_SAMPLE', 40)
+  monkeypatch.setattr(floors, '_SAMPLE', 40)
   rng = np.random.default_rng(0)
   database_MD = 1 + 0.3 * rng.normal(size=(4000, 4)).astype(np.float32)
   database_MD[np.linspace(0, 3999, 40).astype(int)] *= -1
@@ -375,9 +376,9 @@ def decaying(request, monkeypatch):
   """Queries and rows whose numbers become small, with equal rows among them."""
   monkeypatch.setattr(scan, 'NARROW', 48 if request.param == 'narrow' else 0)
   monkeypatch.setattr(scan, '_ROWS', 64)
-  monkeypatch.setattr(exact, '_QUERIES', 8)
-  monkeypatch.setattr(exact, '_WIDE_SAMPLE', 200)
-  monkeypatch.setattr(exact, '_WIDE', 1)
+  monkeypatch.setattr(floors, '_QUERIES', 8)
+  monkeypatch.setattr(floors, '_WIDE_SAMPLE', 200)
+  monkeypatch.setattr(floors, '_WIDE', 1)
   # So few rows are all at hand.
   monkeypatch.setattr(exact, '_FETCH', 0)
   monkeypatch.setattr(exact, '_FETCHED', 1)
@@ -470,7 +471,7 @@ def test_where_bounds_would_not_pay():
 def test_rows_of_a_zero_prefix_are_not_lost(monkeypatch):
   """A prefix of zeros bounds nothing: all is behind it."""
   # A floor that more than k others reach: that one is lost shows by no count.
-  monkeypatch.setattr(exact, '_SAMPLE', 500)
+  monkeypatch.setattr(floors, '_SAMPLE', 500)
   monkeypatch.setattr(exact, '_FETCH', 0)
   monkeypatch.setattr(exact, '_FETCHED', 0)
   rng = np.random.default_rng(0)

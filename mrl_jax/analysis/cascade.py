@@ -5,6 +5,7 @@ but the last, fitted for each pair of neighbouring widths on its own.
 """
 
 from collections.abc import Callable, Sequence
+import math
 import pathlib
 from typing import NamedTuple
 
@@ -185,4 +186,13 @@ def load(path: pathlib.Path) -> Cascade:
     raise ValueError(
       f'{path}: must have dims and one threshold for each but the last'
     )
-  return Cascade(tuple(dims), tuple(thresholds), value.get('temperature', 1.0))
+  temperature = value.get('temperature', 1.0)
+  numbers = [*dims, *thresholds, temperature]
+  if not all(isinstance(x, int | float) for x in numbers):
+    raise ValueError(f'{path}: {numbers}: must be numbers')
+  if sorted({*dims}) != dims or not 0 < temperature < math.inf:
+    raise ValueError(
+      f'{path}: dims {dims}, temperature {temperature}: must increase, and be '
+      'positive'
+    )
+  return Cascade(tuple(dims), tuple(thresholds), temperature)

@@ -9,15 +9,12 @@ exact. Where the sample says that prefixes leave too many rows, as with a flat
 spectrum, all rows are scored in full.
 """
 
-from collections.abc import Iterator
 import concurrent.futures
 import functools
-import math
-from typing import NamedTuple
 
-import jax
 import numpy as np
 
+from mrl_jax.retrieval import floors
 from mrl_jax.retrieval import kernels
 from mrl_jax.retrieval import scan
 from mrl_jax.retrieval.candidates import best
@@ -28,14 +25,6 @@ from mrl_jax.retrieval.rescore import Rescored
 from mrl_jax.retrieval.rescore import rest_norms
 from mrl_jax.retrieval.rescore import ROUNDING
 
-# Rows sampled for the floors, at narrow and at wide widths.
-_SAMPLE, _WIDE_SAMPLE, _WIDE = 8192, 2048, 256
-# Of them, rows of a file that stand together.
-_RUN = 16
-# Queries whose floors are looked for together.
-_QUERIES = 512
-# Scores of the sample that one maximum stands for while it is sorted.
-_SPREAD = 8
 # Neighbours found in one reading of the rows, and queries; of a file more.
 _FOUND, _READING = 1 << 21, {False: 2048, True: 4096}
 # Queries and rows that the choice of a prefix looks at.
@@ -88,9 +77,9 @@ def _nearest(query_Qd, embedding_MD, norms, k, cosine, bounds):
   ids_QK = np.zeros((Q, k), np.int64)
   score_QK = np.zeros((Q, k), np.float32)
   left, products = np.arange(Q), 0
-  sample = _sample(embedding_MD, norm_M, dim)
+  sample = floors.sample_rows(embedding_MD, norm_M, dim)
   with concurrent.futures.ThreadPoolExecutor(scan.num_threads()) as pool:
-    for floor_Q in _floors(query_Qd, sample, M, k, pool):
+    for floor_Q in floors.falling(query_Qd, sample, M, k, pool):
       query_Ld, floor_L = query_Qd[left], floor_Q[left]
       prefix = found = None
       if bounds and dim in norms and _is_at_hand(embedding_MD):
@@ -114,68 +103,6 @@ def _nearest(query_Qd, embedding_MD, norms, k, cosine, bounds):
   return Rescored(ids_QK, score_QK, products / Q)
 
 
-class _Sample(NamedTuple):
-  """Rows from all over the database; `norm_S` divides their scores."""
-
-  ids_S: np.ndarray
-  rows_Sd: np.ndarray
-  norm_S: np.ndarray
-
-
-def _sample(embedding_MD, norm_M, dim) -> _Sample:
-  M = len(embedding_MD)
-  size = min(M, _WIDE_SAMPLE if dim >= _WIDE else _SAMPLE)
-  ids_S = np.linspace(0, M - 1, size).astype(np.int64)
-  if isinstance(embedding_MD, np.memmap) and size < M:
-    # A disk reads runs of rows hundreds of times as fast.
-    first_S = np.linspace(0, M - _RUN, size // _RUN).astype(np.int64)
-    ids_S = np.unique(first_S[:, None] + np.arange(_RUN))
-  rows_Sd = np.asarray(embedding_MD[ids_S, :dim], np.float32)
-  norm_S = np.ones(len(ids_S), np.float32) if norm_M is None else norm_M[ids_S]
-  return _Sample(ids_S, rows_Sd, norm_S)
-
-
-def _floors(query_Qd, sample, M, k, pool) -> Iterator[np.ndarray]:
-  """Floors for each query, lower and lower; the last one everything reaches."""
-  size = len(sample.ids_S)
-  expected = k * size / M
-  # So many deviations that one query in some thousand falls short.
-  rank = k if size == M else math.ceil(expected + 5 * math.sqrt(expected) + 3)
-  while rank < size:
-    parts = [
-      _kth(query_Qd[start : start + _QUERIES], sample, rank, pool)
-      for start in range(0, len(query_Qd), _QUERIES)
-    ]
-    yield np.concatenate(parts)
-    rank *= 8
-  yield np.full(len(query_Qd), -np.inf, np.float32)
-
-
-def _kth(query_Bd, sample, rank, pool):
-  """At most the `rank`-th best score of each query, and hardly less."""
-  fold = _SPREAD if 8 * rank * _SPREAD <= len(sample.rows_Sd) else 1
-  score_BS = np.asarray(
-    _spread_maxima(query_Bd, sample.rows_Sd, sample.norm_S, fold=fold)
-  )
-  place = score_BS.shape[1] - rank
-  parts = np.array_split(score_BS, scan.num_threads())
-  kth = pool.map(lambda x: np.partition(x, place, axis=1)[:, place], parts)
-  return np.concatenate(list(kth))
-
-
-@jax.jit(static_argnames='fold')
-def _spread_maxima(query_Bd, rows_Sd, norm_S, *, fold):
-  """Maxima of `fold` scores each, of rows that stand far from each other.
-
-  Neighbours would not do: they often are of one class.
-  """
-  size = len(rows_Sd) // fold
-  score_QS = scan.scores(
-    query_Bd, rows_Sd[: fold * size], norm_S[: fold * size]
-  )
-  return score_QS.reshape(len(score_QS), fold, size).max(1)
-
-
 def _is_at_hand(embedding_MD: np.ndarray) -> bool:
   return embedding_MD.dtype == np.float32 and not isinstance(
     embedding_MD, np.memmap
@@ -192,7 +119,7 @@ def _prefix(query_Qd, sample, norms, floor_Q, M, k) -> int | None:
     return None  # Such rows are scored as fast as they are looked up.
   tried = _spread(len(query_Qd), _TRIED_QUERIES)
   rows = _spread(len(sample.ids_S), _TRIED_ROWS)
-  sample = _Sample(*(x_S[rows] for x_S in sample))
+  sample = floors.Sample(*(x_S[rows] for x_S in sample))
   reach = {
     width: M * _share(query_Qd[tried], floor_Q[tried], sample, norms, width)
     for width in _widths(norms, dim)
