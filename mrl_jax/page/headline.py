@@ -62,7 +62,8 @@ def make(
     Tile(
       _bytes(near * _FLOAT_BYTES),
       f'to store an embedding of width {near}, which keeps 99 % of the 1-NN '
-      f'accuracy; {_bytes(last * _FLOAT_BYTES)} of all: 1/{last / near:.3g}',
+      f'accuracy; {_bytes(last * _FLOAT_BYTES)} for all {last}: '
+      f'1/{last / near:.3g}',
     ),
     _flops(retrieved, near, last),
   ]
