@@ -71,12 +71,15 @@ class Progress:
     self._last = (now, step)
     rate = (step - before) * self._batch_size / max(now - then, 1e-9)
     left = (self._total_steps - step) * self._batch_size / max(rate, 1e-9)
-    losses = ' '.join(
+    losses = [
       f'@{dim} {loss:.3f}'
       for dim, loss in zip(self._nesting_dims, loss_G, strict=True)
-    )
+    ]
+    if self._bar is not None and len(losses) > 3:
+      # As much as a terminal of 100 columns shows: both ends and the middle.
+      losses = [losses[0], losses[len(losses) // 2], losses[-1]]
     epoch = step / self._steps_per_epoch
-    line = f'epoch {epoch:.2f}  {rate:,.0f} images/s  loss {losses}'
+    line = f'epoch {epoch:.2f}  {rate:,.0f} images/s  loss {" ".join(losses)}'
     if self._bar is not None:
       self._bar.set_description_str(line)
     else:

@@ -5,13 +5,13 @@ from mrl_jax import tables
 from mrl_jax import terminal
 
 
-def progress():
+def progress(dims=(2, 4)):
   return terminal.Progress(
     start_step=0,
     total_steps=5,
     steps_per_epoch=5,
     batch_size=10,
-    nesting_dims=(2, 4),
+    nesting_dims=dims,
     log_every_steps=2,
   )
 
@@ -42,6 +42,9 @@ def test_progress_on_a_terminal(monkeypatch):
   assert '5/5' in screen.getvalue()
   assert 'loss @2 0.500 @4 0.250' in screen.getvalue()
   assert 'epoch 1\n' in screen.getvalue()
+  with progress((1, 2, 4, 8)) as shown:
+    shown.update(2, (0.5, 0.25, 0.125, 1))
+  assert 'loss @1 0.500 @4 0.125 @8 1.000' in screen.getvalue()
 
 
 def test_clock():
