@@ -223,7 +223,7 @@ def training_records(path):
 
 @pytest.mark.parametrize('where', ['evaluation', 'checkpoint'])
 def test_a_stopped_run_goes_on_to_the_same_bits(
-  config, tmp_path, monkeypatch, where
+  config, tmp_path, monkeypatch, capsys, where
 ):
   config.num_epochs = 3
   stages.run(config, tmp_path / 'whole', ('train',))
@@ -247,7 +247,11 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
       patch.setattr(Checkpoints, 'save', stop_at_the_second(Checkpoints.save))
     with pytest.raises(KeyboardInterrupt):
       stages.run(config, tmp_path / 'stopped', ('train',))
-  stages.run(config, tmp_path / 'stopped', ('train',))
+  stages.run(config, tmp_path / 'stopped', ('embed',))
+  said = 'embed: of step 4 of a training not finished yet'
+  assert said in capsys.readouterr().out
+  stages.run(config, tmp_path / 'stopped', ('train', 'embed'))
+  assert said not in capsys.readouterr().out
   chex.assert_trees_all_equal(
     *(restored(config, tmp_path / name, 12) for name in ('whole', 'stopped'))
   )

@@ -307,4 +307,6 @@ def trained(
     if config.checkpoint == 'best' and checkpoints.best_step is not None:
       step = checkpoints.best_step
     restored = checkpoints.restore_model(like, step)
+  if 'train' not in workdir.marks():
+    terminal.say(f'{needed_by}: of step {step} of a training not finished yet')
   return Trained(graphdef, **restored, step=step)
