@@ -3,8 +3,8 @@
 Networks of 1/4, 2/4, 3/4 and all of the channels share their weights; what is
 measured are prefixes of the largest one's embedding, the paper's Slim. Net
 (tables 1 and 2), which are of another recipe: linear top-1 0.42 at 8, 14.15 at
-128 and 76.26 at 2048. A step costs some 1.9 of one of `resnet50_mrl`. Not yet
-run here to the end.
+128 and 76.26 at 2048. A step has 1.9 times the products of `resnet50_mrl`. Not
+yet run here to the end.
 
     python launch.py --config=configs/resnet50_slimmable.py
 """
