@@ -14,6 +14,7 @@ import functools
 
 import numpy as np
 
+from mrl_jax.retrieval import bounds as bounds_lib
 from mrl_jax.retrieval import floors
 from mrl_jax.retrieval import kernels
 from mrl_jax.retrieval import scan
@@ -22,11 +23,9 @@ from mrl_jax.retrieval.candidates import read_only
 from mrl_jax.retrieval.candidates import ROOM
 from mrl_jax.retrieval.candidates import TooManyError
 from mrl_jax.retrieval.rescore import Rescored
-from mrl_jax.retrieval.rescore import rest_norms
-from mrl_jax.retrieval.rescore import ROUNDING
 
-# Neighbours found in one reading of the rows, and queries; of a file more.
-_FOUND, _READING = 1 << 21, {False: 2048, True: 4096}
+# Neighbours found in one reading of the rows, and queries.
+_FOUND, _IN_MEMORY, _ON_DISK = 1 << 21, 2048, 4096
 # Queries and rows that the choice of a prefix looks at.
 _TRIED_QUERIES, _TRIED_ROWS = 64, 512
 # What a row costs, in multiply-adds of a product of matrices: to compare its
@@ -55,7 +54,7 @@ def nearest(
     cosine: whether scores are divided by the norms.
     bounds: whether rows may be done with after a prefix.
   """
-  most = _READING[isinstance(embedding_MD, np.memmap)]
+  most = _ON_DISK if isinstance(embedding_MD, np.memmap) else _IN_MEMORY
   group = max(1, min(most, _FOUND // k))
   parts = [
     _nearest(
@@ -130,7 +129,7 @@ def _prefix(query_Qd, sample, norms, floor_Q, M, k) -> int | None:
       continue
     second = max(reach)
     products = rows * second + max(k, reach[second]) * dim
-    compare = 0 if width + _BEHIND <= scan.NARROW else _COMPARE
+    compare = 0 if width + bounds_lib.BEHIND <= scan.NARROW else _COMPARE
     costs[width] = M * (width + compare) + rows * _FETCH + products * _FETCHED
   return min(costs, key=costs.get)
 
@@ -145,9 +144,9 @@ def _share(query_Td, floor_T, sample, norms, width) -> float:
   whole_S = norms[query_Td.shape[1]][sample.ids_S]
   part_S = norms[width][sample.ids_S]
   rows_SA = np.concatenate(
-    [sample.rows_Sd[:, :width], _of_rows(whole_S, part_S)], axis=1
+    [sample.rows_Sd[:, :width], bounds_lib.behind_rows(whole_S, part_S)], axis=1
   )
-  bound_TS = _of_queries(query_Td, width) @ rows_SA.T / sample.norm_S
+  bound_TS = _with_behind(query_Td, width) @ rows_SA.T / sample.norm_S
   return (bound_TS >= floor_T[:, None]).mean()
 
 
@@ -157,20 +156,9 @@ def _widths(norms, dim: int) -> list[int]:
   return sorted(width for width in [*norms] if width <= dim / 8)
 
 
-# The most that a row can score is a product of prefixes, each with two numbers
-# behind it: the norm of what is left, and what rounding may cost.
-_BEHIND = 2
-
-
-def _of_queries(query_Qd: np.ndarray, width: int) -> np.ndarray:
-  norm = lambda x_Nd: np.linalg.norm(x_Nd, axis=1, keepdims=True)
-  left_Q1, whole_Q1 = norm(query_Qd[:, width:]), norm(query_Qd)
-  parts = [query_Qd[:, :width], left_Q1, ROUNDING * whole_Q1]
-  return np.concatenate(parts, axis=1).astype(np.float32)
-
-
-def _of_rows(whole_M: np.ndarray, part_M: np.ndarray) -> np.ndarray:
-  return np.stack([rest_norms(whole_M, part_M), whole_M], axis=1)
+def _with_behind(query_Qd: np.ndarray, width: int) -> np.ndarray:
+  behind_QA = bounds_lib.behind_queries(query_Qd, width)
+  return np.concatenate([query_Qd[:, :width], behind_QA], axis=1)
 
 
 def _bounded(
@@ -185,13 +173,13 @@ def _bounded(
   norm_M = norms[dim] if cosine else None
   try:
     found = scan.reaching(
-      _of_queries(query_Qd, width),
+      _with_behind(query_Qd, width),
       embedding_MD,
       norm_M,
       floor_Q,
       None,
       pool,
-      behind_ME=_of_rows(norms[dim], norms[width]),
+      behind_ME=bounds_lib.behind_rows(norms[dim], norms[width]),
     )
   except TooManyError:
     return None, Q * M * width
@@ -205,8 +193,8 @@ def _bounded(
   ids_QK, bound_QK, _ = best([(query_N, id_N, bound_N)], Q, most)
   ids_QK[np.arange(most) >= count_Q[:, None]] = -1
   second = _widths(norms, dim)[-1]
-  behind_QA = _of_queries(query_Qd, second)[:, second:]
-  behind_MA = _of_rows(norms[dim], norms[second])
+  behind_QA = bounds_lib.behind_queries(query_Qd, second)
+  behind_MA = bounds_lib.behind_rows(norms[dim], norms[second])
   score_QK = np.empty(ids_QK.shape, np.float32)
   work = functools.partial(
     kernels.best_dots,

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mrl_jax.retrieval import bounds
 from mrl_jax.retrieval import kernels
 from mrl_jax.retrieval.candidates import best
 from mrl_jax.retrieval.candidates import read_only
@@ -21,8 +22,6 @@ _QUERIES = 128
 # Widths and shortlists (in k) that are too small for looking at less first; and
 # the share of rows then read to the end from which on it has not paid.
 _NARROW, _SHORT, _USELESS = 512, 3, 0.5
-# Of float32 sums, as a share of the norms of what is multiplied.
-ROUNDING = 1e-5
 
 
 class Rescored(NamedTuple):
@@ -77,14 +76,6 @@ def rescore(
   return Rescored(ids_QK, score_QK, products / Q)
 
 
-def rest_norms(whole: np.ndarray, part: np.ndarray) -> np.ndarray:
-  """At least the norm of what lies behind a prefix of the norm `part`."""
-  # A norm of 1 may stand for 0.
-  part = np.where(part == 1, 0, part)
-  squares = np.maximum(whole**2 - part**2, 0)
-  return np.sqrt(squares + ROUNDING * whole**2)
-
-
 def _blocks(Q: int, size: int) -> list[slice]:
   return [slice(start, start + size) for start in range(0, Q, size)]
 
@@ -103,10 +94,9 @@ def _within_reach(dots, query_Bd, norms, ids_BK, k, first, cosine):
   prefix_Bd = np.ascontiguousarray(query_Bd[:, :first])
   score_BK = dots(prefix_Bd, ids_BK=ids_BK)
   whole_BK, part_BK = norms[query_Bd.shape[1]][ids_BK], norms[first][ids_BK]
-  rest_BK = rest_norms(whole_BK, part_BK)
-  query_rest_B1 = np.linalg.norm(query_Bd[:, first:], axis=1, keepdims=True)
-  query_B1 = np.linalg.norm(query_Bd, axis=1, keepdims=True)
-  reach_BK = query_rest_B1 * rest_BK + ROUNDING * query_B1 * whole_BK
+  behind_BA = bounds.behind_queries(query_Bd, first)
+  behind_BKA = bounds.behind_rows(whole_BK, part_BK)
+  reach_BK = np.einsum('BA,BKA->BK', behind_BA, behind_BKA)
   if cosine:
     score_BK /= whole_BK
     reach_BK /= whole_BK
