@@ -404,3 +404,9 @@ def test_sets_that_are_missing_are_named_before_the_training(
     stages.run(config, tmp_path / 'run', ('train', 'embed', 'evaluate'))
   assert 'digits' not in str(error.value)
   assert not (tmp_path / 'run').exists()
+
+
+def test_sets_of_a_finished_run_are_not_opened(again, monkeypatch):
+  config, path = again
+  monkeypatch.setattr(eval_sets, 'open_set', None)
+  stages.run(config, path, ('train', 'embed', 'evaluate'))

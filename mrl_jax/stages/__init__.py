@@ -147,7 +147,11 @@ def run(
       'the processes differ: give all the same config and modes, and the same '
       f'workdir on a shared disk, here {workdir.path}'
     )
-  if config.eval_sets and {'train', 'evaluate'} <= {*modes}:
+  if (
+    config.eval_sets
+    and {'train', 'evaluate'} <= {*modes}
+    and not is_finished('train', config, workdir)
+  ):
     evaluate.open_sets(config)  # What is missing is said before the training.
   done = set()
   for mode in modes:
