@@ -11,7 +11,6 @@ among them. On ImageNet the published figures stand beside ours.
 import argparse
 from collections.abc import Mapping, Sequence
 import statistics
-import sys
 
 from mrl_jax import tables
 from mrl_jax import terminal
@@ -139,10 +138,8 @@ def main() -> None:
     help='train Rand. LP, hours for ImageNet on a CPU',
   )
   args = parser.parse_args()
-  try:
+  with terminal.mistakes_in_one_line():
     run(args.runs, probe=args.probe)
-  except ValueError as error:
-    sys.exit(f'ValueError: {" ".join(str(error).split())}')
 
 
 if __name__ == '__main__':

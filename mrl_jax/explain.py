@@ -9,10 +9,10 @@ The file's name may end in .png, .svg or .pdf.
 
 import argparse
 import pathlib
-import sys
 
 from mrl_jax import figures
 from mrl_jax import stages
+from mrl_jax import terminal
 from mrl_jax.stages import prints
 from mrl_jax.stages import saliency
 
@@ -41,10 +41,8 @@ def main() -> None:
   parser.add_argument('run', help='workdir of a trained model')
   parser.add_argument('images', nargs='+', help='image files')
   parser.add_argument('--out', default='saliency.png', help='file to write')
-  try:
+  with terminal.mistakes_in_one_line():
     run(parser.parse_args())
-  except ValueError as error:
-    sys.exit(f'ValueError: {" ".join(str(error).split())}')
 
 
 if __name__ == '__main__':

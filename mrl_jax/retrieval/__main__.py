@@ -10,7 +10,6 @@ each search, <widths>.npz with ids and scores.
 
 import argparse
 import pathlib
-import sys
 
 import numpy as np
 import tqdm
@@ -88,10 +87,8 @@ def main() -> None:
   add('--k', type=int, default=100, help='neighbours of a query')
   add('--shortlist', type=int, default=200, help='rows that are reranked')
   add('--out', default='retrieval', help='folder to write to')
-  try:
+  with terminal.mistakes_in_one_line():
     run(parser.parse_args())
-  except ValueError as error:
-    sys.exit(f'ValueError: {" ".join(str(error).split())}')
 
 
 if __name__ == '__main__':

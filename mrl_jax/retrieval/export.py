@@ -17,7 +17,6 @@ import argparse
 from collections.abc import Iterator, Sequence
 import importlib.util
 import pathlib
-import sys
 from typing import Literal
 
 import numpy as np
@@ -25,6 +24,7 @@ import tqdm
 
 from mrl_jax import files
 from mrl_jax import nesting
+from mrl_jax import terminal
 from mrl_jax.retrieval import __main__ as command
 from mrl_jax.retrieval import arrays
 from mrl_jax.retrieval import qdrant
@@ -242,10 +242,8 @@ def main() -> None:
   add('--out', help='folder to write')
   add('--url', help="a Qdrant server's")
   add('--collection', default='embeddings', help="Qdrant's name of it")
-  try:
+  with terminal.mistakes_in_one_line():
     run(parser.parse_args())
-  except ValueError as error:
-    sys.exit(f'ValueError: {" ".join(str(error).split())}')
 
 
 if __name__ == '__main__':

@@ -12,7 +12,6 @@ fall as it grows. GB is 1e9 bytes, GiB 2**30.
 
 import argparse
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
@@ -203,10 +202,8 @@ def main() -> None:
     help='what is to be cheap; ms are those of this machine and database',
   )
   add('--json', help='file to write')
-  try:
+  with terminal.mistakes_in_one_line():
     run(parser.parse_args())
-  except ValueError as error:
-    sys.exit(f'ValueError: {" ".join(str(error).split())}')
 
 
 if __name__ == '__main__':
