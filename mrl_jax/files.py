@@ -8,6 +8,8 @@ import pathlib
 import shutil
 from typing import Any
 
+import msgspec
+
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -67,19 +69,38 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   write_text(path, json.dumps(value, indent=2) + '\n')
 
 
-def read_json(path: pathlib.Path, *, missing: Any = None) -> Any:
-  """The parsed file; `missing`, unless it is None, where there is none.
+def read_json(
+  path: pathlib.Path, schema: Any = dict[str, Any], *, missing: Any = None
+) -> Any:
+  """The content of a JSON file, checked against a schema.
 
-  Raises ValueError, naming the file, if it is not a JSON object.
+  Args:
+    path: the file.
+    schema: any type that msgspec knows: a `msgspec.Struct`, or a plain type
+      such as `dict[str, int]`. Left out: any JSON object.
+    missing: returned where there is no file; None: FileNotFoundError.
+
+  Raises:
+    ValueError: the file is not JSON, or not of the schema. The line names the
+      file and the field.
   """
   try:
-    value = json.loads(path.read_text())
+    data = path.read_bytes()
   except FileNotFoundError:
     if missing is None:
       raise
     return missing
-  except ValueError as error:
-    raise ValueError(f'{path} is not JSON: {error}') from None
-  if not isinstance(value, dict):
-    raise ValueError(f'{path} is not a JSON object')
-  return value
+  return parse_json(data, str(path), schema)
+
+
+def parse_json(data: bytes, name: str, schema: Any = dict[str, Any]) -> Any:
+  """`read_json` of bytes; errors name them `name`."""
+  try:
+    return msgspec.json.decode(data, type=schema)
+  # A ValidationError is a DecodeError, too.
+  except msgspec.ValidationError as error:
+    raise ValueError(f'{name} is not as expected: {error}') from None
+  except (msgspec.DecodeError, ValueError) as error:
+    raise ValueError(f'{name} is not JSON: {error}') from None
+  except RecursionError:
+    raise ValueError(f'{name} is not JSON: it is nested too deeply') from None
