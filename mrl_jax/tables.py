@@ -5,6 +5,9 @@ import csv as csv_lib
 import io
 from typing import NamedTuple
 
+# What a formula begins with: also in full width, and after a line's end.
+_FORMULA = tuple('=+-@\t\r\n＝＋－＠')
+
 
 class Table(NamedTuple):
   header: tuple[str, ...]
@@ -89,11 +92,25 @@ def _escaped(cell: str) -> str:
 
 
 def csv(content: Table) -> str:
-  """Numbers as they are, and nothing for None."""
+  """Numbers as they are, and nothing for None.
+
+  Spreadsheets take text that begins with certain characters for a formula, and
+  run it: an apostrophe before it keeps it text, as OWASP advises under "CSV
+  Injection". Names of classes are anybody's.
+  """
+  return ''.join(map(_csv_row, (content.header, *content.rows)))
+
+
+def _csv_row(row: tuple) -> str:
   buffer = io.StringIO()
-  writer = csv_lib.writer(buffer, lineterminator='\n')
-  writer.writerows((content.header, *content.rows))
-  return buffer.getvalue()
+  # With this end a cell that holds either of its characters is quoted.
+  csv_lib.writer(buffer, lineterminator='\r\n').writerow(map(_as_text, row))
+  return buffer.getvalue().removesuffix('\r\n') + '\n'
+
+
+def _as_text(cell: object) -> object:
+  is_formula = isinstance(cell, str) and cell.startswith(_FORMULA)
+  return f"'{cell}" if is_formula else cell
 
 
 def show(cell: object) -> str:

@@ -1,5 +1,8 @@
 """What is said of a set, worked out by hand, and the pass that sees it."""
 
+import csv
+import io
+
 from flax import nnx
 import jax
 from jax import numpy as jnp
@@ -141,6 +144,37 @@ def test_tables_as_markdown_and_csv():
   quoted = tables.Table(('class',), [('a,b|c',)])
   assert tables.csv(quoted) == 'class\n"a,b|c"\n'
   assert 'a,b\\|c' in tables.markdown(quoted)
+
+
+@pytest.mark.parametrize('begin', list('=+-@\t\r\n＝＋－＠'))
+def test_no_cell_of_a_csv_is_a_formula(begin):
+  name = f'{begin}cmd|" /C calc"!A0'
+  table = tables.Table(
+    ('class', name), [(name, -1.5), ('a\r=1', -2), (None, 3)]
+  )
+  text = tables.csv(table)
+  rows = list(csv.reader(io.StringIO(text, newline='')))
+  assert rows == [
+    ['class', f"'{name}"], [f"'{name}", '-1.5'], ['a\r=1', '-2'], ['', '3']
+  ]  # fmt: skip
+  # Nor does a carriage return begin a row of its own.
+  assert '"a\r=1",-2\n' in text
+
+
+def test_class_names_are_no_formulas(tmp_path):
+  name = '=HYPERLINK("http://x","y")'
+  found = measure.Measured({'top1@8': 50.0}, np.array([[25.0]]), [], [])
+  measure.write(
+    tmp_path,
+    'val',
+    found,
+    widths=(8,),
+    dims=(8,),
+    class_names=[name],
+    record={},
+  )
+  text = (tmp_path / 'val-classes.csv').read_text()
+  assert text.splitlines()[1] == f""""'{name.replace('"', '""')}",25.0"""
 
 
 def test_a_pass_is_the_heads_logits():
