@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 import importlib.metadata
 import json
-import os
 import platform
 import time
 from typing import Any
 
 import jax
 import numpy as np
+
+from mrl_jax import cores
 
 Row = dict[str, Any]
 
@@ -39,7 +40,7 @@ def environment(*packages: str) -> dict[str, Any]:
   devices = jax.devices()
   return {
     'device': f'{len(devices)} x {devices[0].device_kind}',
-    'cores': len(os.sched_getaffinity(0)),
+    'cores': cores.count(),
     'python': platform.python_version(),
     **{name: importlib.metadata.version(name) for name in packages},
   }

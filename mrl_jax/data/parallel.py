@@ -3,8 +3,9 @@
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import concurrent.futures
-import os
 from typing import Any
+
+from mrl_jax import cores
 
 # Items that a thread takes at once: fewer wake-ups, of which each costs.
 _CHUNK = 8
@@ -12,7 +13,7 @@ _CHUNK = 8
 
 def num_threads(requested: int) -> int:
   """`requested`, or, for 0, one for every core this process may use."""
-  return requested or len(os.sched_getaffinity(0))
+  return requested or cores.count()
 
 
 def map_batches(

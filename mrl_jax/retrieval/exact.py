@@ -14,6 +14,7 @@ import functools
 
 import numpy as np
 
+from mrl_jax import cores
 from mrl_jax.retrieval import bounds as bounds_lib
 from mrl_jax.retrieval import floors
 from mrl_jax.retrieval import kernels
@@ -77,7 +78,7 @@ def _nearest(query_Qd, embedding_MD, norms, k, cosine, bounds):
   score_QK = np.zeros((Q, k), np.float32)
   left, products = np.arange(Q), 0
   sample = floors.sample_rows(embedding_MD, norm_M, dim)
-  with concurrent.futures.ThreadPoolExecutor(scan.num_threads()) as pool:
+  with concurrent.futures.ThreadPoolExecutor(cores.count()) as pool:
     for floor_Q in floors.falling(query_Qd, sample, M, k, pool):
       query_Ld, floor_L = query_Qd[left], floor_Q[left]
       prefix = found = None
@@ -208,7 +209,7 @@ def _bounded(
     second,
     k,
   )
-  ends = np.linspace(0, Q, scan.num_threads() + 1).astype(int)
+  ends = np.linspace(0, Q, cores.count() + 1).astype(int)
   products = sum(
     pool.map(lambda q, end: work(q, end, score_QK), ends, ends[1:])
   )

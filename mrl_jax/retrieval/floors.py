@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from mrl_jax import cores
 from mrl_jax.retrieval import scan
 
 # Rows sampled for the floors, at narrow and at wide widths.
@@ -76,7 +77,7 @@ def _kth(query_Bd, sample, rank, pool):
     _spread_maxima(query_Bd, sample.rows_Sd, sample.norm_S, fold=fold)
   )
   place = score_BS.shape[1] - rank
-  parts = np.array_split(score_BS, scan.num_threads())
+  parts = np.array_split(score_BS, cores.count())
   kth = pool.map(lambda x: np.partition(x, place, axis=1)[:, place], parts)
   return np.concatenate(list(kth))
 

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mrl_jax import cores
 from mrl_jax.retrieval import bounds
 from mrl_jax.retrieval import kernels
 from mrl_jax.retrieval.candidates import best
 from mrl_jax.retrieval.candidates import read_only
-from mrl_jax.retrieval.scan import num_threads
 
 # Queries ranked at a time.
 _QUERIES = 128
@@ -55,7 +55,7 @@ def rescore(
   first = _first_width(dim, norms, K, k)
   query_K = np.repeat(np.arange(Q, dtype=np.int32), K)
   score_QK, products = np.empty(ids_QK.shape, np.float32), 0
-  with concurrent.futures.ThreadPoolExecutor(num_threads()) as pool:
+  with concurrent.futures.ThreadPoolExecutor(cores.count()) as pool:
     dots = functools.partial(
       _dots, embedding_MD=read_only(embedding_MD), pool=pool
     )
@@ -120,6 +120,6 @@ def _dots(query_Bd, embedding_MD, ids_BK, pool):
       kernels.dots(query_Bd[i : i + 1], rows_KD, place_1K, 0, 1, dot_BK[i:])
 
   in_place = embedding_MD.dtype == np.float32
-  ends = np.linspace(0, len(query_Bd), num_threads() + 1).astype(int)
+  ends = np.linspace(0, len(query_Bd), cores.count() + 1).astype(int)
   list(pool.map(work if in_place else convert_and_work, ends, ends[1:]))
   return dot_BK

@@ -8,13 +8,13 @@ import concurrent.futures
 import ctypes
 import itertools
 import mmap
-import os
 from typing import NamedTuple
 
 import jax
 from jax import numpy as jnp
 import numpy as np
 
+from mrl_jax import cores
 from mrl_jax.retrieval import kernels
 from mrl_jax.retrieval.candidates import Candidates
 
@@ -25,13 +25,6 @@ _NARROW_ROWS, _ROWS, _QUERIES = 8192, 1024, 512
 
 # Queries [N], ids [N] and scores [N].
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def num_threads() -> int:
-  """Cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
 
 
 def reaching(
@@ -53,7 +46,7 @@ def reaching(
     floor_Q: what a score must reach.
     k: of each query the best that will be wanted: the others may be left out;
       None: nothing is, and `TooManyError` may be raised.
-    pool: of as many threads as `num_threads`.
+    pool: of as many threads as there are cores.
     behind_ME: float32 numbers that stand behind each row's prefix of d - E, as
       the last ones of the queries do.
   """
@@ -93,7 +86,7 @@ def _narrow(query_Qd, rows, floor_Q, k, pool):
   """Each thread's part; the rows are split among them."""
   M, dim = len(rows.embedding_MD), rows.dim
   query_Qd = np.pad(query_Qd, ((0, 0), (0, -dim % kernels.LANE)))
-  threads = num_threads()
+  threads = cores.count()
   # All of them read next to each other, for the sake of disks.
   size = min(_NARROW_ROWS, -(-M // threads))
 
@@ -146,7 +139,7 @@ def _wide(query_Qd, rows, floor_Q, k, pool):
 
 def _parts(floor_Q, queries: slice, k, block) -> list[tuple[int, Candidates]]:
   """For each thread its first query, and what holds the rows it finds."""
-  begins = np.linspace(queries.start, queries.stop, num_threads() + 1)
+  begins = np.linspace(queries.start, queries.stop, cores.count() + 1)
   return [
     (begin, Candidates(floor_Q[begin:end], k, block=block))
     for begin, end in itertools.pairwise(begins.astype(int))
