@@ -19,6 +19,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from mrl_jax import forks
 from mrl_jax import nesting
 from mrl_jax.retrieval import cells as cells_lib
 from mrl_jax.retrieval import codes as codes_lib
@@ -60,6 +61,7 @@ def build(
   """
   if kind not in KINDS:
     raise ValueError(f'kind {kind!r}: must be one of {KINDS}')
+  forks.check()
   database = database_MD
   if not isinstance(database, Database):
     database = database_lib.host_database(database_MD)

@@ -7,6 +7,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from mrl_jax import forks
 from mrl_jax import nesting
 
 # Embeddings at least this wide get norms of 1/64 and 1/16 of their width, too,
@@ -92,6 +93,7 @@ def block_norms(rows_BD: jax.Array, *, dims: tuple[int, ...]) -> jax.Array:
 def _prefix_norms(
   embedding_MD: np.ndarray, dims: tuple[int, ...]
 ) -> dict[int, np.ndarray]:
+  forks.check()
   M, D = embedding_MD.shape
   size = max(1, BLOCK_BYTES // (4 * D))
   blocks = []

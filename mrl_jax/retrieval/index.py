@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mrl_jax import forks
 from mrl_jax import nesting
 from mrl_jax.retrieval import cells as cells_lib
 from mrl_jax.retrieval import codes as codes_lib
@@ -117,6 +118,7 @@ class Index:
         queries that do not fit.
     """
     start = time.perf_counter()
+    forks.check()
     M, D = self.database.embedding_MD.shape
     scan_dim = self._check_widths(scan_dim, coarse_dim, rerank_dim)
     count = prefixes.check_shortlist(k, rerank_dim, shortlist, M)

@@ -8,6 +8,7 @@ import jax
 from jax.sharding import AxisType
 import numpy as np
 
+from mrl_jax import forks
 from mrl_jax import nesting
 from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval import device
@@ -284,6 +285,7 @@ def _prefix(query_QD, dim, metric) -> np.ndarray:
 def _check(query_QD, database_MD, metric):
   if metric not in ('cosine', 'dot'):
     raise ValueError(f"metric {metric!r}: must be 'cosine' or 'dot'")
+  forks.check()
   database = database_MD
   if not isinstance(database, (Database, DeviceDatabase)):
     database = prepare(database_MD)

@@ -13,6 +13,7 @@ from typing import Literal
 import jax
 import numpy as np
 
+from mrl_jax import forks
 from mrl_jax import nesting
 from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval import neighbors
@@ -102,6 +103,7 @@ class Quantized:
     if self.kind == 'binary' and importlib.util.find_spec('faiss'):
       import faiss
 
+      forks.check()
       # Counting keeps rows in their order, and so the tie rule.
       distance_QK, ids_QK = faiss.knn_hamming(
         np.packbits(code_Qd > 0, axis=1), self.code_MB, k, variant='mc'

@@ -1,0 +1,33 @@
+"""Forked processes, in which JAX and Faiss would wait for ever.
+
+A fork copies the thread that calls it and none of the others: what they hold is
+never let go, and the work that is given to them is never done.
+"""
+
+import os
+
+from jax._src import xla_bridge
+
+_is_late = False
+
+
+def check() -> None:
+  """Raises ValueError in a process that was forked after JAX had begun.
+
+  To be called before what JAX, or Faiss by several threads, has to work out.
+  """
+  if _is_late:
+    raise ValueError(
+      f'process {os.getpid()} was forked after JAX had begun, and would wait '
+      "for ever: start it by 'spawn' or 'forkserver' "
+      '(multiprocessing.get_context), or fork before JAX is used'
+    )
+
+
+def _note() -> None:
+  global _is_late
+  _is_late = _is_late or xla_bridge.backends_are_initialized()
+
+
+if hasattr(os, 'register_at_fork'):  # Windows has no fork.
+  os.register_at_fork(after_in_child=_note)
