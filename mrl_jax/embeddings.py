@@ -8,7 +8,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mrl_jax import files
+from mrl_jax import checksums
+from mrl_jax import npy
 
 
 def paths(folder: pathlib.Path, split: str) -> tuple[pathlib.Path, ...]:
@@ -26,17 +27,21 @@ def load(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
   """The embeddings [N, D] (a float32 memmap), int32 labels [N] and manifest.
 
-  Raises ValueError if a file is missing or they disagree with each other.
+  The files are read once to check them, see `checksums`.
+
+  Raises ValueError if a file is missing, is not as it was written, or disagrees
+  with the others.
   """
   x_path, y_path, manifest_path = paths(folder, split)
   for path in (manifest_path, x_path, y_path):
     if not path.exists():
       raise ValueError(f'{path} is not there: run --mode=embed first')
-  manifest = files.read_json(manifest_path)
+  sealed = checksums.read(manifest_path, 'delete it and run --mode=embed')
+  sealed.check(x_path.name, y_path.name)
+  manifest = sealed.record
   try:
-    embedding_ND = np.load(x_path, mmap_mode='r', allow_pickle=False)
-    label_N = np.load(y_path, allow_pickle=False)
-  except (ValueError, EOFError, OSError) as error:
+    embedding_ND, label_N = npy.load(x_path, mmap=True), npy.load(y_path)
+  except (ValueError, OSError) as error:
     raise ValueError(
       f'{x_path} or its labels cannot be read ({error}): delete it and run '
       '--mode=embed'

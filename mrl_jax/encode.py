@@ -12,8 +12,10 @@ from jax import export as jax_export
 import numpy as np
 from PIL import Image
 
+from mrl_jax import checksums
 from mrl_jax import classify as classify_lib
 from mrl_jax import files
+from mrl_jax import forks
 from mrl_jax.analysis import cascade as cascade_lib
 from mrl_jax.analysis.cascade import Cascade
 from mrl_jax.data import decode
@@ -23,6 +25,7 @@ from mrl_jax.data import parallel
 ARTIFACT = 'encoder.stablehlo'
 PREPROCESS = 'preprocess.json'
 CONFIG = 'config.json'
+CHECKSUMS = 'checksums.json'
 
 # A file, an encoded image, an opened one, or pixels, uint8 [H, W, 3].
 ImageLike = str | os.PathLike | bytes | Image.Image | np.ndarray
@@ -36,12 +39,17 @@ class Encoder:
     nesting_dims: the widths it was trained for.
     config: what the export's config.json holds, accuracies among it.
     preprocess: what its preprocess.json holds.
+    is_checked: whether the files were compared with their checksums. An export
+      from before there were any is opened with a warning.
   """
 
   def __init__(self, path: str | os.PathLike):
     """Opens an export folder, or the one of a workdir.
 
-    Raises ValueError if there is none, or it is damaged.
+    Every file is read once, to compare it with its checksum.
+
+    Raises ValueError if there is no export, or if one of its files is missing,
+    is not as it was written, or does not belong to it.
     """
     folder = pathlib.Path(path).expanduser()
     if (folder / 'export').is_dir():
@@ -52,6 +60,8 @@ class Encoder:
         'workdir with it'
       )
     self._folder = folder
+    self._sealed = _read_checksums(folder)
+    self.is_checked = self._sealed.files is not None
     self.config = files.read_json(folder / CONFIG)
     self.preprocess = files.read_json(folder / PREPROCESS)
     self.nesting_dims = tuple(self.config['nesting_dims'])
@@ -183,6 +193,8 @@ class Encoder:
 
   @functools.cached_property
   def _heads(self) -> classify_lib.Heads:
+    # Another export may have taken the folder's place since it was opened.
+    self._sealed.check(classify_lib.HEADS)
     shared = self.config['head'] == 'mrl_e'
     return classify_lib.read(self._folder / classify_lib.HEADS, shared=shared)
 
@@ -199,6 +211,8 @@ class Encoder:
       path = pathlib.Path(cascade).expanduser()
     if not path.is_file():
       raise ValueError(f'{path} is not there: --mode=analyze,export writes it')
+    if cascade is True:
+      self._sealed.check(classify_lib.CASCADE)
     return cascade_lib.load(path)
 
   def _batches(self, images: Any, batch_size: int) -> Iterator[np.ndarray]:
@@ -241,11 +255,25 @@ class Encoder:
       yield np.asarray(row_ND[start : start + batch_size], np.float32)
 
   def _embed(self, batch: np.ndarray) -> np.ndarray:
+    forks.check()
     # To a power of two, so that few shapes are compiled.
     count = len(batch)
     size = 1 << (count - 1).bit_length()
     batch = np.pad(batch, [(0, size - count), *[(0, 0)] * (batch.ndim - 1)])
     return np.asarray(self._call(batch))[:count]
+
+
+def _read_checksums(folder: pathlib.Path) -> checksums.Sealed:
+  """Checks all files of an export."""
+  path = folder / CHECKSUMS
+  remedy = 'run --mode=export again, or copy the whole folder again'
+  if path.is_file():
+    sealed = checksums.read(path, remedy)
+    sealed.check_folder()
+    return sealed
+  if 'checksums' in files.read_json(folder / CONFIG):
+    raise ValueError(f'{path} is missing: {remedy}')
+  return checksums.unchecked(folder, {}, remedy)
 
 
 def _check_pixels(image: np.ndarray, *, ndim: int) -> None:

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mrl_jax import checksums
 from mrl_jax import embeddings
 from mrl_jax import files
+from mrl_jax import npy
 
 KINDS = ('logits', 'predictions', 'labels')
 # Bytes that are moved at a time.
@@ -50,20 +52,20 @@ def paths(folder: pathlib.Path, split: str) -> dict[str, pathlib.Path]:
 def load(folder: pathlib.Path, split: str, dims: Sequence[int]) -> Predictions:
   """What was saved of a split; the logits stay on disk.
 
-  Raises ValueError if a file is missing, or they disagree with each other or
-  with `dims`.
+  Raises ValueError if a file is missing or is not as it was written, or if they
+  disagree with each other or with `dims`.
   """
   of = paths(folder, split)
   command = f'run --mode=evaluate --config.save={",".join(KINDS)}'
   for path in of.values():
     if not path.exists():
       raise ValueError(f'{path} is not there: {command} first')
-  manifest = files.read_json(of['manifest'])
+  sealed = checksums.read(of['manifest'], f'delete it and {command}')
+  sealed.check(*(of[kind].name for kind in KINDS))
+  manifest = sealed.record
   try:
-    arrays = [
-      np.load(of[kind], mmap_mode='r', allow_pickle=False) for kind in KINDS
-    ]
-  except (ValueError, EOFError, OSError) as error:
+    arrays = [npy.load(of[kind], mmap=True) for kind in KINDS]
+  except (ValueError, OSError) as error:
     raise ValueError(
       f'{of["logits"]} or what is beside it cannot be read ({error}): delete '
       f'it and {command}'

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from mrl_jax import checksums
 from mrl_jax import predictions
 from mrl_jax import stages
 from mrl_jax import writer
@@ -290,8 +291,12 @@ def test_a_few_examples_have_fewer_neighbours(again):
 def test_logits_of_another_checkpoint_are_refused(again):
   config, path = again
   manifest = predictions.paths(path / 'predictions', 'test[:70]')['manifest']
-  record = json.loads(manifest.read_text())
-  manifest.write_text(json.dumps(record | {'step': 4}))
+  sealed = checksums.read(manifest, '')
+  checksums.write(
+    manifest,
+    sealed.record | {'step': 4},
+    [manifest.parent / name for name in sealed.files],
+  )
   (path / 'analysis' / 'oracle.json').unlink()
   with pytest.raises(ValueError, match=r'is of step 4 and .* of step 8'):
     stages.run(config, path, ('analyze',))

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from mrl_jax import checksums
+from mrl_jax import files
 from mrl_jax import retrieval
 from mrl_jax.retrieval import ann
 from mrl_jax.retrieval import cells as cells_lib
@@ -273,10 +275,21 @@ def test_an_interrupted_save_leaves_the_old_index(
   assert index_files.load(tmp_path / 'index', data[1]).dim == 16
 
 
-def test_a_faiss_file_of_another_width_is_refused(data, indices, tmp_path):
+def seal(folder, **changes):
+  """Writes an index's manifest for the files as they are."""
+  path = folder / 'manifest.json'
+  record = json.loads(path.read_text())
+  parts = [x for x in folder.iterdir() if x != path]
+  checksums.write(path, {**record, **changes}, parts)
+
+
+def test_a_faiss_file_of_another_index_is_refused(data, indices, tmp_path):
   index_files.save(indices['ivf_opq'], tmp_path / 'index')
   other = ann.build(data[1], 'ivf_pq', 16, num_cells=CELLS, code_bytes=8)
   faiss.write_index(other.faiss_index, str(tmp_path / 'index/index.faiss'))
+  with pytest.raises(ValueError, match=r'index\.faiss has .* bytes instead of'):
+    index_files.load(tmp_path / 'index', data[1])
+  seal(tmp_path / 'index')
   with pytest.raises(ValueError, match='width 16, the manifest says 32'):
     index_files.load(tmp_path / 'index', data[1])
 
@@ -296,8 +309,68 @@ def test_damaged_files_are_refused(data, indices, tmp_path):
     index_files.save(indices['ivf'], tmp_path)
   index_files.save(indices['ivf_opq'], tmp_path / 'index')
   (tmp_path / 'index/index.faiss').write_bytes(b'half')
+  with pytest.raises(ValueError, match=r'index\.faiss has 4 bytes instead'):
+    index_files.load(tmp_path / 'index', data[1])
+  seal(tmp_path / 'index')
   with pytest.raises(ValueError, match=r'index\.faiss cannot be read'):
     index_files.load(tmp_path / 'index', data[1])
+
+
+@pytest.mark.parametrize('name', ['hnsw', 'ivf', 'ivf_opq', 'opq'])
+def test_a_flipped_bit_is_noticed(data, indices, tmp_path, name):
+  folder = tmp_path / 'index'
+  index_files.save(indices[name], folder)
+  rng = np.random.default_rng(0)
+  for path in folder.iterdir():
+    whole = path.read_bytes()
+    for place in rng.integers(0, 8 * len(whole), 20):
+      damaged = bytearray(whole)
+      damaged[place // 8] ^= 1 << place % 8
+      path.write_bytes(damaged)
+      with pytest.raises(ValueError, match='build the index again') as error:
+        index_files.load(folder, data[1])
+      assert path.name in str(error.value) and '\n' not in str(error.value)
+    path.write_bytes(whole)
+  assert index_files.load(folder, data[1]).kind == indices[name].kind
+
+
+@pytest.mark.parametrize('cell', [-1, CELLS, 10**9])
+def test_a_cell_that_is_not_there_is_refused(data, indices, tmp_path, cell):
+  folder = tmp_path / 'index'
+  index_files.save(indices['ivf'], folder)
+  cell_M = np.load(folder / 'cells.npy')
+  cell_M[7] = cell
+  np.save(folder / 'cells.npy', cell_M)
+  seal(folder)
+  with pytest.raises(ValueError, match=rf'row 7 into cell {cell}: .*{CELLS}\)'):
+    index_files.load(folder, data[1])
+  np.save(folder / 'cells.npy', np.zeros(M, np.int64))
+  seal(folder)
+  with pytest.raises(ValueError, match=r'cells\.npy is int64 of shape'):
+    index_files.load(folder, data[1])
+  # As written before there were checksums.
+  np.save(folder / 'cells.npy', cell_M)
+  record = json.loads((folder / 'manifest.json').read_text())
+  del record['files'], record['checksum']
+  files.write_json(folder / 'manifest.json', record)
+  with (
+    pytest.warns(UserWarning, match='without checksums'),
+    pytest.raises(ValueError, match=rf'into cell {cell}'),
+  ):
+    index_files.load(folder, data[1])
+
+
+def test_faiss_gets_nothing_unchecked(data, indices, tmp_path):
+  folder = tmp_path / 'index'
+  index_files.save(indices['hnsw'], folder)
+  record = json.loads((folder / 'manifest.json').read_text())
+  del record['files'], record['checksum']
+  files.write_json(folder / 'manifest.json', record)
+  with (
+    pytest.warns(UserWarning, match='without checksums'),
+    pytest.raises(ValueError, match='can end the process: build the index'),
+  ):
+    index_files.load(folder, data[1])
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@ import warnings
 import numpy as np
 import pytest
 
+from mrl_jax import checksums
 from mrl_jax import embeddings
-from mrl_jax import files
 
 
 def write(folder, split, rows, labels, **manifest):
@@ -13,7 +13,8 @@ def write(folder, split, rows, labels, **manifest):
   np.save(x_path, rows)
   np.save(y_path, labels)
   count, dim = rows.shape
-  files.write_json(manifest_path, {'count': count, 'dim': dim, **manifest})
+  record = {'count': count, 'dim': dim, **manifest}
+  checksums.write(manifest_path, record, [x_path, y_path])
 
 
 def test_paths():
@@ -61,7 +62,15 @@ def test_cut_short(tmp_path, end):
   write(tmp_path, 'val', rows, labels)
   path = tmp_path / f'val{end}'
   path.write_bytes(path.read_bytes()[:-1])
-  with pytest.raises(ValueError, match=r'val-x\.npy .*cannot be read'):
+  with pytest.raises(ValueError, match=rf'val{end} has .* run --mode=embed'):
+    embeddings.load(tmp_path, 'val')
+  # As written before there were checksums.
+  manifest_path = tmp_path / 'val.json'
+  manifest_path.write_text('{"count": 3, "dim": 2}')
+  with (
+    pytest.warns(UserWarning, match='without checksums: damage'),
+    pytest.raises(ValueError, match=r'val-x\.npy .*cannot be read'),
+  ):
     embeddings.load(tmp_path, 'val')
   path.unlink()
   with pytest.raises(ValueError, match='run --mode=embed first'):

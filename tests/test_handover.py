@@ -26,6 +26,7 @@ from mrl_jax.analysis.cascade import Cascade
 from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.data import evaluation
 from mrl_jax.data.damage import DamageLog
+from mrl_jax.models import torch_file
 from mrl_jax.models import torch_import
 from mrl_jax.stages import build
 from mrl_jax.stages import card
@@ -228,12 +229,23 @@ def test_classes_that_cannot_be_given(encoder, kwargs, match):
     encoder.classify(PIXELS, **kwargs)
 
 
+def unsealed(folder):
+  """Makes an export one from before there were checksums."""
+  (folder / 'checksums.json').unlink(missing_ok=True)
+  config = json.loads((folder / 'config.json').read_text())
+  del config['checksums']
+  files.write_json(folder / 'config.json', config)
+
+
 def test_an_export_without_classes_names_the_stage(exported, tmp_path):
   """As those written before there were any."""
   shutil.copytree(exported[1].export, tmp_path / 'export')
   (tmp_path / 'export' / 'heads.npz').unlink()
   (tmp_path / 'export' / 'cascade.json').unlink()
-  old = mrl_jax.load(tmp_path)
+  unsealed(tmp_path / 'export')
+  with pytest.warns(UserWarning, match='export was written without checksums'):
+    old = mrl_jax.load(tmp_path)
+  assert not old.is_checked
   assert old.encode(PIXELS).shape == (4, 64)
   with pytest.raises(ValueError, match=r'heads\.npz .* run --mode=export'):
     old.classify(PIXELS)
@@ -243,6 +255,57 @@ def test_an_export_without_classes_names_the_stage(exported, tmp_path):
     (tmp_path / 'export' / 'heads.npz').write_bytes(content[:-200])
     with pytest.raises(ValueError, match=r'heads\.npz cannot be read'):
       mrl_jax.load(tmp_path).classify(PIXELS)
+
+
+def test_a_flipped_bit_of_an_export_is_noticed(exported, tmp_path):
+  folder = shutil.copytree(exported[1].export, tmp_path / 'export')
+  assert mrl_jax.load(folder).is_checked
+  rng = np.random.default_rng(0)
+  for path in sorted(folder.iterdir()):
+    whole = path.read_bytes()
+    for place in rng.integers(0, 8 * len(whole), 20):
+      damaged = bytearray(whole)
+      damaged[place // 8] ^= 1 << place % 8
+      path.write_bytes(damaged)
+      with pytest.raises(ValueError, match='run --mode=export again') as error:
+        mrl_jax.load(folder)
+      assert path.name in str(error.value) and '\n' not in str(error.value)
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match='run --mode=export again'):
+      mrl_jax.load(folder)
+    path.unlink()
+    with pytest.raises(ValueError, match=path.name):
+      mrl_jax.load(folder)
+    path.write_bytes(whole)
+  (folder / '.gitattributes').write_text('')
+  (folder / 'notes.txt').write_text('')
+  with pytest.raises(ValueError, match=r'notes\.txt was not written with'):
+    mrl_jax.load(folder)
+
+
+def test_an_open_export_reads_no_other_heads(exported, tmp_path):
+  """Another may take its place while a server runs."""
+  folder = shutil.copytree(exported[1].export, tmp_path / 'export')
+  opened = mrl_jax.load(folder)
+  np.savez(folder / 'heads.npz', kernel_64=np.zeros((64, 2)))
+  with pytest.raises(ValueError, match=r'heads\.npz .* run --mode=export'):
+    opened.classify(PIXELS)
+  cascade.save(folder / 'cascade.json', RULE)
+  with pytest.raises(ValueError, match=r'cascade\.json .* run --mode=export'):
+    opened.classify(PIXELS, cascade=True)
+
+
+def test_damaged_tensors_start_no_training(exported, tmp_path):
+  folder = shutil.copytree(exported[1].export, tmp_path / 'export')
+  path = folder / 'model.safetensors'
+  damaged = bytearray(path.read_bytes())
+  damaged[-3] ^= 1
+  path.write_bytes(damaged)
+  with (
+    pytest.raises(ValueError, match=r'model\.safetensors is not as it was'),
+    torch_file.open_tensors(path),
+  ):
+    pass
 
 
 def test_a_rule_of_another_step_is_left_out(exported, tmp_path, capsys):
@@ -527,6 +590,9 @@ def test_a_folder_without_an_export(exported, tmp_path):
     (tmp_path / name).write_bytes((exported[1].export / name).read_bytes())
   whole = (exported[1].export / 'encoder.stablehlo').read_bytes()
   (tmp_path / 'encoder.stablehlo').write_bytes(whole[:1000])
+  with pytest.raises(ValueError, match=r'checksums\.json is missing: run --mo'):
+    mrl_jax.load(tmp_path)
+  unsealed(tmp_path)
   with pytest.raises(ValueError, match=r'encoder\.stablehlo cannot be read'):
     mrl_jax.load(tmp_path)
 

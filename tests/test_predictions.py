@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mrl_jax import files
+from mrl_jax import checksums
 from mrl_jax import predictions
 
 DIMS = (2, 4)
@@ -21,9 +21,11 @@ def write(folder, logits, labels, *, count=None, kinds=predictions.KINDS):
       rows = slice(start, start + 2)
       block = logits[:, rows]
       writer.append(block.astype(np.float16), block.argmax(-1), labels[rows])
-  files.write_json(
-    predictions.paths(folder, 'val')['manifest'],
+  paths = predictions.paths(folder, 'val')
+  checksums.write(
+    paths['manifest'],
     {'dims': DIMS, 'count': writer.count, 'num_classes': C},
+    [paths[kind] for kind in kinds],
   )
 
 
@@ -73,6 +75,11 @@ def test_arrays_that_are_not_the_manifests_are_refused(tmp_path, arrays):
     predictions.load(tmp_path, 'val', (2, 8))
   path = tmp_path / 'val.json'
   manifest = json.loads(path.read_text())
+  path.write_text(json.dumps(manifest | {'dims': [2, 4, 8]}))
+  with pytest.raises(ValueError, match=r'val.json is not as it was written'):
+    predictions.load(tmp_path, 'val', (2, 4, 8))
+  # As written before there were checksums.
+  del manifest['files'], manifest['checksum']
   path.write_text(json.dumps(manifest | {'dims': [2, 4, 8]}))
   with pytest.raises(ValueError, match=r'val.json says .*\(3, 5, 3\)'):
     predictions.load(tmp_path, 'val', (2, 4, 8))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mrl_jax import checksums
 from mrl_jax import files
 
 THRESHOLDS = np.linspace(0.1, 1, 100)
@@ -175,11 +176,15 @@ def _test(cascade, confidence_GN, right_GN):
 
 
 def save(path: pathlib.Path, cascade: Cascade) -> None:
-  files.write_json(path, cascade._asdict())
+  checksums.write(path, cascade._asdict())
 
 
 def load(path: pathlib.Path) -> Cascade:
-  """What `save` wrote; ValueError if it is no cascade."""
+  """What `save` or analyze wrote; ValueError if it is damaged, or no cascade.
+
+  One that is written by hand needs no checksum.
+  """
+  checksums.check_beside(path, path, 'run --mode=analyze again')
   value = files.read_json(path)
   dims, thresholds = value.get('dims'), value.get('thresholds')
   if not dims or thresholds is None or len(thresholds) != len(dims) - 1:

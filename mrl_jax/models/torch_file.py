@@ -12,6 +12,8 @@ import zipfile
 
 import numpy as np
 
+from mrl_jax import checksums
+
 SUFFIXES = ('.safetensors', '.pt', '.pth', '.bin')
 # Where training scripts put the state dict, beside what else they save.
 _INNER = ('state_dict', 'model', 'model_state_dict')
@@ -38,6 +40,9 @@ def open_tensors(path: str | os.PathLike) -> Iterator[dict[str, Stored]]:
     raise ValueError(f'{path}: must end in one of {", ".join(SUFFIXES)}')
   if not path.is_file():
     raise ValueError(f'{path}: there is no such file')
+  checksums.check_beside(
+    path, path.with_name('checksums.json'), 'run --mode=export again'
+  )
   if path.suffix == '.safetensors':
     with _open_safetensors(path) as tensors:
       yield tensors

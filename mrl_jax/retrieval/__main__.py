@@ -14,7 +14,7 @@ import pathlib
 import numpy as np
 import tqdm
 
-from mrl_jax import files
+from mrl_jax import checksums
 from mrl_jax import nesting
 from mrl_jax import retrieval
 from mrl_jax import tables
@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> None:
   ):  # fmt: skip
     compare.write_neighbors(out, name, neighbors)
   record = {'queries': len(query_QD), 'database': M, 'methods': results}
-  files.write_json(out / 'retrieval.json', record)
+  written = [out / f'{name}.npz' for name in results]
+  checksums.write(out / 'retrieval.json', record, written)
   print(f'{len(query_QD):,} queries in {M:,} rows of width {D}')
   print(terminal.table(tables.retrieval(results)))
   print(f'ids, scores and retrieval.json are in {out}/')

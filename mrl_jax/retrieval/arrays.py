@@ -6,26 +6,33 @@ from typing import Any
 
 import numpy as np
 
-from mrl_jax import files
+from mrl_jax import checksums
 from mrl_jax import nesting
+
+# What to do about a file that is not as its manifest says.
+_REMEDY = 'run --mode=embed again, or copy it and its manifest again'
 
 
 def load_rows(path: str | os.PathLike) -> tuple[np.memmap, dict[str, Any]]:
   """Float embeddings [N, D], left on disk, and their manifest if there is one.
 
   The manifest of `X.npy` is `X.json`, that of `X-x.npy` also; without one it is
-  empty. Raises ValueError if the file is not such an array, or disagrees with
-  the manifest's count or dim.
+  empty. Raises ValueError if the file is not such an array, disagrees with the
+  manifest's count or dim, or is not as it was when the manifest was written.
   """
   path = pathlib.Path(path)
+  manifest_path = path.with_name(f'{path.stem.removesuffix("-x")}.json')
+  manifest = {}
+  if manifest_path.is_file():
+    sealed = checksums.read(manifest_path, _REMEDY)
+    sealed.check(path.name)
+    manifest = sealed.record
   row_ND = _load(path, mmap_mode='r')
   if row_ND.ndim != 2 or not row_ND.size or row_ND.dtype.kind != 'f':
     raise ValueError(
       f'{path} holds {row_ND.dtype} of shape {row_ND.shape}: must be floats '
       '[N, D]'
     )
-  manifest_path = path.with_name(f'{path.stem.removesuffix("-x")}.json')
-  manifest = files.read_json(manifest_path, missing={})
   told = tuple(
     manifest.get(key, found)
     for key, found in zip(('count', 'dim'), row_ND.shape, strict=True)
@@ -39,7 +46,13 @@ def load_rows(path: str | os.PathLike) -> tuple[np.memmap, dict[str, Any]]:
 
 
 def load_labels(path: str | os.PathLike, count: int) -> np.ndarray:
-  """Integer labels, one for each of `count` rows, or ValueError."""
+  """Integer labels, one for each of `count` rows, or ValueError.
+
+  Those of `X-y.npy` are compared with the checksum in `X.json`.
+  """
+  path = pathlib.Path(path)
+  manifest_path = path.with_name(f'{path.stem.removesuffix("-y")}.json')
+  checksums.check_beside(path, manifest_path, _REMEDY)
   label_N = _load(path)
   if label_N.shape != (count,) or label_N.dtype.kind not in 'iu':
     raise ValueError(

@@ -11,6 +11,9 @@ folder, whole or not there:
             `qdrant.funnel_query` makes the query that is the funnel
   faiss     <width>.faiss, an IndexFlatIP
   parquet   rows.parquet: id, label, and a column embedding_<width> for each
+
+Its export.json has a checksum of each file, which `python -m mrl_jax.checksums
+DIR` compares with the file. Qdrant writes to its own when it opens them.
 """
 
 import argparse
@@ -22,6 +25,7 @@ from typing import Literal
 import numpy as np
 import tqdm
 
+from mrl_jax import checksums
 from mrl_jax import files
 from mrl_jax import nesting
 from mrl_jax import terminal
@@ -69,7 +73,8 @@ def export(
     manifest['collection'] = collection
   with files.replacing_folder(out) as temporary:
     _WRITERS[to](row_ND, temporary, tuple(dims), label_N, collection)
-    files.write_json(temporary / 'export.json', manifest)
+    written = [x for x in temporary.rglob('*') if x.is_file()]
+    checksums.write(temporary / 'export.json', manifest, written)
 
 
 def check(

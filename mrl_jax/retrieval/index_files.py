@@ -8,7 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from mrl_jax import checksums
 from mrl_jax import files
+from mrl_jax import npy
 from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval.ann import KINDS
 from mrl_jax.retrieval.cells import Cells
@@ -17,6 +19,8 @@ from mrl_jax.retrieval.index import Index
 
 # Rows, evenly spaced, that stand for the database in its fingerprint.
 _SAMPLE = 1024
+# What to do about a file that is not as it was written.
+_REMEDY = 'build the index again'
 
 
 def save(index: Index, folder: str | os.PathLike) -> None:
@@ -44,7 +48,9 @@ def save(index: Index, folder: str | os.PathLike) -> None:
     for name, array in arrays.items():
       if array is not None:
         np.save(temporary / f'{name}.npy', array, allow_pickle=False)
-    files.write_json(temporary / 'manifest.json', _manifest(index))
+    checksums.write(
+      temporary / 'manifest.json', _manifest(index), list(temporary.iterdir())
+    )
 
 
 def load(
@@ -52,24 +58,42 @@ def load(
 ) -> Index:
   """The index in `folder`, over the database it was built on.
 
-  Raises ValueError, naming both sides, if the database is another one, or the
-  parts are not of the widths and counts that the manifest tells.
+  Faiss trusts what it reads: damaged bytes can end the process. So nothing is
+  given to it that was not compared with its checksum.
+
+  Raises:
+    ValueError: the database is another one (both sides are named), a file is
+      not as it was written, or the parts are not of the widths and counts that
+      the manifest tells.
   """
   folder = pathlib.Path(folder)
   try:
-    manifest = files.read_json(folder / 'manifest.json')
+    sealed = checksums.read(folder / 'manifest.json', _REMEDY)
   except FileNotFoundError:
     raise ValueError(f'{folder} holds no index: no manifest.json') from None
+  manifest = sealed.record
   kind = manifest.get('kind')
   if kind not in KINDS or manifest.get('metric') != 'cosine':
     raise ValueError(
       f'{folder}: kind {kind!r} by {manifest.get("metric")!r}, must be one of '
       f"{KINDS} by 'cosine'"
     )
+  for name in ('dim', 'scan_dim', 'num_cells', 'rows', 'width'):
+    if not isinstance(manifest.get(name), int):
+      raise ValueError(
+        f'{sealed.path}: {name} is {manifest.get(name)!r}, must be a whole '
+        f'number: {_REMEDY}'
+      )
   database = database_MD
   if not isinstance(database, Database):
     database = database_lib.host_database(database_MD)
   _check_database(folder, manifest, database.embedding_MD)
+  if kind != 'ivf' and sealed.files is None:
+    raise ValueError(
+      f'{folder} was written without checksums, and damaged files of Faiss can '
+      f'end the process: {_REMEDY}'
+    )
+  sealed.check_folder()
   index = Index(kind, manifest['dim'], manifest['scan_dim'], database)
   parts = {}
   if kind != 'ivf':
@@ -80,7 +104,7 @@ def load(
   if kind.startswith('ivf'):
     shape = (manifest['num_cells'], index.dim)
     centroid_Cd = _read_array(folder / 'centroids.npy', shape)
-    cell_M = _read_array(folder / 'cells.npy', (manifest['rows'],))
+    cell_M = _read_cells(folder / 'cells.npy', manifest)
     parts['cells'] = Cells(centroid_Cd, cell_M)
   return Index(kind, index.dim, index.scan_dim, database, **parts)
 
@@ -132,22 +156,46 @@ def _read_faiss(path: pathlib.Path, manifest: dict[str, Any]) -> Any:
   except RuntimeError as error:
     reason = str(error).splitlines()[0]
     raise ValueError(f'{path} cannot be read: {reason}') from None
-  for name, found, told in (
-    ('width', index.d, manifest['scan_dim']),
-    ('rows', index.ntotal, manifest['rows']),
-  ):
-    if found != told:
+  shown = {'width': index.d, 'rows': index.ntotal}
+  told = {'width': manifest['scan_dim'], 'rows': manifest['rows']}
+  if manifest['kind'].startswith('ivf'):
+    shown['cells'], told['cells'] = index.nlist, manifest['num_cells']
+  if manifest['kind'].endswith('pq'):
+    shown['code_bytes'], told['code_bytes'] = index.pq.M, manifest['code_bytes']
+  for name, found in shown.items():
+    if found != told[name]:
       raise ValueError(
-        f'{path} was built at {name} {found}, the manifest says {told}'
+        f'{path} was built at {name} {found}, the manifest says {told[name]}'
       )
   return index
 
 
-def _read_array(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
+def _read_array(
+  path: pathlib.Path, shape: tuple[int, ...], dtype: str = 'float32'
+) -> np.ndarray:
   try:
-    array = np.load(path, allow_pickle=False)
-  except (ValueError, EOFError, OSError) as error:
+    array = npy.load(path)
+  except (ValueError, OSError) as error:
     raise ValueError(f'{path} cannot be read: {error}') from None
-  if array.shape != shape:
-    raise ValueError(f'{path} is of shape {array.shape}, must be {shape}')
+  if (array.shape, array.dtype.name) != (shape, dtype):
+    raise ValueError(
+      f'{path} is {array.dtype} of shape {array.shape}, must be {dtype} of '
+      f'{shape}'
+    )
+  if not np.isfinite(array).all():
+    raise ValueError(f'{path} holds numbers that are not finite')
   return array
+
+
+def _read_cells(path: pathlib.Path, manifest: dict[str, Any]) -> np.ndarray:
+  """The cell of each row; Faiss would write beyond the last one."""
+  cell_M = _read_array(path, (manifest['rows'],), 'int32')
+  num_cells = manifest['num_cells']
+  wrong_M = (cell_M < 0) | (cell_M >= num_cells)
+  if wrong_M.any():
+    row = int(wrong_M.argmax())
+    raise ValueError(
+      f'{path} puts row {row} into cell {cell_M[row]}: must be in '
+      f'[0, {num_cells}), the cells of the manifest'
+    )
+  return cell_M

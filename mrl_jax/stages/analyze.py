@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from mrl_jax import checksums
 from mrl_jax import embeddings
 from mrl_jax import files
 from mrl_jax import metrics
@@ -75,7 +76,9 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
       f'{workdir.predictions} is of step {steps[0]} and {workdir.embeddings} '
       f'of step {steps[1]}: delete both and run --mode=embed,evaluate'
     )
-  evaluated = files.read_json(workdir.evaluation / 'val.json')
+  evaluated = checksums.read(
+    workdir.evaluation / 'val.json', 'delete it and run --mode=evaluate'
+  ).record
   class_names = build.source(config, config.eval_split).class_names
   groups = load_groups(config.superclasses, class_names)
   results = results_lib.compute(
@@ -99,7 +102,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   if groups is None:
     (workdir.analysis / 'superclass.json').unlink(missing_ok=True)
   for name, result in results.items():
-    files.write_json(
+    checksums.write(
       workdir.analysis / f'{name}.json',
       {'step': manifest['step'], **results_lib.plain(result)},
     )

@@ -6,8 +6,8 @@ from typing import Any
 from ml_collections import ConfigDict
 import numpy as np
 
+from mrl_jax import checksums
 from mrl_jax import embeddings
-from mrl_jax import files
 from mrl_jax import retrieval
 from mrl_jax.retrieval import baselines
 from mrl_jax.stages import build
@@ -31,7 +31,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   of the full embedding, fitted on the training split, and cut to each width.
   """
   record = measure(config, workdir, build.widths(config))
-  files.write_json(workdir.path / 'analysis' / 'baselines.json', record)
+  checksums.write(workdir.path / 'analysis' / 'baselines.json', record)
 
 
 def measure(

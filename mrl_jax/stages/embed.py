@@ -7,6 +7,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from mrl_jax import checksums
 from mrl_jax import embeddings
 from mrl_jax import files
 from mrl_jax import sharding
@@ -56,7 +57,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     count, dim = _write(rows, paths)
     # Each process has seen those of its own rows.
     damaged = sharding.union(damage.keys)
-    files.write_json(
+    checksums.write(
       paths[2],
       {
         'count': count,
@@ -70,6 +71,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         'config_hash': workdir.hash_of(),
         'damaged': damaged,
       },
+      paths[:2],
     )
     if line := damage.report():
       terminal.say(line)

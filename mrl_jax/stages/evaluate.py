@@ -8,8 +8,8 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from mrl_jax import checksums
 from mrl_jax import embeddings
-from mrl_jax import files
 from mrl_jax import metrics
 from mrl_jax import predict
 from mrl_jax import predictions
@@ -149,8 +149,9 @@ def _see(config, workdir, mesh, trained, opened: EvalSet) -> measure.Seen:
   # Each process has seen those of its own rows.
   damaged = sharding.union(damage.keys)
   if writer:
-    files.write_json(
-      predictions.paths(workdir.predictions, split)['manifest'],
+    paths = predictions.paths(workdir.predictions, split)
+    checksums.write(
+      paths['manifest'],
       {
         'count': writer.count,
         'dims': list(nesting_dims),
@@ -164,6 +165,7 @@ def _see(config, workdir, mesh, trained, opened: EvalSet) -> measure.Seen:
         'config_hash': workdir.hash_of(),
         'damaged': damaged,
       },
+      [paths[kind] for kind in kinds],
     )
   if line := damage.report():
     terminal.say(line)

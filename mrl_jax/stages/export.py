@@ -8,6 +8,7 @@ from jax import export as jax_export
 from ml_collections import ConfigDict
 import numpy as np
 
+from mrl_jax import checksums
 from mrl_jax import classify
 from mrl_jax import encode
 from mrl_jax import files
@@ -31,6 +32,7 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
     encode.CONFIG,
     classify.HEADS,
     card.NAME,
+    encode.CHECKSUMS,
   ]
   if not config.embeddings:
     names.append(card.TENSORS)
@@ -48,7 +50,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   every width. `heads.npz` has the classifiers, and `cascade.json` the widths'
   thresholds, where analyze has found them of this checkpoint.
   `model.safetensors` has the encoder and its heads by timm's names, which
-  `init_from` reads back; those of vectors have none there.
+  `init_from` reads back; those of vectors have none there. `checksums.json` has
+  the checksums of them all, which are checked when an export is opened.
   """
   source = build.source(config, config.eval_split)
   mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
@@ -73,6 +76,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     (folder / card.NAME).write_text(
       card.text(about, preprocess, has_rule=bool(rule))
     )
+    checksums.write(folder / encode.CHECKSUMS, {}, list(folder.iterdir()))
   terminal.say(
     f'export: step {trained.step}, {len(artifact) / 1e6:,.1f} MB for '
     f'{", ".join(PLATFORMS)} in {workdir.export}'
@@ -110,14 +114,15 @@ def _rule_path(workdir: Workdir) -> pathlib.Path:
 def _rule(workdir: Workdir, step: int) -> dict | None:
   """The cascade that analyze has fitted; None without one of this step."""
   path = _rule_path(workdir)
-  rule = files.read_json(path, missing={})
+  if not path.exists():
+    return None
+  rule = checksums.read(path, 'delete it and run --mode=analyze,export').record
   if rule.get('step') == step:
     return rule
-  if rule:
-    terminal.say(
-      f'export: {path} is not of step {step}, left out: delete it and run '
-      '--mode=analyze,export'
-    )
+  terminal.say(
+    f'export: {path} is not of step {step}, left out: delete it and run '
+    '--mode=analyze,export'
+  )
   return None
 
 
@@ -191,6 +196,8 @@ def _about(config, workdir, trained, source) -> dict:
     'normalized': False,
     'step': trained.step,
     'config_hash': workdir.hash_of(),
+    # Without this file the others are not taken for whole.
+    'checksums': encode.CHECKSUMS,
     # Percent, by width; linear ones only where there is a classifier.
     'accuracy': {
       str(dim): {

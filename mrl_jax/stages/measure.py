@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 import numpy as np
 
+from mrl_jax import checksums
 from mrl_jax import files
 from mrl_jax import metrics
 from mrl_jax import retrieval
@@ -256,7 +257,7 @@ def write(
     (folder / f'{name}-classes.csv', tables.csv(classes)),
   ):
     files.write_text(path, text)
-  files.write_json(
+  checksums.write(
     folder / f'{name}.json',
     {
       **record,

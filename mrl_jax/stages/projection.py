@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 
+from mrl_jax import checksums
 from mrl_jax import embeddings
 from mrl_jax import files
 from mrl_jax.analysis import structure
@@ -49,14 +50,15 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   probability_GNC = trained(examples.probabilities, embedding_ND)
   prediction_GN = probability_GNC.argmax(-1)
   known = sorted({*label_N.tolist(), *prediction_GN.ravel().tolist()})
-  sheet_json = _write_sheet(workdir.path / 'analysis', image_NHWC)
+  folder = workdir.path / 'analysis'
+  sheet_json = _write_sheet(folder, image_NHWC)
   maps = {
     'pca2': structure.project(embedding_ND, dims, components=2),
     'pca3': structure.project(embedding_ND, dims, components=3),
     'tsne': structure.neighbor_maps(embedding_ND, dims, seed=config.seed),
   }
-  files.write_json(
-    workdir.path / 'analysis' / 'projection.json',
+  checksums.write(
+    folder / 'projection.json',
     {
       'dims': list(dims),
       'step': manifest['step'],
@@ -69,6 +71,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
       'thumbnail': sheet_json,
     }
     | {name: _even(points) for name, points in maps.items()},
+    [folder / sheet_json['file']],
   )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mrl_jax import checksums
 from mrl_jax import files
 from mrl_jax import terminal
 from mrl_jax.page import analyzed
@@ -102,11 +103,21 @@ def _read(path: pathlib.Path, step: int) -> dict[str, Any] | None:
   """None if it is not there, or of another checkpoint, which is said."""
   if not path.exists():
     return None
-  record = files.read_json(path)
+  record = _read_checked(path)
   if record.get('step', step) != step:
     terminal.say(f'report: {path} is of another checkpoint, left out')
     return None
   return record
+
+
+def _read_checked(path: pathlib.Path) -> dict[str, Any]:
+  """A record; the arrays and pictures that it speaks of are checked, too."""
+  stage = 'retrieve' if path.name == 'retrieval.json' else 'analyze'
+  sealed = checksums.read(path, f'delete it and run --mode={stage}')
+  # Of a search only the record is shown.
+  if stage == 'analyze':
+    sealed.check(*(sealed.files or ()))
+  return sealed.record
 
 
 def _with(record: Mapping[str, Any] | None, make, *args) -> Iterator[Section]:

@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 import numpy as np
 import tqdm
 
+from mrl_jax import checksums
 from mrl_jax import embeddings
-from mrl_jax import files
 from mrl_jax import retrieval
 from mrl_jax import tables
 from mrl_jax import terminal
@@ -53,7 +53,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     searches, total=len(methods), unit='search', disable=None, leave=False
   ):
     compare.write_neighbors(workdir.retrieval, name, neighbors)
-  files.write_json(
+  checksums.write(
     workdir.retrieval / 'retrieval.json',
     {
       'queries': len(query_QD),
@@ -61,6 +61,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
       'step': manifest['step'],
       'methods': results,
     },
+    [workdir.retrieval / f'{name}.npz' for name in results],
   )
   with MetricWriter(workdir.metrics) as writer:
     writer.write(

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 import numpy as np
 
+from mrl_jax import checksums
 from mrl_jax import embeddings
 from mrl_jax import files
 from mrl_jax import saliency
@@ -110,7 +111,8 @@ def write(
     open(temporary, 'wb') as file,
   ):
     np.savez(file, **arrays)
-  files.write_json(folder / 'saliency.json', record)
+  arrays_path = folder / record['arrays']
+  checksums.write(folder / 'saliency.json', record, [arrays_path])
 
 
 def describe(
