@@ -21,7 +21,7 @@ from jax import numpy as jnp
 import numpy as np
 
 from benchmarks import timing
-from mrl_jax import files
+from mrl_jax import checksums
 from mrl_jax import models
 from mrl_jax import nesting
 from mrl_jax import predict
@@ -128,7 +128,9 @@ def _write(folder, args, dims) -> pathlib.Path:
       logits[:, np.arange(len(label_B)), label_B] += gain_G
       writer.append(logits.astype(np.float16), logits.argmax(-1), label_B)
   manifest = {'dims': list(dims), 'count': N, 'num_classes': C}
-  files.write_json(predictions.paths(folder, 'val')['manifest'], manifest)
+  paths = predictions.paths(folder, 'val')
+  written = [paths[kind] for kind in predictions.KINDS]
+  checksums.write(paths['manifest'], manifest, written)
   label = np.concatenate([np.arange(N) % C, np.repeat(np.arange(C), SUPPORT)])
   centre_CD = rng.standard_normal((C, args.width), np.float32)
   path = folder / 'x.npy'

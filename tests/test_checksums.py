@@ -13,6 +13,7 @@ from mrl_jax import embeddings
 from mrl_jax import predictions
 from mrl_jax.analysis import cascade
 from mrl_jax.retrieval import arrays
+from mrl_jax.stages import report
 
 DIMS = (2, 4)
 
@@ -124,6 +125,22 @@ def test_rows_and_labels_for_a_search_are_checked(tmp_path):
   manifest_path.unlink()
   arrays.load_labels(y_path, 9)
   assert arrays.load_rows(x_path)[1] == {}
+
+
+def test_a_report_shows_nothing_damaged(tmp_path):
+  path, arrays_path = tmp_path / 'saliency.json', tmp_path / 'saliency.npz'
+  np.savez(arrays_path, heat=np.zeros(9))
+  checksums.write(path, {'step': 1, 'dims': [2, 4]}, [arrays_path])
+  assert report._read(path, 1) == {'step': 1, 'dims': [2, 4]}
+  for damaged_path in (path, arrays_path):
+    whole = damaged_path.read_bytes()
+    for place in range(0, 8 * len(whole), 97):
+      damaged = bytearray(whole)
+      damaged[place // 8] ^= 1 << place % 8
+      damaged_path.write_bytes(damaged)
+      with pytest.raises(ValueError, match='delete it and run --mode=analyze'):
+        report._read(path, 1)
+    damaged_path.write_bytes(whole)
 
 
 def test_a_large_file_is_read_once(tmp_path, monkeypatch):
