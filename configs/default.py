@@ -71,6 +71,11 @@ def get_config() -> ConfigDict:
   # Of each channel, where pixels are in [0, 1].
   config.mean = (0.485, 0.456, 0.406)
   config.std = (0.229, 0.224, 0.225)
+  # Read images as people see them: turned as their EXIF orientation says, and
+  # transparent pixels over white. yes, no, or auto: the images of folders, and
+  # those given to encode, classify and explain, but those of TFDS datasets as
+  # they are stored, as the reference reads ImageNet.
+  config.as_seen = 'auto'
   # Damaged images a run skips before it stops.
   config.max_damaged = 10
   # Threads that decode; 0: one for each core.

@@ -94,8 +94,8 @@ class Encoder:
     """The leading `dim` numbers of each embedding, float32 [N, dim].
 
     Images come as the evaluation prepares them: as RGB, the shorter side
-    resized, and the central square. An export of the nested adaptor takes
-    vectors instead, floats [N, D].
+    resized, and the central square; first turned as `view` says. An export of
+    the nested adaptor takes vectors instead, floats [N, D].
 
     Args:
       images: one or several: paths, bytes of an encoded image, PIL images,
@@ -172,12 +172,18 @@ class Encoder:
     )
 
   def view(self, image: ImageLike) -> np.ndarray:
-    """What the artifact takes of an image: uint8 [size, size, 3]."""
+    """What the artifact takes of an image: uint8 [size, size, 3].
+
+    Where `preprocess` says `as_seen`, it is turned as its EXIF orientation says
+    (as by PIL's `ImageOps.exif_transpose`), transparent pixels lie over white.
+    """
+    as_seen = self.preprocess.get('as_seen', False)
+    resize, size = self.preprocess['resize'], self.preprocess['size']
     if isinstance(image, str | os.PathLike):
       image = pathlib.Path(image).expanduser().read_bytes()
     if isinstance(image, bytes):
-      image = decode.open_rgb(image)
-    elif isinstance(image, np.ndarray):
+      return decode.view(image, resize=resize, size=size, as_seen=as_seen)
+    if isinstance(image, np.ndarray):
       _check_pixels(image, ndim=3)
       image = Image.fromarray(image)
     elif not isinstance(image, Image.Image):
@@ -185,11 +191,8 @@ class Encoder:
         f'{type(image).__name__}: must be a path, bytes, a PIL image, or uint8 '
         '[H, W, 3]'
       )
-    return decode.evaluation_view(
-      decode.to_rgb(image),
-      resize=self.preprocess['resize'],
-      size=self.preprocess['size'],
-    )
+    image = decode.convert(image, as_seen=as_seen)
+    return decode.evaluation_view(image, resize=resize, size=size)
 
   @functools.cached_property
   def _heads(self) -> classify_lib.Heads:

@@ -5,6 +5,7 @@ from PIL import Image
 import pytest
 
 from mrl_jax.data import decode
+from mrl_jax.data import formats
 from tests import images
 
 
@@ -24,7 +25,7 @@ from tests import images
 )
 def test_all_kinds_become_rgb(mode, image_format):
   data = images.encoded(0, mode=mode, image_format=image_format)
-  assert decode.is_image(data[:12])
+  assert formats.is_image(data[: formats.HEAD])
   pixels = decode.resize_and_crop(data, resize=16, size=12)
   assert (pixels.shape, pixels.dtype) == ((12, 12, 3), np.uint8)
 

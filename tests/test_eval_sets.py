@@ -163,7 +163,11 @@ def test_tfds_labels_become_those_of_the_set(monkeypatch, imagenet):
   assert opened.source.read(0).label == 999
   opened = eval_sets.open_set('imagenet_real', imagenet)
   assert [opened.labels(i) for i in range(2)] == [(), (3,)]
-  assert seen[-1][1] == {'label': 'original_label', 'labels': 'real_label'}
+  assert seen[-1][1] == {
+    'label': 'original_label',
+    'labels': 'real_label',
+    'as_seen': 'auto',
+  }
 
 
 class Several(tfds.core.GeneratorBasedBuilder):

@@ -1,72 +1,109 @@
 """Encoded bytes to uint8 RGB pixels."""
 
-import io
 import math
 
 import numpy as np
 from PIL import Image
 
+from mrl_jax.data import formats
+from mrl_jax.data import orientation as orientation_lib
 from mrl_jax.data import partial
 from mrl_jax.data import resample
+from mrl_jax.data import rgb
 
-# What begins the files of the formats that Pillow and browsers agree on.
-_SIGNATURES = (b'\xff\xd8\xff', b'\x89PNG', b'GIF8', b'BM', b'II*\0', b'MM\0*')
 # A strip of 60,000x1 pixels would become 12 GB.
 _MOST_PIXELS = 100_000_000
+# A JPEG of more is decoded at 1/2, 1/4 or 1/8 where that is enough: Pillow
+# takes 4 bytes a pixel, in every thread.
+_LARGE = partial.LARGE
 
 
 class DamagedImageError(Exception):
   """An image that begins as one but cannot be decoded."""
 
 
-def is_image(head: bytes) -> bool:
-  """Whether the first 12 bytes say JPEG, PNG, GIF, BMP, TIFF or WebP."""
-  webp = head[:4] == b'RIFF' and head[8:12] == b'WEBP'
-  return webp or head.startswith(_SIGNATURES)
-
-
 def open_rgb(
-  data: bytes, *, at_least: tuple[int, int] | None = None
+  data: bytes,
+  *,
+  at_least: tuple[int, int] | None = None,
+  above: int = 0,
+  as_seen: bool = False,
 ) -> Image.Image:
   """Decodes to an RGB image; grey, palette, CMYK and alpha are converted.
 
   Args:
-    data: an encoded image.
-    at_least: a width and height; a JPEG may be decoded at 1/2, 1/4 or 1/8 of
-      its size if that is no smaller.
+    data: an encoded image; of several pictures in it the first is taken.
+    at_least: a width and height, of the image as it is stored; a JPEG may be
+      decoded at 1/2, 1/4 or 1/8 of its size if that is no smaller.
+    above: only a JPEG of more pixels than these is decoded smaller.
+    as_seen: turn the image as its EXIF orientation says, and lay transparent
+      pixels over white; else both are as they are stored.
 
   Raises:
-    DamagedImageError: it cannot be decoded.
+    DamagedImageError: it cannot be decoded, is too large to be (which its
+      header tells, before any pixel is decoded), or `rgb.to_rgb` refuses it.
   """
-  try:
-    image = Image.open(io.BytesIO(data))
-    if at_least:
-      image.draft(None, at_least)
-    return to_rgb(image)
   # Pillow raises a dozen types on files cut short or overwritten.
+  try:
+    try:
+      return _decode(data, at_least, above, as_seen)
+    except Exception:
+      if not data.startswith(b'\x89PNG'):
+        raise
+      # What is wrong may be a text, or the colour profile.
+      return _decode(formats.without_metadata(data), at_least, above, as_seen)
   except Exception as error:
     raise DamagedImageError(str(error)) from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-  """As `open_rgb` converts. Raises ValueError for floating-point pixels."""
-  if image.mode.startswith('I'):
-    # 16 bits a channel, which `convert` would clip to 8 instead of scaling.
-    wide = np.asarray(image).astype(np.int64).clip(0, 65535)
-    image = Image.fromarray((wide >> 8).astype(np.uint8))
-  elif image.mode == 'F':
-    raise ValueError('floating-point pixels have no known range')
-  return image.convert('RGB')
+def _decode(data, at_least, above, as_seen) -> Image.Image:
+  image = formats.open_image(data)
+  width, height = image.size
+  if width * height > partial.MOST_PIXELS:
+    raise ValueError(partial.too_large(width, height, partial.MOST_PIXELS))
+  # A progressive JPEG is held in memory as a whole, at whatever size.
+  if (
+    at_least
+    and width * height > above
+    and not (width * height > _MOST_PIXELS and image.info.get('progressive'))
+  ):
+    image.draft(None, at_least)
+  if math.prod(image.size) > _MOST_PIXELS:
+    raise ValueError(partial.too_large(width, height, _MOST_PIXELS))
+  return convert(image, as_seen=as_seen)
 
 
-def resize_and_crop(data: bytes, *, resize: int, size: int) -> np.ndarray:
+def convert(image: Image.Image, *, as_seen: bool) -> Image.Image:
+  """An opened image as `open_rgb` has it; raises DamagedImageError likewise."""
+  try:
+    converted = rgb.to_rgb(image, over_white=as_seen)
+    if not as_seen:
+      return converted
+    # Read when the pixels are loaded, see there.
+    return orientation_lib.turn(converted, orientation_lib.read(image))
+  except Exception as error:
+    raise DamagedImageError(str(error)) from error
+
+
+def view(
+  data: bytes, *, resize: int, size: int, as_seen: bool = False
+) -> np.ndarray:
   """The evaluation view of an encoded image, see `evaluation_view`.
 
   Raises DamagedImageError, from `open_rgb`, beside what that raises.
   """
-  image = open_rgb(data)
+  # Twice the size, so that antialiasing does the rest.
+  at_least = (2 * resize, 2 * resize) if resize else None
+  image = open_rgb(data, at_least=at_least, above=_LARGE, as_seen=as_seen)
+  return evaluation_view(image, resize=resize, size=size)
+
+
+def resize_and_crop(
+  data: bytes, *, resize: int, size: int, as_seen: bool = False
+) -> np.ndarray:
+  """As `view`, but an image of a wrong size is told with the config's field."""
   try:
-    return evaluation_view(image, resize=resize, size=size)
+    return view(data, resize=resize, size=size, as_seen=as_seen)
   except ValueError as error:
     raise ValueError(
       f'{error}; or set config.eval_resize to the shorter side to resize to'
@@ -116,6 +153,7 @@ def random_resized_crop(
   size: int,
   scale: tuple[float, float],
   ratio: tuple[float, float] = (3 / 4, 4 / 3),
+  as_seen: bool = False,
 ) -> np.ndarray:
   """torchvision's RandomResizedCrop of an encoded image, uint8 [size, size, 3].
 
@@ -125,18 +163,30 @@ def random_resized_crop(
     size: pixels of the square.
     scale: range of the box's share of the image's area.
     ratio: range of the box's aspect ratio, drawn uniformly in its logarithm.
+    as_seen: see `open_rgb`; the box is one of the image as it is seen.
   """
   frame = partial.read_frame(data)
-  box = decoded = None
   if frame:
-    box = _random_box((frame.width, frame.height), rng, scale, ratio)
-    decoded = partial.decode(data, frame, box, size=size)
-  if decoded is None:
-    image = open_rgb(data)
-    # Pillow may say more, or what is wrong.
-    box = box or _random_box(image.size, rng, scale, ratio)
-    decoded = np.asarray(image), box
-  return resample.resize_box(*decoded, size)
+    stored_as = orientation_lib.read_jpeg(data, frame.offset) if as_seen else 1
+    seen_size = orientation_lib.turned_size(frame[:2], stored_as)
+    box = _random_box(seen_size, rng, scale, ratio)
+    stored_box = orientation_lib.stored_box(box, seen_size, stored_as)
+    decoded = partial.decode(data, frame, stored_box, size=size)
+    if decoded:
+      pixels_HWC = resample.resize_box(*decoded, size)
+      return orientation_lib.turn_pixels(pixels_HWC, stored_as)
+  # Pillow may say more, or what is wrong.
+  image = open_rgb(
+    data, at_least=(8 * size, 8 * size), above=_LARGE, as_seen=as_seen
+  )
+  if not frame:
+    box = _random_box(image.size, rng, scale, ratio)
+  elif image.size != seen_size:  # Decoded smaller.
+    width, height = image.size
+    across, down = width / seen_size[0], height / seen_size[1]
+    left, top, right, bottom = box
+    box = (left * across, top * down, right * across, bottom * down)
+  return resample.resize_box(np.asarray(image), box, size)
 
 
 def _random_box(size, rng, scale, ratio):

@@ -137,9 +137,15 @@ class EvalSet:
 
 
 def open_set(
-  entry: str, model_classes: Sequence[str], data_dir: str = ''
+  entry: str,
+  model_classes: Sequence[str],
+  data_dir: str = '',
+  *,
+  as_seen: str = 'auto',
 ) -> EvalSet:
   """Opens an entry for a model of these classes.
+
+  For `as_seen` see `source.open_source`; auto depends on the set alone.
 
   Raises ValueError, as `source.open_source` does, or for classes that are not
   the model's (some of them listed).
@@ -160,6 +166,7 @@ def open_set(
       dataset.removeprefix(source_lib.FOLDER_PREFIX),
       classes,
       others=name == 'objectnet',
+      as_seen=as_seen != 'no',
     )
     if known and known.border:
       opened = _Cropped(opened, known.border)
@@ -168,10 +175,15 @@ def open_set(
 
   if name == 'imagenet_real':
     opened = tfds_source.TfdsSource(
-      dataset, split, data_dir, label='original_label', labels='real_label'
+      dataset,
+      split,
+      data_dir,
+      label='original_label',
+      labels='real_label',
+      as_seen=as_seen,
     )
   else:
-    opened = tfds_source.TfdsSource(dataset, split, data_dir)
+    opened = tfds_source.TfdsSource(dataset, split, data_dir, as_seen=as_seen)
   if members is None:
     _check_known(name, opened.class_names, classes)
   if opened.class_names != classes:
@@ -233,7 +245,7 @@ class _Cropped(_Wrapped):
   def read(self, index: int) -> Example:
     example = self._source.read(index)
     try:
-      image = decode.open_rgb(example.data)
+      image = decode.open_rgb(example.data, as_seen=example.as_seen)
     except decode.DamagedImageError:
       return example  # Whoever decodes it counts it.
     width, height = image.size
@@ -246,4 +258,4 @@ class _Cropped(_Wrapped):
     buffer = io.BytesIO()
     box = (border, border, width - border, height - border)
     image.crop(box).save(buffer, 'BMP')
-    return example._replace(data=buffer.getvalue())
+    return example._replace(data=buffer.getvalue(), as_seen=False)

@@ -24,7 +24,9 @@ def view(
   """
   example = source_lib.read(source, index)
   try:
-    image = decode.resize_and_crop(example.data, resize=resize, size=size)
+    image = decode.resize_and_crop(
+      example.data, resize=resize, size=size, as_seen=example.as_seen
+    )
     return image, example.label
   except decode.DamagedImageError as error:
     damage.add(example.key, error)

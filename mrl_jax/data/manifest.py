@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import concurrent.futures
 import hashlib
+import os
 import pathlib
 from typing import Any
 
@@ -32,6 +33,16 @@ def make(
       name: {key: shard[key] for key in kept} for name, shard in shards.items()
     },
   }
+
+
+def is_as_seen(folder: str | os.PathLike) -> bool:
+  """Whether a dataset's images are people's own, to be read as they see them.
+
+  So they are where `reencode` has written them from a folder of images.
+  """
+  found = files.read_json(pathlib.Path(folder) / NAME, missing={})
+  settings = found.get('settings')
+  return isinstance(settings, dict) and bool(settings.get('as_seen'))
 
 
 def check_settings(

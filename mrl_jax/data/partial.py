@@ -6,13 +6,18 @@ from typing import NamedTuple
 import numpy as np
 import simplejpeg
 
-Box = tuple[float, float, float, float]  # Left, top, right, bottom.
+from mrl_jax.data.orientation import Box
 
 _BEGIN, _END = b'\xff\xd8', b'\xff\xd9'
 _FILL, _SCAN = 0xFF, 0xDA
 # Huffman-coded: baseline, extended, progressive.
-_FRAMES = (0xC0, 0xC1, 0xC2)
-_MOST_PIXELS = 100_000_000
+_PROGRESSIVE = 0xC2
+_FRAMES = (0xC0, 0xC1, _PROGRESSIVE)
+# Of a JPEG, which can be decoded smaller; and of a progressive one, which is
+# held in memory as a whole.
+MOST_PIXELS, _MOST_PROGRESSIVE = 400_000_000, 100_000_000
+# More are decoded only where they cannot be decoded smaller.
+LARGE = 25_000_000
 
 
 class Frame(NamedTuple):
@@ -53,7 +58,8 @@ def _parse_frame(data: bytes, at: int) -> Frame | None:
   bits, height, width, components = struct.unpack_from('>BHHB', data, at + 4)
   factors = [byte & 15 for byte in data[at + 11 : at + 11 + 3 * components : 3]]
   usual = bits == 8 and len(factors) == components and components in (1, 3)
-  if not (usual and min(factors) and 0 < width * height <= _MOST_PIXELS):
+  most = _MOST_PROGRESSIVE if data[at + 1] == _PROGRESSIVE else MOST_PIXELS
+  if not (usual and min(factors) and 0 < width * height <= most):
     return None
   return Frame(width, height, 8 * max(factors), at + 5)
 
@@ -65,7 +71,8 @@ def decode(
   judge.
 
   Decoding ends below the box, and is at 1/2, 1/4 or 1/8 of the size if both
-  sides of the box then still have `size` pixels.
+  sides of the box then still have `size` pixels, or more than `LARGE` pixels
+  would be decoded.
 
   Args:
     data: the JPEG.
@@ -78,7 +85,10 @@ def decode(
   """
   left, top, right, bottom = box
   factor = 1
-  while factor < 8 and min(right - left, bottom - top) >= 2 * factor * size:
+  while factor < 8 and (
+    min(right - left, bottom - top) >= 2 * factor * size
+    or min(bottom, frame.height) * frame.width > LARGE * factor**2
+  ):
     factor *= 2
   # The colour of the last rows is interpolated with what lies below them.
   height = -(-(bottom + factor) // frame.band) * frame.band
@@ -103,3 +113,10 @@ def decode(
     if 'extraneous bytes before marker' not in str(error):
       return None
   return pixels_HWC, tuple(side / factor for side in box)
+
+
+def too_large(width: int, height: int, most: int) -> str:
+  """Why an image is not decoded."""
+  return (
+    f'{width:,}x{height:,} pixels are more than the {most:,} that are decoded'
+  )

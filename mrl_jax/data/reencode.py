@@ -79,6 +79,9 @@ def write(
     # None, as in folders from before there was a choice.
     'reencode_all': True if max_side and not keep else None,
     'shard_images': shard_images,
+    # Whether the images are people's own, to be read as they see them; None, as
+    # in folders from before there was a choice, for datasets of TFDS.
+    'as_seen': first.read(0).as_seen or None,
     # Another version may write other bytes.
     'pillow': PIL.__version__ if max_side else None,
   }

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 from PIL import Image
 
-from mrl_jax.data.partial import Box
+from mrl_jax.data.orientation import Box
 
 try:
   import cykooz_resizer

@@ -174,9 +174,9 @@ def _payloads(shard: Shard, record: dict[str, Any]) -> Iterator[bytes]:
     encoder.get_serialized_info()
   )
   for index in range(len(shard.part)):
-    data, label, key = shard.part.read(index)
+    data, label, key, as_seen = shard.part.read(index)
     try:
-      image = _encode(data, shard)
+      image = _encode(data, shard, as_seen)
     except DamagedImageError as error:
       record['damaged'][key] = str(error)
       continue
@@ -190,9 +190,13 @@ def _payloads(shard: Shard, record: dict[str, Any]) -> Iterator[bytes]:
     yield example.SerializeToString(deterministic=True)
 
 
-def _encode(data: bytes, shard: Shard) -> bytes:
+def _encode(data: bytes, shard: Shard, as_seen: bool) -> bytes:
   if not shard.max_side:
     return data
   return jpeg.reencode(
-    data, max_side=shard.max_side, quality=shard.quality, keep=shard.keep
+    data,
+    max_side=shard.max_side,
+    quality=shard.quality,
+    keep=shard.keep,
+    as_seen=as_seen,
   )

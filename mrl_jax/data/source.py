@@ -1,21 +1,18 @@
 """Where examples come from: a TFDS dataset, or a folder of class folders."""
 
 from collections.abc import Sequence
-import concurrent.futures
 import copy
 import hashlib
 import os
 import pathlib
 from typing import NamedTuple, Protocol
 
-from mrl_jax.data import decode
+from mrl_jax.data import folders
+from mrl_jax.data import listing
 
-FOLDER_PREFIX = 'folder:'
-_EXTENSIONS = frozenset(
-  ['.jpg', '.jpeg', '.png', '.gif', '.bmp', '.tif', '.tiff', '.webp']
-)
-
-_CHUNK = 4096
+FOLDER_PREFIX = folders.PREFIX
+# Whether images are read as people see them; auto: those of folders.
+AS_SEEN = ('auto', 'yes', 'no')
 
 
 class Example(NamedTuple):
@@ -25,11 +22,13 @@ class Example(NamedTuple):
     data: an encoded image.
     label: the class.
     key: what names the example to a person.
+    as_seen: whether to show it as people see it, see `decode.open_rgb`.
   """
 
   data: bytes
   label: int
   key: str
+  as_seen: bool = False
 
 
 class Source(Protocol):
@@ -56,7 +55,9 @@ class Source(Protocol):
   def part(self, start: int, stop: int) -> 'Source': ...
 
 
-def open_source(dataset: str, split: str, data_dir: str = '') -> Source:
+def open_source(
+  dataset: str, split: str, data_dir: str = '', *, as_seen: str = 'auto'
+) -> Source:
   """Opens a split of a dataset.
 
   Args:
@@ -66,15 +67,19 @@ def open_source(dataset: str, split: str, data_dir: str = '') -> Source:
     split: as TFDS names it (slices such as `train[:90%]` work), or the folder's
       name; where a folder has no `train`, see `FolderSource`.
     data_dir: where TFDS datasets are; empty: TFDS's default.
+    as_seen: turn images as their EXIF orientation says, and lay transparent
+      ones over white: yes, no, or auto: those of folders (also where
+      `mrl_jax.data.prepare --out` wrote them), and not those of TFDS.
 
   Raises:
     ValueError: if there is nothing to read, saying how to get it.
   """
   if dataset.startswith(FOLDER_PREFIX):
-    return FolderSource(dataset.removeprefix(FOLDER_PREFIX), split)
+    root = dataset.removeprefix(FOLDER_PREFIX)
+    return FolderSource(root, split, as_seen=as_seen != 'no')
   from mrl_jax.data import tfds_source
 
-  return tfds_source.TfdsSource(dataset, split, data_dir)
+  return tfds_source.TfdsSource(dataset, split, data_dir, as_seen=as_seen)
 
 
 def split_names(dataset: str, data_dir: str = '') -> tuple[str, ...]:
@@ -86,6 +91,17 @@ def split_names(dataset: str, data_dir: str = '') -> tuple[str, ...]:
   builder = tfds_source.open_prepared(dataset, data_dir)
   splits = builder.info.splits.items()
   return tuple(name for name, split in splits if split.num_examples)
+
+
+def class_roots(dataset: str, splits: Sequence[str]) -> list[pathlib.Path]:
+  """The folders of a `folder:/path` that hold class folders of these splits.
+
+  None for any other dataset, or where there is no such folder.
+  """
+  if not dataset.startswith(FOLDER_PREFIX):
+    return []
+  path = pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser()
+  return [path] if _is_whole(path) else [path / split for split in splits]
 
 
 def read(source: Source, index: int) -> Example:
@@ -104,39 +120,42 @@ class FolderSource:
 
   The splits are the folders below the root. A root that holds the class folders
   themselves (no folder `train`) is split by a hash of each file's name into
-  `train` (nine tenths) and `val`.
+  `train` (nine tenths) and `val`. What is an image of a class, and which trees
+  are refused, `folders` says.
   """
 
-  def __init__(self, root: str, split: str):
-    """Raises ValueError for an empty class, or a file that is not an image."""
+  def __init__(self, root: str, split: str, *, as_seen: bool = True):
+    """Raises ValueError for a tree that `folders` refuses."""
     path = _folder_path(root)
     self.folder, self.name, self.version = str(path), 'folder', '1.0.0'
     whole = _is_whole(path)
-    self._prefix = '' if whole else f'{split}/'
+    self._prefix, self._as_seen = '' if whole else f'{split}/', as_seen
     train_path = path if whole else path / 'train'
     split_path = path if whole else path / split
+    self.class_names = folders.check_classes(train_path, splits=not whole)
     if (whole and split not in ('train', 'val')) or not split_path.is_dir():
       have = _folder_splits(path)
       raise ValueError(
         f'split {split!r} of {FOLDER_PREFIX}{root}: must be one of {have}'
       )
-    self.class_names = _folders(train_path)
-    if not self.class_names:
-      raise ValueError(f'{train_path}: no class folders in it')
-    unknown = set(_folders(split_path)) - set(self.class_names)
+    there = listing.folder_names(split_path)
+    folders.check_beside(split_path, there)
+    unknown = set(there) - set(self.class_names)
     if unknown:
       raise ValueError(
         f'{split_path}: classes {sorted(unknown)} are not in {train_path}'
       )
     self.num_classes = len(self.class_names)
     self._root = split_path
+    labels = {name: label for label, name in enumerate(self.class_names)}
+    # A small split may lack some classes.
     self._files = [
-      (name, label)
-      for label, class_name in enumerate(self.class_names)
-      if (split_path / class_name).is_dir()  # A small split may lack some.
-      for name in _images(split_path, class_name)
+      (name, labels[folder])
+      for folder, names in zip(
+        there, folders.images(split_path, there), strict=True
+      )
+      for name in names
     ]
-    _check_signatures(split_path, [name for name, _ in self._files])
     if whole:
       held_out = [_is_held_out(name) for name, _ in self._files]
       self._files = [
@@ -153,7 +172,7 @@ class FolderSource:
   def read(self, index: int) -> Example:
     name, label = self._files[index]
     data = (self._root / name).read_bytes()
-    return Example(data, label, self._prefix + name)
+    return Example(data, label, self._prefix + name, self._as_seen)
 
   def part(self, start: int, stop: int) -> 'FolderSource':
     """The examples from `start` up to `stop`, and no other when pickled."""
@@ -166,44 +185,54 @@ class ClassFolders:
   """All images below a root's class folders, which are of given classes."""
 
   def __init__(
-    self, root: str, classes: Sequence[str], *, others: bool = False
+    self,
+    root: str,
+    classes: Sequence[str],
+    *,
+    others: bool = False,
+    as_seen: bool = True,
   ):
-    """Raises ValueError for an empty class, or a file that is not an image.
+    """Raises ValueError for a tree that `folders` refuses.
 
     Args:
       root: has a folder for each class, or for some.
       classes: labels are their numbers.
       others: pass over folders of other names, which else are a ValueError.
+      as_seen: see `open_source`.
     """
     path = _folder_path(root)
+    self._as_seen = as_seen
     self.folder, self.name, self.version = str(path), 'folder', '1.0.0'
     self.class_names, self.num_classes = tuple(classes), len(classes)
-    there = _folders(path)
+    there = listing.folder_names(path)
+    folders.check_beside(path, there)
     unknown = sorted(set(there) - set(classes))
     if unknown and not others:
       more = ', …' if len(unknown) > 5 else ''
+      if any(map(folders.names_a_split, unknown)):
+        more += f': give {FOLDER_PREFIX}{path / unknown[0]} if it is a split'
       raise ValueError(
         f'{FOLDER_PREFIX}{root}: {len(unknown)} of its folders are no class '
         f'of the model: {", ".join(unknown[:5])}{more}'
       )
     labels = {name: label for label, name in enumerate(classes)}
+    there = [name for name in there if name in labels]
+    if not there:
+      raise ValueError(f'{FOLDER_PREFIX}{root}: no class folders in it')
     self._root = path
     self._files = [
       (name, labels[folder])
-      for folder in there
-      if folder in labels
-      for name in _images(path, folder)
+      for folder, names in zip(there, folders.images(path, there), strict=True)
+      for name in names
     ]
-    if not self._files:
-      raise ValueError(f'{FOLDER_PREFIX}{root}: no class folders in it')
-    _check_signatures(path, [name for name, _ in self._files])
 
   def __len__(self) -> int:
     return len(self._files)
 
   def read(self, index: int) -> Example:
     name, label = self._files[index]
-    return Example((self._root / name).read_bytes(), label, name)
+    data = (self._root / name).read_bytes()
+    return Example(data, label, name, self._as_seen)
 
 
 def _folder_path(root: str) -> pathlib.Path:
@@ -223,52 +252,7 @@ def _is_whole(path: pathlib.Path) -> bool:
 
 
 def _folder_splits(path: pathlib.Path) -> tuple[str, ...]:
-  return ('train', 'val') if _is_whole(path) else _folders(path)
-
-
-def _folders(path: pathlib.Path) -> tuple[str, ...]:
-  return tuple(
-    sorted(
-      entry.name
-      for entry in os.scandir(path)
-      if entry.is_dir() and not entry.name.startswith('.')
-    )
-  )
-
-
-def _images(root: pathlib.Path, class_name: str) -> list[str]:
-  """The images below a class folder, sorted; hidden files are passed over."""
-  names = []
-  for folder, _, files in os.walk(root / class_name):
-    for file in files:
-      if not file.startswith('.'):
-        names.append(os.path.relpath(os.path.join(folder, file), root))
-  if not names:
-    raise ValueError(f'class folder {root / class_name} is empty')
-  for name in names:
-    extension = os.path.splitext(name)[1].lower()
-    if extension not in _EXTENSIONS or not os.path.isfile(root / name):
-      raise ValueError(f'{root / name} is not an image')
-  return sorted(names)
-
-
-def _check_signatures(root: pathlib.Path, names: Sequence[str]) -> None:
-  """Reads the first bytes of every file: cheaper than failing hours later."""
-
-  def check(name):
-    with open(root / name, 'rb') as file:
-      return decode.is_image(file.read(12))
-
-  with concurrent.futures.ThreadPoolExecutor() as pool:
-    # In chunks, so that a large folder does not queue a future for each image.
-    for start in range(0, len(names), _CHUNK):
-      chunk = names[start : start + _CHUNK]
-      for name, ok in zip(chunk, pool.map(check, chunk), strict=True):
-        if not ok:
-          raise ValueError(
-            f'{root / name} is not an image: its first bytes are of no known '
-            'format'
-          )
+  return ('train', 'val') if _is_whole(path) else listing.folder_names(path)
 
 
 def _is_held_out(name: str) -> bool:

@@ -13,6 +13,7 @@ from mrl_jax.data import order
 from mrl_jax.data import parallel
 from mrl_jax.data import source as source_lib
 from mrl_jax.data.damage import DamageLog
+from mrl_jax.data.source import Example
 from mrl_jax.data.source import Source
 
 
@@ -85,7 +86,7 @@ class StreamBatches:
       example = source_lib.read(self._source, int(index))
       rng = np.random.default_rng((self._seed, epoch, position, attempt))
       try:
-        return self._crop(example.data, rng, self._size(epoch)), example.label
+        return self._crop(example, rng, self._size(epoch)), example.label
       except decode.DamagedImageError as error:
         self._damage.add(example.key, error)
       except ValueError as error:
@@ -96,9 +97,12 @@ class StreamBatches:
     return self._sizes[max(first for first in self._sizes if first <= epoch)]
 
   def _crop(
-    self, data: bytes, rng: np.random.Generator, size: int
+    self, example: Example, rng: np.random.Generator, size: int
   ) -> np.ndarray:
+    options = {'size': size, 'as_seen': example.as_seen}
     if self._scale is None:
       resize = size if self._resize else 0
-      return decode.resize_and_crop(data, resize=resize, size=size)
-    return decode.random_resized_crop(data, rng, size=size, scale=self._scale)
+      return decode.resize_and_crop(example.data, resize=resize, **options)
+    return decode.random_resized_crop(
+      example.data, rng, scale=self._scale, **options
+    )

@@ -14,6 +14,7 @@ from absl import logging
 import tensorflow_datasets as tfds
 
 from mrl_jax.data import digits
+from mrl_jax.data import manifest
 from mrl_jax.data.source import Example
 
 _ARCHIVES = {
@@ -37,10 +38,12 @@ class TfdsSource:
     *,
     label: str = 'label',
     labels: str = '',
+    as_seen: str = 'auto',
   ):
     """Raises ValueError for what is unknown, or not prepared (and says how).
 
-    `label` is the feature with the class, `labels` one with several.
+    `label` is the feature with the class, `labels` one with several. For
+    `as_seen` see `source.open_source`.
     """
     builder = open_prepared(dataset, data_dir)
     features = builder.info.features
@@ -68,6 +71,9 @@ class TfdsSource:
     self.class_names = tuple(features[label].names)
     self.num_classes = features[label].num_classes
     self._split = split
+    self._as_seen = as_seen == 'yes' or (
+      as_seen == 'auto' and manifest.is_as_seen(builder.data_dir)
+    )
     self._indices = range(len(self._records))
 
   def __len__(self) -> int:
@@ -82,7 +88,8 @@ class TfdsSource:
     if self._labels:
       # Kept, so that the images need not be read again for them.
       self._several[index] = tuple(map(int, record[self._labels]))
-    return Example(record['image'], int(record[self._label]), key)
+    label = int(record[self._label])
+    return Example(record['image'], label, key, self._as_seen)
 
   def labels(self, index: int) -> tuple[int, ...]:
     """All classes of an example, by the feature `labels`; may be empty."""

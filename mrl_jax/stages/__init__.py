@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import time
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -14,6 +15,8 @@ from mrl_jax import files
 from mrl_jax import sharding
 from mrl_jax import terminal
 from mrl_jax.checkpoint import Checkpoints
+from mrl_jax.data import eval_sets
+from mrl_jax.data import source
 from mrl_jax.stages import analyze
 from mrl_jax.stages import build
 from mrl_jax.stages import check
@@ -120,9 +123,13 @@ _FREE_FIELDS = frozenset(
     'keep_checkpoints',
   }
 )
-# Fields that were added since, at the value by which earlier runs were trained:
-# such a run goes on.
-_LATER_FIELDS = {'slimmable': False}
+
+
+def _later_fields(dataset: str) -> dict[str, Any]:
+  """Fields added later, with the value old runs implied: such a run goes on."""
+  is_folder = dataset.startswith(source.FOLDER_PREFIX)
+  # Images of folders were read as they are stored, like those of TFDS.
+  return {'slimmable': False, 'as_seen': 'no' if is_folder else 'auto'}
 
 
 def run(
@@ -136,9 +143,10 @@ def run(
   for mode in modes:
     if mode not in STAGES:
       raise ValueError(f'stage {mode!r}: must be one of {tuple(STAGES)}')
-  config = build.resolve(config)
+  config = _as_begun(build.resolve(config), path)
   check.check(config)
   workdir = open_workdir(config, path)
+  _check_outside(config, workdir)
   _use_compilation_cache()
   # Processes that differ in these would wait for each other in vain.
   parts = (workdir.config, [*modes], workdir.marks(), workdir.latest_step())
@@ -169,7 +177,8 @@ def open_workdir(config: ConfigDict, path: str | os.PathLike) -> Workdir:
   Raises ValueError if what lies there was trained with another config.
   """
   free = _FREE_FIELDS.union(*(stage.fields for stage in STAGES.values()))
-  workdir = Workdir(path, config.to_dict(), free=free, later=_LATER_FIELDS)
+  later = _later_fields(config.dataset)
+  workdir = Workdir(path, config.to_dict(), free=free, later=later)
   if step := workdir.latest_step():
     with Checkpoints(workdir.checkpoints) as checkpoints:
       recorded = checkpoints.read_config(step)
@@ -186,11 +195,50 @@ def open_recorded(path: str | os.PathLike) -> tuple[ConfigDict, Workdir]:
   recorded = files.read_json(path / 'config.json', missing={})
   if not recorded:
     raise ValueError(f'{path} is no workdir: there is no config.json in it')
-  config = ConfigDict({**_LATER_FIELDS, **recorded})
+  later = _later_fields(recorded['dataset'])
+  config = ConfigDict({**later, **recorded})
   workdir = open_workdir(config, path)
   if not workdir.latest_step():
     raise ValueError(f'{path} has no checkpoint: run --mode=train first')
   return config, workdir
+
+
+def _as_begun(config: ConfigDict, path: str | os.PathLike) -> ConfigDict:
+  """The config; `as_seen` is that of the run in the workdir where it is auto.
+
+  Else a run on a folder begun before there was the field could not go on.
+  """
+  path = pathlib.Path(path).expanduser()
+  recorded = files.read_json(path / 'config.json', missing={})
+  if config.as_seen != 'auto' or not (path / 'checkpoints').is_dir():
+    return config
+  recorded = {**_later_fields(config.dataset), **recorded}
+  if recorded['as_seen'] != 'no':
+    return config
+  terminal.say(
+    f'as_seen: no, as the run in {path} was begun: the EXIF orientation of '
+    'images is not applied; another workdir begins with it'
+  )
+  config = config.copy_and_resolve_references()
+  config.as_seen = 'no'
+  return config
+
+
+def _check_outside(config: ConfigDict, workdir: Workdir) -> None:
+  """Refuses a workdir in the images, which it would become a class of."""
+  entries = build.listed(config.eval_sets)
+  folders = [eval_sets.parse(entry).dataset for entry in entries]
+  if not config.embeddings:
+    folders.append(config.dataset)
+  splits = (config.train_split, config.eval_split)
+  for dataset in folders:
+    for folder in source.class_roots(dataset, splits):
+      inside = os.path.join(os.path.realpath(folder), '')
+      if os.path.join(os.path.realpath(workdir.path), '').startswith(inside):
+        raise ValueError(
+          f'workdir {workdir.path} lies in the images of {dataset}, where it '
+          'would be taken for a class: give a --workdir outside of it'
+        )
 
 
 def is_finished(name: str, config: ConfigDict, workdir: Workdir) -> bool:

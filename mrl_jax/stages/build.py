@@ -69,7 +69,9 @@ def source(config: ConfigDict, split: str) -> Source | Vectors:
   if config.embeddings:
     opened = vectors(config, split)
   else:
-    opened = open_source(config.dataset, split, config.data_dir)
+    opened = open_source(
+      config.dataset, split, config.data_dir, as_seen=config.as_seen
+    )
   if config.num_classes and opened.num_classes > config.num_classes:
     raise ValueError(
       f'num_classes {config.num_classes}: dataset {config.dataset} has '

@@ -143,11 +143,17 @@ def _takes(preprocess: Mapping[str, Any]) -> str:
     steps = 'the vectors as they are, which are centred and scaled inside.'
   else:
     size, resize = preprocess['size'], preprocess['resize']
-    steps = (
-      f'RGB images, the shorter side resized to {resize} pixels (bilinear, '
+    steps = 'RGB images, '
+    steps += (
+      'turned as their EXIF orientation says, transparent pixels over white, '
+      if preprocess['as_seen']
+      else 'as they are stored, whatever their EXIF orientation says, '
+    )
+    steps += (
+      f'the shorter side resized to {resize} pixels (bilinear, '
       f'antialiased), then the central square of {size}'
       if resize
-      else f'RGB images, which must be squares of {size} pixels already'
+      else f'which must be squares of {size} pixels already'
     )
     steps += (
       '. Give the pixels as they are, 0 to 255: mean and deviation are dealt '

@@ -11,6 +11,7 @@ from mrl_jax import predictions
 from mrl_jax import profile
 from mrl_jax import trainable
 from mrl_jax.data import eval_sets
+from mrl_jax.data import source
 from mrl_jax.models import heads
 from mrl_jax.models import slimmable
 from mrl_jax.models import vit
@@ -19,6 +20,7 @@ from mrl_jax.stages import build
 _CHOICES = {
   'input': ('auto', 'resident', 'stream'),
   'augmentation': ('random_resized_crop', 'shift', 'none'),
+  'as_seen': source.AS_SEEN,
   'dtype': ('float32', 'bfloat16'),
   'head': heads.KINDS,
   'loss_kernel': ('xla', 'pallas'),

@@ -95,7 +95,11 @@ def open_sets(
   opened, faults = [], []
   for entry in build.listed(config.eval_sets):
     try:
-      opened.append(eval_sets.open_set(entry, class_names, config.data_dir))
+      opened.append(
+        eval_sets.open_set(
+          entry, class_names, config.data_dir, as_seen=config.as_seen
+        )
+      )
     except ValueError as error:
       faults.append(str(error))
   if faults:

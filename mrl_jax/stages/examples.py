@@ -60,14 +60,20 @@ def images(
 
 
 def read_image(config: ConfigDict, path: str) -> np.ndarray:
-  """A file's evaluation view, uint8 [S, S, 3]; ValueError if it has none."""
+  """The evaluation view of a file as it is seen, uint8 [S, S, 3].
+
+  Raises ValueError if it cannot be read.
+  """
   try:
     with open(path, 'rb') as file:
       data = file.read()
     # Of any size, also where the dataset's images all have the right one.
     resize = config.eval_resize or config.eval_image_size
     return decode.resize_and_crop(
-      data, resize=resize, size=config.eval_image_size
+      data,
+      resize=resize,
+      size=config.eval_image_size,
+      as_seen=config.as_seen != 'no',
     )
   except (OSError, decode.DamagedImageError) as error:
     raise ValueError(f'image {path} cannot be read: {error}') from error

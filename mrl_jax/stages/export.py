@@ -164,6 +164,9 @@ def _preprocess(config: ConfigDict) -> dict:
     'resize': config.eval_resize,
     'resize_filter': 'bilinear, antialiased',
     'crop': 'center',
+    # Before all else an image is turned as its EXIF orientation says, and
+    # transparent pixels are laid over white.
+    'as_seen': config.as_seen != 'no',
     'size': size,
     # The artifact does this itself: (pixel / 255 - mean) / std.
     'normalized_inside': True,
