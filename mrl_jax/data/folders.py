@@ -216,9 +216,9 @@ def _named_as_splits(
     )
   moves = []
   for name in splits:
-    kind = name.lower()[:3].replace('tra', 'train')
-    if kind in ('train', 'val', 'test') and kind != name:
-      moves.append(f'mv {shown(path / name)} {shown(path / kind)}')
+    kinds = [x for x in ('train', 'val', 'test') if name.lower().startswith(x)]
+    if kinds and kinds[0] != name:
+      moves.append(f'mv {shown(path / name)} {shown(path / kinds[0])}')
   if not any(move.endswith('/train') for move in moves):
     moves = [f'the images to train on belong into {train}/<class>']
   return (
