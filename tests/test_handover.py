@@ -391,6 +391,7 @@ def test_the_card_and_the_numbers(exported):
   assert about['accuracy']['8']['knn1'] == pytest.approx(knn1[-1], abs=1e-3)
   preprocess = json.loads((workdir.export / 'preprocess.json').read_text())
   assert (preprocess['resize'], preprocess['size']) == (10, 8)
+  assert preprocess['as_seen'] is True
   text = (workdir.export / 'README.md').read_text()
   assert 'classify(images, dim=8, top=2)' in text and 'cascade=True' in text
   assert "heads['kernel_8'] + heads['bias_8']" in text

@@ -196,3 +196,22 @@ def test_a_huge_jpeg_takes_little_memory(tmp_path, mode, side):
   print(megabytes)
   assert megabytes < 150
   np.testing.assert_allclose(means, 90, atol=2)
+
+
+@pytest.mark.parametrize(
+  'image_format', ['JPEG', 'PNG', 'GIF', 'BMP', 'PPM', 'PCX', 'TGA', 'WEBP']
+)
+def test_broken_bytes_are_told_as_a_damaged_image(image_format):
+  rng = np.random.default_rng(0)
+  ramp = np.linspace(0, 255, 40 * 30).reshape(30, 40).astype(np.uint8)
+  whole = saved(Image.fromarray(ramp).convert('RGB'), image_format)
+  for _ in range(60):
+    data = bytearray(whole)
+    for at in rng.integers(min(len(data), 300), size=3):
+      data[at] = rng.integers(256)
+    data = bytes(data[: rng.integers(1, len(data))])
+    try:
+      decode.resize_and_crop(data, resize=20, size=16, as_seen=True)
+      decode.random_resized_crop(data, rng, size=16, scale=(0.1, 1))
+    except decode.DamagedImageError:
+      continue

@@ -195,7 +195,7 @@ def open_recorded(path: str | os.PathLike) -> tuple[ConfigDict, Workdir]:
   recorded = files.read_json(path / 'config.json', missing={})
   if not recorded:
     raise ValueError(f'{path} is no workdir: there is no config.json in it')
-  later = _later_fields(recorded['dataset'])
+  later = _later_fields(recorded.get('dataset', ''))
   config = ConfigDict({**later, **recorded})
   workdir = open_workdir(config, path)
   if not workdir.latest_step():
