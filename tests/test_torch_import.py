@@ -334,8 +334,8 @@ def test_another_architecture_that_is_known(name, style, looks, tmp_path):
   [
     (('patch_embed.proj.weight', 'layers.0.relative_position_bias_table', 'a'),
      'it looks like a Swin transformer'),
-    (('encoder.layers.encoder_layer_0.ln_1.weight',),
-     "it looks like torchvision's ViT"),
+    (('features.denseblock1.denselayer1.norm1.weight',),
+     'it looks like a DenseNet'),
     (('norm.weight', 'a.weight', 'b.weight', 'c.weight'),
      "nearest is timm's ViT, of which it has 1 of 4 keys"),
     (('a.weight', 'b.weight'), 'its keys are a.weight, b.weight'),

@@ -37,6 +37,8 @@ def validate(
   is_resnet = isinstance(variant, resnet.Variant)
   if blurpool and not is_resnet:
     raise ValueError(f'blurpool {blurpool}: {name} has nothing to blur')
+  if blurpool and variant.blur_activations:
+    raise ValueError(f'blurpool {blurpool}: {name} blurs its activations')
   if not 0 <= drop_path < 1:
     raise ValueError(f'drop_path {drop_path}: must be in [0, 1)')
   if drop_path and is_resnet:

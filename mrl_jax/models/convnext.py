@@ -13,10 +13,10 @@ from mrl_jax.models.vit import layer_norm
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """What tells one ConvNeXt from another.
+  """The geometry of a ConvNeXt.
 
   Attributes:
-    depths: blocks in each stage.
+    depths: number of blocks in each stage.
     widths: channels of each stage.
   """
 
@@ -29,9 +29,15 @@ class Variant:
 
 
 VARIANTS = {
+  'convnext_atto': Variant((2, 2, 6, 2), (40, 80, 160, 320)),
+  'convnext_femto': Variant((2, 2, 6, 2), (48, 96, 192, 384)),
+  'convnext_pico': Variant((2, 2, 6, 2), (64, 128, 256, 512)),
+  'convnext_nano': Variant((2, 2, 8, 2), (80, 160, 320, 640)),
   'convnext_tiny': Variant((3, 3, 9, 3)),
   'convnext_small': Variant(),
   'convnext_base': Variant(widths=(128, 256, 512, 1024)),
+  'convnext_large': Variant(widths=(192, 384, 768, 1536)),
+  'convnext_xlarge': Variant(widths=(256, 512, 1024, 2048)),
 }
 
 

@@ -1,156 +1,145 @@
-"""ResNet v1.5 (arXiv 1512.03385; the stride sits in the 3x3 convolution)."""
+"""ResNet (arXiv 1512.03385), wide ResNet, ResNeXt and ResNet-D."""
 
 import dataclasses
+import functools
+from typing import Literal
 
 from flax import nnx
 import jax
 from jax import numpy as jnp
 
 from mrl_jax.models import encoder
-from mrl_jax.models import initializers
+from mrl_jax.models import residual
 from mrl_jax.models.batch_norm import BatchNorm
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """What tells one ResNet from another.
+  """The geometry of a ResNet.
 
   Attributes:
-    depths: blocks in each stage.
-    widths: channels inside the blocks of each stage.
-    bottleneck: 1x1, 3x3, 1x1 blocks of four times the width, else two 3x3.
-    small_image: a 3x3 stem without pooling, for images of about 32 pixels.
+    depths: number of blocks in each stage.
+    widths: channels of each stage, before a bottleneck expands them by four.
+    bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions instead of two 3x3.
+    stem: one convolution, 7x7 or 3x3, or `deep`: three 3x3 convolutions, the
+      first two with half of the channels (ResNet-C and -D, arXiv 1812.01187).
+    stem_stride: stride of the stem's first convolution.
+    stem_pool: whether a 3x3 max-pool of stride 2 ends the stem.
+    groups: groups of the 3x3 convolution in a bottleneck (ResNeXt).
+    width_per_group: its channels per group in a stage of width 64; other stages
+      have them in proportion.
+    stride_in_1x1: a bottleneck's stride sits in its first 1x1 convolution (the
+      original paper) instead of its 3x3 convolution (v1.5).
+    average_shortcut: a shortcut averages 2x2 pixels and then projects them,
+      instead of a projection with a stride (ResNet-D).
+    blur_activations: strides are replaced by a blur of the activations behind
+      them, except on shortcuts (timm's resnetblur50; `blurpool` is another).
+    output_stride: pixels of the image per pixel of the last stage, at most; a
+      stage that would exceed it dilates its convolutions instead of striding.
   """
 
   depths: tuple[int, ...]
   widths: tuple[int, ...] = (64, 128, 256, 512)
   bottleneck: bool = True
-  small_image: bool = False
+  stem: Literal['7x7', '3x3', 'deep'] = '7x7'
+  stem_stride: int = 2
+  stem_pool: bool = True
+  groups: int = 1
+  width_per_group: int = 64
+  stride_in_1x1: bool = False
+  average_shortcut: bool = False
+  blur_activations: bool = False
+  output_stride: int = 32
+
+  def __post_init__(self):
+    for name, right in (
+      ('stem', ('7x7', '3x3', 'deep')),
+      ('stem_stride', (1, 2)),
+      ('output_stride', (8, 16, 32)),
+    ):
+      _require(self, name, right)
+    if not self.bottleneck:
+      for name, right in (
+        ('groups', 1),
+        ('width_per_group', 64),
+        ('stride_in_1x1', False),
+      ):
+        _require(self, name, (right,), ' without bottlenecks')
+    if self.average_shortcut or self.blur_activations:
+      why = ' with average_shortcut or blur_activations'
+      _require(self, 'output_stride', (32,), why)
+
+  @property
+  def expansion(self) -> int:
+    return 4 if self.bottleneck else 1
 
   @property
   def num_features(self) -> int:
-    return self.widths[-1] * (4 if self.bottleneck else 1)
+    return self.widths[-1] * self.expansion
 
+  def inside(self, width: int) -> int:
+    """Channels of the 3x3 convolution in a bottleneck of this width."""
+    return width * self.width_per_group // 64 * self.groups
+
+  def strides(self) -> tuple[tuple[int, int], ...]:
+    """The stride and the dilation of each stage."""
+    found, dilation = [], 1
+    total = self.stem_stride * (2 if self.stem_pool else 1)
+    for stage in range(len(self.depths)):
+      stride = 2 if stage else 1
+      if stride * total > self.output_stride:
+        stride, dilation = 1, dilation * stride
+      total *= stride
+      found.append((stride, dilation))
+    return tuple(found)
+
+
+def _require(variant: Variant, name: str, right: tuple, why: str = '') -> None:
+  value = getattr(variant, name)
+  if value not in right:
+    text = ' or '.join(map(str, right))
+    raise ValueError(f'{name} {value!r}: must be {text}{why}')
+
+
+_SMALL = {'stem': '3x3', 'stem_stride': 1, 'stem_pool': False}
+_18 = {'depths': (2, 2, 2, 2), 'bottleneck': False}
+_34 = {'depths': (3, 4, 6, 3), 'bottleneck': False}
+_50, _101, _152 = (
+  {'depths': depths} for depths in ((3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3))
+)
+_D = {'stem': 'deep', 'average_shortcut': True}
 
 VARIANTS = {
-  'resnet8': Variant((1, 1, 1), (16, 32, 64), False, small_image=True),
-  'resnet20': Variant((3, 3, 3), (16, 32, 64), False, small_image=True),
-  'resnet18': Variant((2, 2, 2, 2), bottleneck=False),
-  'resnet34': Variant((3, 4, 6, 3), bottleneck=False),
-  'resnet50': Variant((3, 4, 6, 3)),
-  'resnet101': Variant((3, 4, 23, 3)),
-  'resnet152': Variant((3, 8, 36, 3)),
+  'resnet8': Variant((1, 1, 1), (16, 32, 64), False, **_SMALL),
+  'resnet20': Variant((3, 3, 3), (16, 32, 64), False, **_SMALL),
+  'resnet18': Variant(**_18),
+  'resnet34': Variant(**_34),
+  'resnet50': Variant(**_50),
+  'resnet101': Variant(**_101),
+  'resnet152': Variant(**_152),
+  # For small images (CIFAR, Tiny-ImageNet).
+  'resnet18_3x3': Variant(**_18, **_SMALL),
+  'resnet34_3x3': Variant(**_34, **_SMALL),
+  'resnet50_3x3': Variant(**_50, **_SMALL),
+  'resnet101_3x3': Variant(**_101, **_SMALL),
+  'resnet18_7x7_stride1': Variant(**_18, stem_stride=1),
+  'resnet50_7x7_stride1': Variant(**_50, stem_stride=1),
+  'resnet50_v1': Variant(**_50, stride_in_1x1=True),
+  'resnet101_v1': Variant(**_101, stride_in_1x1=True),
+  'resnet152_v1': Variant(**_152, stride_in_1x1=True),
+  'resnet18d': Variant(**_18, **_D),
+  'resnet34d': Variant(**_34, **_D),
+  'resnet50d': Variant(**_50, **_D),
+  'resnet101d': Variant(**_101, **_D),
+  'resnet152d': Variant(**_152, **_D),
+  'resnetblur50': Variant(**_50, blur_activations=True),
+  'wide_resnet50_2': Variant(**_50, width_per_group=128),
+  'wide_resnet101_2': Variant(**_101, width_per_group=128),
+  'resnext50_32x4d': Variant(**_50, groups=32, width_per_group=4),
+  'resnext101_32x4d': Variant(**_101, groups=32, width_per_group=4),
+  'resnext101_32x8d': Variant(**_101, groups=32, width_per_group=8),
+  'resnext101_64x4d': Variant(**_101, groups=64, width_per_group=4),
 }
-
-
-class Conv(nnx.Module):
-  """Bias-free convolution with torch's padding and an optional blur before it.
-
-  The blur is BlurPool's (arXiv 1904.11486) as the MRL recipe uses it: a fixed
-  3x3 binomial filter in front of every strided convolution with at least 16
-  input channels.
-  """
-
-  def __init__(
-    self,
-    in_channels: int,
-    out_channels: int,
-    size: int,
-    stride: int = 1,
-    *,
-    blurpool: bool,
-    dtype: jnp.dtype,
-    rngs: nnx.Rngs,
-  ):
-    self.blurs = blurpool and stride > 1 and in_channels >= 16
-    self.conv = nnx.Conv(
-      in_channels,
-      out_channels,
-      (size, size),
-      strides=stride,
-      padding=size // 2,
-      use_bias=False,
-      dtype=dtype,
-      kernel_init=initializers.kaiming_normal,
-      rngs=rngs,
-    )
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    return self.conv(_blur(x) if self.blurs else x)
-
-
-def _blur(x: jax.Array) -> jax.Array:
-  """Convolves each channel with [1 2 1]^T [1 2 1] / 16, zeros outside."""
-  channels = x.shape[-1]
-  filter_3 = jnp.array([1, 2, 1], x.dtype) / 4
-  kernel = jnp.broadcast_to(
-    jnp.outer(filter_3, filter_3)[:, :, None, None], (3, 3, 1, channels)
-  )
-  return jax.lax.conv_general_dilated(
-    x,
-    kernel,
-    window_strides=(1, 1),
-    padding=((1, 1), (1, 1)),
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    feature_group_count=channels,
-  )
-
-
-class Downsample(nnx.Module):
-  """The projection on a block's shortcut, where its shape changes."""
-
-  def __init__(self, in_channels, out_channels, stride, *, conv, rngs):
-    self.conv = Conv(in_channels, out_channels, 1, stride, **conv, rngs=rngs)
-    self.norm = BatchNorm(out_channels, rngs=rngs)
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    return self.norm(self.conv(x))
-
-
-def _downsample(in_channels, out_channels, stride, *, conv, rngs):
-  if stride == 1 and in_channels == out_channels:
-    return None
-  return Downsample(in_channels, out_channels, stride, conv=conv, rngs=rngs)
-
-
-class BasicBlock(nnx.Module):
-  """Two 3x3 convolutions, added to the shortcut."""
-
-  def __init__(self, in_channels, width, stride, *, conv, rngs):
-    self.conv1 = Conv(in_channels, width, 3, stride, **conv, rngs=rngs)
-    self.bn1 = BatchNorm(width, rngs=rngs)
-    self.conv2 = Conv(width, width, 3, **conv, rngs=rngs)
-    self.bn2 = BatchNorm(width, rngs=rngs)
-    self.downsample = _downsample(
-      in_channels, width, stride, conv=conv, rngs=rngs
-    )
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    shortcut = x if self.downsample is None else self.downsample(x)
-    x = nnx.relu(self.bn1(self.conv1(x)))
-    return nnx.relu(self.bn2(self.conv2(x)) + shortcut)
-
-
-class Bottleneck(nnx.Module):
-  """1x1, 3x3 and 1x1 convolutions, added to the shortcut."""
-
-  def __init__(self, in_channels, width, stride, *, conv, rngs):
-    out_channels = 4 * width
-    self.conv1 = Conv(in_channels, width, 1, **conv, rngs=rngs)
-    self.bn1 = BatchNorm(width, rngs=rngs)
-    self.conv2 = Conv(width, width, 3, stride, **conv, rngs=rngs)
-    self.bn2 = BatchNorm(width, rngs=rngs)
-    self.conv3 = Conv(width, out_channels, 1, **conv, rngs=rngs)
-    self.bn3 = BatchNorm(out_channels, rngs=rngs)
-    self.downsample = _downsample(
-      in_channels, out_channels, stride, conv=conv, rngs=rngs
-    )
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    shortcut = x if self.downsample is None else self.downsample(x)
-    x = nnx.relu(self.bn1(self.conv1(x)))
-    x = nnx.relu(self.bn2(self.conv2(x)))
-    return nnx.relu(self.bn3(self.conv3(x)) + shortcut)
 
 
 class ResNet(encoder.Encoder):
@@ -174,21 +163,25 @@ class ResNet(encoder.Encoder):
     self.blurpool = blurpool
     self.remat = remat
     self.dtype = dtype
-    conv = {'blurpool': blurpool, 'dtype': dtype}
+    conv = functools.partial(
+      residual.Conv, blurpool=blurpool, dtype=dtype, rngs=rngs
+    )
     channels = variant.widths[0]
-    stem = {'size': 3} if variant.small_image else {'size': 7, 'stride': 2}
-    self.conv1 = Conv(3, channels, **stem, **conv, rngs=rngs)
+    self.conv1 = residual.stem(variant, conv)
     self.bn1 = BatchNorm(channels, rngs=rngs)
-    block = Bottleneck if variant.bottleneck else BasicBlock
-    for stage, (depth, width) in enumerate(
-      zip(variant.depths, variant.widths, strict=True), start=1
-    ):
+    block = residual.Bottleneck if variant.bottleneck else residual.BasicBlock
+    before = 1
+    for stage, (stride, dilation) in enumerate(variant.strides()):
+      width = variant.widths[stage]
       blocks = []
-      for index in range(depth):
-        stride = 2 if stage > 1 and index == 0 else 1
-        blocks.append(block(channels, width, stride, conv=conv, rngs=rngs))
-        channels = width * (4 if variant.bottleneck else 1)
-      setattr(self, f'layer{stage}', nnx.List(blocks))
+      for _ in range(variant.depths[stage]):
+        # The first block still has the dilation of the stage before, as in
+        # torchvision and timm.
+        dilations = (before, dilation)
+        blocks.append(block(variant, channels, width, stride, dilations, conv))
+        stride, before = 1, dilation
+        channels = width * variant.expansion
+      setattr(self, f'layer{stage + 1}', nnx.List(blocks))
     numbers = range(1, len(variant.depths) + 1)
     self.stage_names = ('stem', *(f'layer{i}' for i in numbers))
 
@@ -202,10 +195,13 @@ class ResNet(encoder.Encoder):
 
   def _stem(self, x: jax.Array) -> jax.Array:
     x = nnx.relu(self.bn1(self.conv1(x)))
-    if not self.variant.small_image:
-      # Torch's padding; 'SAME' would pad only on one side.
-      x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-    return x
+    if not self.variant.stem_pool:
+      return x
+    blurs = self.variant.blur_activations
+    strides = (1, 1) if blurs else (2, 2)
+    # Torch's padding; 'SAME' would pad only on one side.
+    x = nnx.max_pool(x, (3, 3), strides, padding=((1, 1), (1, 1)))
+    return residual.blur_pool(x) if blurs else x
 
   def _pool(self, x: jax.Array) -> jax.Array:
     # The barrier keeps XLA's CPU backend from fusing the mean into the last

@@ -37,6 +37,8 @@ def validate(variant: Any, dims: Sequence[int], head: str) -> None:
   """Raises ValueError if there is no such `SlimmableClassifier`."""
   if not isinstance(variant, resnet.Variant):
     raise ValueError('slimmable True: the encoder must be a ResNet')
+  if variant.groups > 1:
+    raise ValueError('slimmable True: the encoder must have no groups')
   if head != 'mrl_e':
     raise ValueError(
       f'head {head!r}: must be mrl_e with slimmable, whose classifier is shared'

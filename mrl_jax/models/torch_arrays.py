@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from mrl_jax import models
-from mrl_jax.models import resnet
+from mrl_jax.models import residual
 from mrl_jax.models import torch_keys
 from mrl_jax.models.torch_keys import Style
 
@@ -44,26 +44,33 @@ class Slot(NamedTuple):
 def to_torch(model: models.Classifier, style: Style) -> dict[str, np.ndarray]:
   """The model's arrays as a PyTorch state dict, which imports bit for bit.
 
-  The encoder's keys are those of timm (and torchvision's, for ResNets) or of
-  transformers, with what their buffers hold beside; the heads are
-  `fc.nesting_classifier_0` and so on, for the fixed head `fc` alone, where `fc`
-  stands for the name of the classifier. Raises ValueError for another style.
+  The encoder's keys are those of timm (and torchvision's, for ResNets), of
+  transformers, or of torchvision (for ConvNeXt and ViT), with the buffers that
+  the library keeps beside them; the heads are `fc.nesting_classifier_0` and so
+  on, for the fixed head `fc` alone, where `fc` stands for the name of the
+  classifier. Raises ValueError for another style, or one that has no names for
+  the encoder.
   """
-  if style not in torch_keys.STYLES:
-    raise ValueError(f'style {style!r}: must be one of {torch_keys.STYLES}')
   family = torch_keys.FAMILIES[torch_keys.family_of(model.encoder)]
+  if style not in family.names:
+    right = tuple(family.names)
+    raise ValueError(f'style {style!r}: must be one of {right}')
   base = family.base if style == 'huggingface' else ''
   slots = encoder_slots(model.encoder, style)
   if base and has_blurpool(model.encoder):
     raise ValueError('style huggingface: has no names for BlurPool, timm has')
   found = _taken(model.encoder, slots)
+  channels = {
+    f'{path}.conv.kernel': conv.conv.in_features
+    for path, conv in _blurs(model.encoder).items()
+  }
   for key in [*found]:
     if key.endswith('running_var'):
       name = key.replace('running_var', 'num_batches_tracked')
       found[name] = np.zeros((), np.int64)
-    name = key.removesuffix('conv.weight') + 'blur_filter'
     if style == 'timm' and key.endswith('.conv.weight'):
-      found[name] = blur_filter(slots[key].shape[1])
+      name = key.removesuffix('conv.weight') + 'blur_filter'
+      found[name] = blur_filter(channels[slots[key].path])
   found = {base + key: x for key, x in found.items()}
   prefix = family.heads[style]
   nested = model.head.kind != 'fixed'
@@ -83,11 +90,11 @@ def has_blurpool(encoder: nnx.Module) -> bool:
   return bool(_blurs(encoder))
 
 
-def _blurs(encoder: nnx.Module) -> set[str]:
+def _blurs(encoder: nnx.Module) -> dict[str, residual.Conv]:
   return {
-    '.'.join(map(str, path))
+    '.'.join(map(str, path)): node
     for path, node in nnx.iter_modules(encoder)
-    if isinstance(node, resnet.Conv) and node.blurs
+    if isinstance(node, residual.Conv) and node.blurs
   }
 
 
@@ -103,11 +110,14 @@ def encoder_slots(encoder: nnx.Module, style: Style) -> dict[str, Slot]:
     wrapped = style == 'timm' and module.removesuffix('.conv') in blurs
     end = ('.conv' if wrapped else '') + (f'.{_LEAVES[leaf]}' if leaf else '')
     axes = _AXES[x.ndim] if leaf == 'kernel' else tuple(range(x.ndim))
+    if style == 'torchvision' and module.endswith('.layer_scale'):
+      axes = (1, 2, 0)  # It is of shape [C, 1, 1] there.
     for i, key in enumerate(keys):
       width = x.shape[-1] // len(keys)
       part = (..., slice(i * width, (i + 1) * width))
-      shape = (*x.shape[:-1], width)
-      slots[key + end] = Slot(path, part, axes, _there(shape, axes))
+      shape = (*[1] * (len(axes) - x.ndim), *x.shape[:-1], width)
+      name = key + (end.removeprefix('.') if key.endswith('_') else end)
+      slots[name] = Slot(path, part, axes, _there(shape, axes))
   return slots
 
 
@@ -161,6 +171,9 @@ def fill(
     whole = np.empty(x.shape, np.float32)
     for key, slot in parts[path]:
       array = read(key)
+      if array.shape == (*slot.shape, 1, 1):
+        # A linear layer that was written as a 1x1 convolution.
+        array = array.reshape(slot.shape)
       if array.shape != slot.shape:
         raise ValueError(
           f'{key} has shape {array.shape} there, and must have {slot.shape}'
@@ -182,7 +195,9 @@ def _taken(module: nnx.Module, slots: Mapping[str, Slot]):
   values = {path: np.asarray(x) for path, x in arrays(module).items()}
   return {
     key: np.ascontiguousarray(
-      values[slot.path][slot.index].transpose(np.argsort(slot.axes))
+      values[slot.path][slot.index]
+      .reshape([slot.shape[axis] for axis in slot.axes])
+      .transpose(np.argsort(slot.axes))
     )
     for key, slot in slots.items()
   }

@@ -23,11 +23,14 @@ _IN_MEMORY = (
   (r'layers\.(\d+)\.mlp\.fc1', r'intermediate.dense'),
   (r'layers\.(\d+)\.mlp\.fc2', r'output.dense'),
 )
+# Names of torchvision's released ViTs, which are older than its own code.
+_RELEASED = (
+  (r'\.mlp\.linear_1\.', '.mlp.0.'),
+  (r'\.mlp\.linear_2\.', '.mlp.3.'),
+)
 # Names that give away what cannot be imported.
 _OTHERS = {
   'relative_position_bias_table': 'a Swin transformer',
-  'encoder.layers.encoder_layer_0.ln_1.weight': "torchvision's ViT",
-  'features.1.0.layer_scale': "torchvision's ConvNeXt",
   'features.denseblock1': 'a DenseNet',
   'features.0.weight': 'a VGG or AlexNet',
   'conv_head.weight': 'an EfficientNet or MobileNet',
@@ -94,7 +97,11 @@ class Form:
   classifier: Classifier | None
 
   def __str__(self) -> str:
-    whose = {'timm': "timm's", 'huggingface': "Hugging Face's"}[self.style]
+    whose = {
+      'timm': "timm's",
+      'huggingface': "Hugging Face's",
+      'torchvision': "torchvision's",
+    }[self.style]
     nested = self.classifier is not None and self.classifier.nested
     if self.family == 'ResNet' and self.style == 'timm':
       raivnlab = self.blurpool or nested
@@ -113,7 +120,7 @@ def recognise(shapes: Shapes) -> Form:
   candidates = [
     (family, style)
     for family in torch_keys.FAMILIES
-    for style in torch_keys.STYLES
+    for style in torch_keys.FAMILIES[family].names
   ]
   # That which knows the most keys.
   counts, read = {}, {}
@@ -166,6 +173,8 @@ def _unwrapped(shapes: Shapes) -> dict[str, str]:
 def _as_in_files(key: str) -> str:
   for pattern, name in _IN_MEMORY:
     key = re.sub(f'^{pattern}', rf'encoder.layer.\1.{name}', key)
+  for pattern, name in _RELEASED:
+    key = re.sub(pattern, name, key)
   return key
 
 
@@ -183,7 +192,8 @@ def _unknown(plain: Shapes, nearest: str, count: int) -> str:
     looks = f'its keys are {listed(plain)}'
   return (
     f'no encoder known here ({looks}); known are ResNets of torchvision, timm, '
-    'transformers and RAIVNLab, ConvNeXt and ViT of timm and transformers'
+    'transformers and RAIVNLab, ConvNeXt and ViT of timm, transformers and '
+    'torchvision'
   )
 
 

@@ -1,25 +1,23 @@
 """Which encoder has the depths and widths of a PyTorch checkpoint."""
 
 from collections.abc import Mapping
-import dataclasses
 import math
 import re
 from typing import Any
 
 from mrl_jax import models
-from mrl_jax.models import convnext
-from mrl_jax.models import resnet
 from mrl_jax.models import torch_keys
-from mrl_jax.models import vit
 from mrl_jax.models.torch_keys import Style
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def encoder_name(family: str, style: Style, known: Mapping[str, Shapes]) -> str:
-  """The key of `models.ENCODERS` with the depths and widths of `known`.
+  """The first key of `models.ENCODERS` that has the arrays of `known`.
 
-  `known` is what `torch_keys.read` returns. Raises ValueError if there is none.
+  `known` is what `torch_keys.read` returns. Strides, heads and the like, which
+  no shape tells, may be others than the file's. Raises ValueError if there is
+  none.
   """
   traits = {'ResNet': _resnet, 'ConvNeXt': _convnext, 'ViT': _vit}[family]
   found = traits(known)
@@ -29,16 +27,9 @@ def encoder_name(family: str, style: Style, known: Mapping[str, Shapes]) -> str:
     if isinstance(variant, torch_keys.FAMILIES[family].variant)
   }
   for name, variant in names.items():
-    if found == (
-      # Not told by any shape.
-      dataclasses.replace(variant, num_heads=0) if family == 'ViT' else variant
-    ):
+    if all(getattr(variant, trait) == x for trait, x in found.items()):
       return name
-  text = ', '.join(
-    f'{name} {value}'
-    for name, value in dataclasses.asdict(found).items()
-    if name != 'num_heads'
-  )
+  text = ', '.join(f'{trait} {x}' for trait, x in found.items())
   raise ValueError(
     f"it looks like {style}'s {family} of {text}, which is none of "
     + ', '.join(names)
@@ -69,30 +60,43 @@ def _depths(known: Mapping[str, Shapes], stage: str) -> tuple[int, ...]:
   return tuple(depths[s] for s in sorted(depths))
 
 
-def _resnet(known: Mapping[str, Shapes]) -> Any:
+def _resnet(known: Mapping[str, Shapes]) -> dict[str, Any]:
   depths = _depths(known, 'layer')
   stages = range(1, len(depths) + 1)
-  return resnet.Variant(
-    depths,
-    tuple(_shape(known, f'layer{s}.0.conv1.conv')[0] for s in stages),
-    bottleneck='layer1.0.conv3.conv' in known,
-    small_image=_shape(known, 'conv1.conv')[-1] == 3,
-  )
+  bottleneck = 'layer1.0.conv3.conv' in known
+  last = 'conv3' if bottleneck else 'conv2'
+  ends = [_shape(known, f'layer{s}.0.{last}.conv')[0] for s in stages]
+  found = {
+    'depths': depths,
+    'widths': tuple(end // (4 if bottleneck else 1) for end in ends),
+    'bottleneck': bottleneck,
+    'stem': 'deep',
+    'average_shortcut': any('.projection.' in name for name in known),
+  }
+  if 'conv1.conv1.conv' not in known:
+    side = _shape(known, 'conv1.conv')[-1]
+    found['stem'] = f'{side}x{side}'
+  if bottleneck and found['widths'][0]:
+    inside, per_group, *_ = _shape(known, 'layer1.0.conv2.conv')
+    found['groups'] = inside // max(per_group, 1)
+    found['width_per_group'] = 64 * per_group // found['widths'][0]
+  return found
 
 
-def _convnext(known: Mapping[str, Shapes]) -> Any:
+def _convnext(known: Mapping[str, Shapes]) -> dict[str, Any]:
   depths = _depths(known, 'stage')
   stages = range(1, len(depths) + 1)
-  return convnext.Variant(
-    depths, tuple(_shape(known, f'stage{s}.0.norm')[0] for s in stages)
-  )
+  return {
+    'depths': depths,
+    'widths': tuple(_shape(known, f'stage{s}.0.norm')[0] for s in stages),
+  }
 
 
-def _vit(known: Mapping[str, Shapes]) -> Any:
+def _vit(known: Mapping[str, Shapes]) -> dict[str, Any]:
   blocks = {int(name.split('.')[1]) for name in known if 'blocks.' in name}
-  return vit.Variant(
-    _shape(known, 'class_token')[-1],
-    depth=max(blocks, default=-1) + 1,
-    num_heads=0,
-    patch=_shape(known, 'patch_embed')[-1],
-  )
+  return {
+    'width': _shape(known, 'class_token')[-1],
+    'depth': max(blocks, default=-1) + 1,
+    'patch': _shape(known, 'patch_embed')[-1],
+    'pool_first': 'fc_norm' in known,
+  }

@@ -1,6 +1,7 @@
 """Vision transformers (arXiv 2010.11929), pre-norm, with a class token."""
 
 import dataclasses
+from typing import Literal
 
 from flax import nnx
 import jax
@@ -13,28 +14,58 @@ from mrl_jax.models import initializers
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """What tells one vision transformer from another.
+  """The geometry of a vision transformer.
 
   Attributes:
-    width: of the tokens, which is the embedding's.
-    depth: blocks.
-    num_heads: that share the width.
+    width: width of the tokens and of the embedding.
+    depth: number of blocks.
+    num_heads: number of attention heads, which share the width evenly.
     patch: side of the squares that become tokens, pixels.
+    pooling: what the embedding is: the class token, or the mean of the patches'
+      tokens, each normed before (`mean`) or all after it (`mean_then_norm`,
+      timm's `fc_norm`).
   """
 
   width: int
   depth: int = 12
   num_heads: int = 12
   patch: int = 16
+  pooling: Literal['token', 'mean', 'mean_then_norm'] = 'token'
+
+  def __post_init__(self):
+    if self.pooling not in (right := ('token', 'mean', 'mean_then_norm')):
+      raise ValueError(
+        f'pooling {self.pooling!r}: must be {" or ".join(right)}'
+      )
+    if self.num_heads < 1 or self.width % self.num_heads:
+      raise ValueError(
+        f'num_heads {self.num_heads}: must divide the width {self.width}'
+      )
 
   @property
   def num_features(self) -> int:
     return self.width
 
+  @property
+  def pool_first(self) -> bool:
+    """Whether the last norm is of the mean, under a name of its own."""
+    return self.pooling == 'mean_then_norm'
+
 
 VARIANTS = {
+  'vit_ti16': Variant(192, num_heads=3),
+  'vit_s8': Variant(384, num_heads=6, patch=8),
+  'vit_s14': Variant(384, num_heads=6, patch=14),
   'vit_s16': Variant(384, num_heads=6),
+  'vit_s32': Variant(384, num_heads=6, patch=32),
+  'vit_b8': Variant(768, patch=8),
+  'vit_b14': Variant(768, patch=14),
   'vit_b16': Variant(768),
+  'vit_b32': Variant(768, patch=32),
+  'vit_l14': Variant(1024, depth=24, num_heads=16, patch=14),
+  'vit_l16': Variant(1024, depth=24, num_heads=16),
+  'vit_l32': Variant(1024, depth=24, num_heads=16, patch=32),
+  'vit_h14': Variant(1280, depth=32, num_heads=16, patch=14),
 }
 
 
@@ -98,10 +129,11 @@ def layer_norm(width: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
 class ViT(encoder.Encoder):
   """Images of one size to embeddings: the class token after the last norm.
 
-  As in DeiT and timm the classifier reads the class token, there is no further
-  pooling layer, and position embeddings are learned, the class token's too.
-  Stages: `embed` and `block1`, `block2`, …, of tokens [N, 1 + patches, D], the
-  class token first, then the patches row by row.
+  As in DeiT and timm the classifier reads the class token (or the mean of the
+  patches, see `Variant.pooling`), there is no further pooling layer, and
+  position embeddings are learned, the class token's too. Stages: `embed` and
+  `block1`, `block2`, …, of tokens [N, 1 + patches, D], the class token first,
+  then the patches row by row.
   """
 
   def __init__(
@@ -115,6 +147,7 @@ class ViT(encoder.Encoder):
     rngs: nnx.Rngs,
   ):
     width, patch = variant.width, variant.patch
+    self.variant = variant
     self.num_features = width
     self.image_size = image_size
     self.remat = remat
@@ -146,7 +179,8 @@ class ViT(encoder.Encoder):
       Block(variant, index=i, drop_path=rate, dtype=dtype, rngs=rngs)
       for i, rate in enumerate(rates)
     )
-    self.norm = layer_norm(width, jnp.float32, rngs)
+    name = 'fc_norm' if variant.pool_first else 'norm'
+    setattr(self, name, layer_norm(width, jnp.float32, rngs))
 
   def _run(self, name: str, x: jax.Array, key: jax.Array | None) -> jax.Array:
     if name == 'embed':
@@ -169,4 +203,8 @@ class ViT(encoder.Encoder):
     return x + self.position_embedding[...].astype(self.dtype)
 
   def _pool(self, x: jax.Array) -> jax.Array:
-    return self.norm(x[:, 0])
+    if self.variant.pooling == 'token':
+      return self.norm(x[:, 0])
+    if self.variant.pool_first:
+      return self.fc_norm(x[:, 1:].mean(1, dtype=jnp.float32))
+    return self.norm(x[:, 1:]).mean(1)
