@@ -83,6 +83,18 @@ def get_config() -> ConfigDict:
 
   # Model (mrl_jax/models/__init__.py).
   config.encoder = 'resnet50'
+  # Traits in place of the encoder's own, mostly for files of PyTorch, which do
+  # not tell them; empty or 0: the encoder's own. stem of a ResNet: 7x7, 3x3 or
+  # deep, then _stride1 or _stride2, then _pool or _no_pool, as in 7x7_stride1.
+  config.stem = ''
+  # Attention heads of a vision transformer.
+  config.num_heads = 0
+  # What a vision transformer's embedding is: token (the class token), mean (of
+  # the patches' tokens, each normed), or mean_then_norm.
+  config.pooling = ''
+  # Pixels of the image per pixel of a ResNet's last stage: 32, or 16 or 8, with
+  # dilated convolutions in place of strides.
+  config.output_stride = 0
   # Blur before strided convolutions (ResNets).
   config.blurpool = False
   # Share of the examples for which the last block is skipped, at random, fewer
@@ -94,8 +106,9 @@ def get_config() -> ConfigDict:
   config.adaptor_hidden = 256
   # Of the computation: float32 or bfloat16. Parameters are float32.
   config.dtype = 'bfloat16'
-  # mrl, mrl_e or fixed, and the prefix widths of its classifiers; none: 8, 16,
-  # … up to the encoder's width.
+  # mrl, mrl_e or fixed, and the prefix widths of its classifiers; no widths: 8,
+  # 16, … up to the encoder's. The head none has no classifiers: such a model
+  # does not train, and is evaluated by its neighbours.
   config.head = 'mrl'
   config.nesting_dims = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
   # Loss weight of each width, the paper's c_m; empty: all 1. Or the name of a
@@ -111,6 +124,9 @@ def get_config() -> ConfigDict:
   # What a run starts from: a workdir, one of its checkpoints, or a file of
   # PyTorch (mrl_jax/models/torch_import.py). Empty: afresh.
   config.init_from = ''
+  # What precedes the keys of the network in a file of PyTorch that holds
+  # several, as module.encoder_q; empty: it is found where there is one.
+  config.init_prefix = ''
   # Parts that train, as layer4.2, head; the rest is frozen, its BatchNorm in
   # evaluation mode (mrl_jax/trainable.py). Empty: everything trains.
   config.trainable = ()

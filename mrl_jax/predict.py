@@ -41,6 +41,7 @@ def make_step(
   The outputs are `loss` [G, N] in nats, `top` (the first 5 classes, int32
   [G, N, 5], ties to the lower), `label` and `mask` of the batch, and where
   asked for `logits` (float16 [len(saved_dims), N, C]) and `embedding` [N, D].
+  G is 0 for a model without heads.
   """
   member_SM = None if members is None else _padded(members)
 
@@ -52,17 +53,22 @@ def make_step(
     if flip:
       # The heads are linear: their mean is that of the mean.
       read_ND = (embedding_ND + model.encoder(image_NHWC[:, :, ::-1])) / 2
+    outputs = {'label': batch['label'], 'mask': batch['mask']}
+    if embedding:
+      outputs['embedding'] = embedding_ND
+    if model.head is None:
+      N = len(embedding_ND)
+      outputs['loss'] = jnp.zeros((0, N))
+      outputs['top'] = jnp.zeros((0, N, 1), jnp.int32)
+      return outputs
     widths = tuple(dims or model.head.nesting_dims)
     if widths == model.head.nesting_dims:
       logits_GNC = model.head(read_ND)
     else:
       logits_GNC = model.head.at(read_ND, widths)
-    outputs = {'label': batch['label'], 'mask': batch['mask']}
     if saved_dims:
       rows = np.array([widths.index(dim) for dim in saved_dims])
       outputs['logits'] = logits_GNC[rows].astype(jnp.float16)
-    if embedding:
-      outputs['embedding'] = embedding_ND
     if member_SM is not None:
       logits_GNC = logits_GNC[:, :, member_SM].max(-1)
     outputs['loss'] = losses.cross_entropy(logits_GNC, batch['label'])

@@ -20,6 +20,10 @@ from typing import Any
 from mrl_jax import files
 
 
+# Fields in which an imported model leaves a choice.
+_SIZES = frozenset({'image_size', 'eval_image_size', 'eval_resize'})
+
+
 class Workdir:
   """Paths, the config of record, and the marks of finished stages."""
 
@@ -103,9 +107,13 @@ class Workdir:
     The line names each field that differs, with both values.
     """
     recorded = {**self._later, **recorded}
+    names = self.config.keys() | recorded.keys()
+    if is_import(recorded):
+      # The model and its pixels are all there is to agree on.
+      names = recorded.keys() - _SIZES
     pairs = [
       (name, recorded.get(name), self.config.get(name))
-      for name in sorted((self.config.keys() | recorded.keys()) - self._free)
+      for name in sorted(names - self._free)
     ]
     differences = [
       f'{name} is {there!r} there and {here!r} now'
@@ -117,6 +125,12 @@ class Workdir:
         f'{where} was made with another config: {"; ".join(differences)}. '
         'Give the same, or another --workdir'
       )
+
+  @property
+  def is_import(self) -> bool:
+    """Whether it holds a model of PyTorch, imported without a config."""
+    recorded = files.read_json(self.path / 'config.json', missing={})
+    return bool(recorded) and is_import(recorded)
 
   def write_config(self) -> None:
     files.write_json(self.path / 'config.json', self.config)
@@ -170,6 +184,11 @@ class Workdir:
           f'workdir {self.path}: another process is training in it'
         ) from None
       yield
+
+
+def is_import(config: Mapping[str, Any]) -> bool:
+  """Whether the config is one of a model alone, which names no dataset."""
+  return 'dataset' not in config
 
 
 def _check_writable(path: pathlib.Path) -> None:

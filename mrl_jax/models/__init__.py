@@ -9,6 +9,7 @@ from jax import numpy as jnp
 
 from mrl_jax import nesting
 from mrl_jax.models import convnext
+from mrl_jax.models import geometry
 from mrl_jax.models import heads
 from mrl_jax.models import resnet
 from mrl_jax.models import vit
@@ -30,10 +31,11 @@ def validate(
   image_size: int,
   blurpool: bool = False,
   drop_path: float = 0.0,
+  **traits,
 ) -> None:
   """Raises ValueError if the named encoder cannot be had so; see `create`."""
   num_features(name)
-  variant = ENCODERS[name]
+  variant = geometry.changed(ENCODERS[name], **traits)
   is_resnet = isinstance(variant, resnet.Variant)
   if blurpool and not is_resnet:
     raise ValueError(f'blurpool {blurpool}: {name} has nothing to blur')
@@ -59,6 +61,7 @@ def create(
   remat: bool = False,
   dtype: jnp.dtype = jnp.float32,
   rngs: nnx.Rngs,
+  **traits,
 ) -> Encoder:
   """An encoder: float images [N, H, W, 3] to float32 embeddings [N, D].
 
@@ -73,12 +76,19 @@ def create(
       memory.
     dtype: of the computation; parameters are float32.
     rngs: the `params` stream initialises the parameters.
+    **traits: changes of the named encoder's geometry, for `geometry.changed`.
 
   Returns:
     A module with the attribute `num_features`, the width D.
   """
-  validate(name, image_size=image_size, blurpool=blurpool, drop_path=drop_path)
-  variant = ENCODERS[name]
+  validate(
+    name,
+    image_size=image_size,
+    blurpool=blurpool,
+    drop_path=drop_path,
+    **traits,
+  )
+  variant = geometry.changed(ENCODERS[name], **traits)
   options = {'remat': remat, 'dtype': dtype, 'rngs': rngs}
   if isinstance(variant, resnet.Variant):
     return resnet.ResNet(variant, blurpool=blurpool, **options)
@@ -96,17 +106,23 @@ class Classifier(nnx.Module):
     nesting_dims: Sequence[int],
     num_classes: int,
     *,
-    head: Literal['mrl', 'mrl_e', 'fixed'] = 'mrl',
+    head: Literal['mrl', 'mrl_e', 'fixed', 'none'] = 'mrl',
     dtype: jnp.dtype = jnp.float32,
     loss_kernel: Literal['xla', 'pallas'] = 'xla',
     rngs: nnx.Rngs,
     **encoder_options,
   ):
-    """`encoder`: a name, with options for `create`, or what that returns."""
+    """`encoder`: a name, with options for `create`, or what that returns.
+
+    `head` is `none` for an encoder that is only embedded with.
+    """
     if isinstance(encoder, str):
       encoder = create(encoder, dtype=dtype, rngs=rngs, **encoder_options)
     self.encoder = encoder
     dims = nesting.validate(nesting_dims, encoder.num_features)
+    if head == 'none':
+      self.head = None
+      return
     self.head = heads.MatryoshkaHead(
       dims,
       num_classes,

@@ -14,16 +14,37 @@ import numpy as np
 
 from mrl_jax import checksums
 
-SUFFIXES = ('.safetensors', '.pt', '.pth', '.bin')
-# Where training scripts put the state dict, beside what else they save.
-_INNER = ('state_dict', 'model', 'model_state_dict')
+SUFFIXES = ('.safetensors', '.pt', '.pth', '.bin', '.pth.tar', '.ckpt')
+# Numbers that weights may be stored as, by the names of safetensors and torch.
+_FLOATS = frozenset(
+  {'F16', 'BF16', 'F32', 'F64', 'float16', 'bfloat16', 'float32', 'float64'}
+)
+# Levels of dicts in dicts that are looked into.
+_MOST_LEVELS = 8
 
 
 class Stored(NamedTuple):
-  """A tensor of a file: its shape, and a call that reads it."""
+  """A tensor of a file: its shape, its dtype, and a call that reads it."""
 
   shape: tuple[int, ...]
+  dtype: str
   read: Callable[[], np.ndarray]
+
+  def weights(self, name: str) -> np.ndarray:
+    """The tensor as finite float32; ValueError, with its name, otherwise."""
+    if self.dtype not in _FLOATS:
+      raise ValueError(
+        f'{name} is of {self.dtype}: weights must be float16, bfloat16, '
+        'float32 or float64'
+      )
+    # What float32 cannot hold becomes infinite, and is refused.
+    with np.errstate(over='ignore'):
+      array = self.read().astype(np.float32)
+    if not np.isfinite(array).all():
+      raise ValueError(f'{name} has values that are NaN or infinite in float32')
+    if name.endswith('running_var') and (array < 0).any():
+      raise ValueError(f'{name} has a negative variance, {array.min():g}')
+    return array
 
 
 @contextlib.contextmanager
@@ -36,7 +57,7 @@ def open_tensors(path: str | os.PathLike) -> Iterator[dict[str, Stored]]:
   one that is neither.
   """
   path = pathlib.Path(path)
-  if path.suffix not in SUFFIXES:
+  if not path.name.endswith(SUFFIXES):
     raise ValueError(f'{path}: must end in one of {", ".join(SUFFIXES)}')
   if not path.is_file():
     raise ValueError(f'{path}: there is no such file')
@@ -52,6 +73,7 @@ def open_tensors(path: str | os.PathLike) -> Iterator[dict[str, Stored]]:
 
 @contextlib.contextmanager
 def _open_safetensors(path: pathlib.Path) -> Iterator[dict[str, Stored]]:
+  import ml_dtypes  # noqa: F401, from then on numpy knows bfloat16.
   import safetensors
 
   try:
@@ -62,9 +84,10 @@ def _open_safetensors(path: pathlib.Path) -> Iterator[dict[str, Stored]]:
     # Bound to its name at once, not when it is called.
     read = lambda name: lambda: file.get_tensor(name)
     names = file.keys()  # It is no mapping.
+    slices = {name: file.get_slice(name) for name in names}
     yield {
-      name: Stored(tuple(file.get_slice(name).get_shape()), read(name))
-      for name in names
+      name: Stored(tuple(part.get_shape()), part.get_dtype(), read(name))
+      for name, part in slices.items()
     }
 
 
@@ -99,27 +122,38 @@ def _open_torch(path: pathlib.Path) -> dict[str, Stored]:
     raise ValueError(
       f'{path} is damaged, or cut short ({type(error).__name__}: {line})'
     ) from None
+  tensors = dict(_tensors(content, torch.Tensor))
+  if not tensors:
+    raise ValueError(
+      f'{path}: must hold a state dict of tensors, by itself or in a dict; it '
+      f'holds {_outline(content)}'
+    )
   read = lambda tensor: lambda: tensor.detach().to(torch.float32).numpy()
   return {
-    name: Stored(tuple(tensor.shape), read(tensor))
-    for name, tensor in _state_dict(content, path, torch.Tensor).items()
+    name: Stored(
+      tuple(tensor.shape),
+      str(tensor.dtype).removeprefix('torch.'),
+      read(tensor),
+    )
+    for name, tensor in tensors.items()
   }
 
 
-def _state_dict(
-  content: Any, path: pathlib.Path, tensor_type: type
-) -> Mapping[str, Any]:
-  inner = [content]
-  if isinstance(content, Mapping):
-    inner += [content[name] for name in _INNER if name in content]
-  for part in inner:
-    values = part.values() if isinstance(part, Mapping) else ()
-    if values and all(isinstance(value, tensor_type) for value in values):
-      return part
-  raise ValueError(
-    f'{path}: must hold a state dict of tensors, by itself or as one of '
-    f'{", ".join(_INNER)}; it holds {_outline(content)}'
-  )
+def _tensors(
+  content: Any, tensor_type: type, levels: int = _MOST_LEVELS
+) -> Iterator[tuple[str, Any]]:
+  """The tensors in a dict and the dicts in it, named with dots between.
+
+  Training scripts save a state dict beside other things, and so these are told
+  apart by their prefixes.
+  """
+  if not isinstance(content, Mapping) or not levels:
+    return
+  for name, value in content.items():
+    if isinstance(value, tensor_type):
+      yield str(name), value
+    for inner, tensor in _tensors(value, tensor_type, levels - 1):
+      yield f'{name}.{inner}', tensor
 
 
 def _outline(content: Any) -> str:

@@ -1,43 +1,31 @@
 """Which model a PyTorch checkpoint is of, recognised from its keys."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import re
+from typing import Any
 
+from mrl_jax import models
+from mrl_jax.models import geometry
 from mrl_jax.models import torch_keys
+from mrl_jax.models import torch_marks
+from mrl_jax.models import torch_prefix
 from mrl_jax.models import torch_variant
 from mrl_jax.models.heads import MatryoshkaHead
+from mrl_jax.models.torch_config import Told
 from mrl_jax.models.torch_keys import Style
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# What DistributedDataParallel and torch.compile put before every key.
-_WRAPPERS = ('module.', '_orig_mod.')
-# What a transformers model calls its parts in memory, and in its files.
-_IN_MEMORY = (
-  (r'layers\.(\d+)\.attention\.q_proj', r'attention.attention.query'),
-  (r'layers\.(\d+)\.attention\.k_proj', r'attention.attention.key'),
-  (r'layers\.(\d+)\.attention\.v_proj', r'attention.attention.value'),
-  (r'layers\.(\d+)\.attention\.o_proj', r'attention.output.dense'),
-  (r'layers\.(\d+)\.layernorm_(before|after)', r'layernorm_\2'),
-  (r'layers\.(\d+)\.mlp\.fc1', r'intermediate.dense'),
-  (r'layers\.(\d+)\.mlp\.fc2', r'output.dense'),
+# Parts of other people's training beside an encoder, which it does not need.
+_BESIDE = re.compile(
+  r'(projection_head|projector|prototypes|predictor|queue|queue_ptr|center|'
+  r'mask_token|decoder_\w+)(\.|$)'
 )
-# Names of torchvision's released ViTs, which are older than its own code.
-_RELEASED = (
-  (r'\.mlp\.linear_1\.', '.mlp.0.'),
-  (r'\.mlp\.linear_2\.', '.mlp.3.'),
-)
-# Names that give away what cannot be imported.
-_OTHERS = {
-  'relative_position_bias_table': 'a Swin transformer',
-  'features.denseblock1': 'a DenseNet',
-  'features.0.weight': 'a VGG or AlexNet',
-  'conv_head.weight': 'an EfficientNet or MobileNet',
-  'features.0.0.weight': 'an EfficientNet or MobileNet',
-  'dist_token': 'a distilled DeiT',
-  'visual.': 'a CLIP model',
-}
+# Encoders of contrastive learning, whose `fc` projects and does not classify.
+_PROJECTS = re.compile(r'(^|\.)(encoder_[qk]|base_encoder|momentum_encoder)\.$')
+# Heads of a segmentation network, whose ResNet may be dilated.
+_SEGMENTS = re.compile(r'(^|\.)(aux_classifier|decode_head|classifier)\.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +64,9 @@ class Form:
 
   Attributes:
     encoder: the key of `models.ENCODERS`.
+    options: the fields of `geometry.OPTIONS` that make it this encoder.
+    variant: its geometry, with `options`.
+    untold: fields of `variant` that neither the file nor a config.json tells.
     family: the key of `torch_keys.FAMILIES`.
     style: whose names it has.
     blurpool: whether it blurs before strided convolutions.
@@ -84,9 +75,15 @@ class Form:
     head_keys: the classifier's, likewise.
     ignored: keys of what is not needed.
     classifier: None if there is none.
+    prefix: what precedes all keys of the encoder in the file.
+    left_out: parts of the file that do not belong to the model.
+    told: what a config.json beside the file says; None without one.
   """
 
   encoder: str
+  options: Mapping[str, Any]
+  variant: Any
+  untold: tuple[str, ...]
   family: str
   style: Style
   blurpool: bool
@@ -95,6 +92,9 @@ class Form:
   head_keys: Mapping[str, str]
   ignored: tuple[str, ...]
   classifier: Classifier | None
+  prefix: str
+  left_out: tuple[str, ...]
+  told: Told | None
 
   def __str__(self) -> str:
     whose = {
@@ -109,92 +109,209 @@ class Form:
     blur = ' with BlurPool' if self.blurpool else ''
     return f'{whose} {self.encoder}{blur}'
 
+  def fits(self, variant: Any) -> bool:
+    """Whether the file may hold a network of this geometry."""
+    if type(variant) is not type(self.variant):
+      return False
+    chosen = {name: getattr(variant, name) for name in self.untold}
+    return dataclasses.replace(self.variant, **chosen) == variant
 
-def recognise(shapes: Shapes) -> Form:
+  def needs(self) -> str:
+    """The flags of a command that give a config this encoder."""
+    fields = {'encoder': self.encoder, **self.options}
+    return ' '.join(f'--config.{name}={x}' for name, x in fields.items())
+
+  def remarks(self, variant: Any) -> list[str]:
+    """Lines on what was assumed of this geometry, and on what was left out."""
+    lines = []
+    if self.untold:
+      lines.append(
+        f'assumed: {geometry.described(variant, self.untold)}; no array tells, '
+        + ('nor does config.json' if self.told else 'no config.json is there')
+      )
+    if self.told:
+      lines += [f'{self.told.source}: {note}' for note in self.told.notes]
+    if self.prefix:
+      lines.append(f'the prefix {self.prefix} of its keys is left away')
+    if self.left_out:
+      parts = torch_prefix.listed(self.left_out)
+      lines.append(f'not of the model, and left out: {parts}')
+    return lines
+
+  def differing(self, config: Mapping[str, Any]) -> list[str]:
+    """Lines on how config.json prepares images, where the config does not."""
+    told = self.told.image if self.told else {}
+    return [
+      f'config.json says {name} {value}, this config {config[name]}'
+      for name, value in told.items()
+      if name in config and _plain(config[name]) != value
+    ]
+
+
+def _plain(value: Any) -> Any:
+  return value if isinstance(value, int) else tuple(value)
+
+
+def recognise(
+  shapes: Shapes,
+  *,
+  prefix: str = '',
+  told: Told | None = None,
+  given: Mapping[str, Any] | None = None,
+) -> Form:
   """The form of a state dict with tensors of these shapes.
 
-  Raises ValueError if it is of no encoder here, saying what it looks like.
+  Args:
+    shapes: by the keys of the file.
+    prefix: of the network's keys, where the file has several networks.
+    told: what a config.json beside the file says.
+    given: the `geometry.OPTIONS` that the user has named.
+
+  Raises:
+    ValueError: it is of no encoder here, saying what it looks like, or
+      contradicts `told` or `given`.
   """
-  raw = _unwrapped(shapes)
-  plain = {key: shapes[name] for key, name in raw.items()}
-  candidates = [
-    (family, style)
-    for family in torch_keys.FAMILIES
-    for style in torch_keys.FAMILIES[family].names
-  ]
-  # That which knows the most keys.
-  counts, read = {}, {}
-  for family, style in candidates:
-    found = torch_keys.read(plain, torch_keys.FAMILIES[family], style)
-    read[family, style] = found
-    counts[family, style] = sum(map(len, found.values()))
-  family, style = best = max(candidates, key=counts.get)
-  known = read[best]
-  prefix = torch_keys.FAMILIES[family].heads[style] + '.'
-  head = {key for key in plain if key.startswith(prefix)}
-  head -= {key for keys in known.values() for key in keys}
+  network = torch_prefix.find(shapes, prefix)
+  family, style = torch_keys.FAMILIES[network.family], network.style
+  raw = network.raw
+  head_keys, head = _head(network, shapes)
   # What no number of the model depends on: the running count of batches, the
-  # fixed filter, and the layer behind the class token that no classifier reads.
+  # fixed filter, the layer behind the class token that no classifier reads,
+  # and parts of the training.
   ignored = {
     key
-    for key in plain
+    for key in raw
     if key.endswith(('.num_batches_tracked', '.blur_filter'))
     or key.startswith('pooler.')
+    or _BESIDE.match(key)
   }
-  if counts[best] < (len(plain) - len(ignored)) / 2:
-    raise ValueError(_unknown(plain, f"{style}'s {family}", counts[best]))
-  rest = plain.keys() - head - ignored
+  keys = {
+    key: name
+    for key, name in raw.items()
+    if key not in ignored and name not in head_keys.values()
+  }
+  _refuse_others(network, keys.values())
+  encoder, options, variant, untold = _geometry(network, told, given or {})
+  used = {*raw.values(), *head_keys.values()}
+  outside = [key for key in shapes if key not in used]
+  if 'output_stride' in untold:
+    _refuse_dilated(outside, shapes)
+  classifier = _classifier(head, family.heads[style] + '.')
+  if _PROJECTS.search(network.prefix):
+    classifier = None
+  image_size = torch_variant.image_size(network.known)
+  if told:
+    told.check_sizes(classifier and classifier.num_classes, image_size)
+  beside = [raw[key] for key in raw if _BESIDE.match(key)]
+  if classifier is None:
+    beside += head_keys.values()
   return Form(
-    encoder=torch_variant.encoder_name(family, style, known),
-    family=family,
+    encoder=encoder,
+    options=options,
+    variant=variant,
+    untold=untold,
+    family=network.family,
     style=style,
-    blurpool=any(key.endswith('.blur_filter') for key in plain),
-    image_size=torch_variant.image_size(known),
-    keys={key: raw[key] for key in plain if key in rest},
-    head_keys={key: raw[key] for key in plain if key in head},
-    ignored=tuple(raw[key] for key in plain if key in ignored),
-    classifier=_classifier({key: plain[key] for key in head}, prefix),
+    blurpool=any(key.endswith('.blur_filter') for key in raw),
+    image_size=image_size,
+    keys=keys,
+    head_keys=head_keys,
+    ignored=tuple(raw[key] for key in raw if key in ignored),
+    classifier=classifier,
+    prefix=_outer(network),
+    left_out=_parts([*outside, *beside], network.prefix),
+    told=told,
   )
 
 
-def _unwrapped(shapes: Shapes) -> dict[str, str]:
-  """The keys in the file, by what they are without wrappers and base."""
-  raw = {key: key for key in shapes}
-  for wrapper in _WRAPPERS * 2:
-    if all(key.startswith(wrapper) for key in raw):
-      raw = {key.removeprefix(wrapper): name for key, name in raw.items()}
-  bases = tuple(family.base for family in torch_keys.FAMILIES.values())
-  if any(key.startswith(bases) for key in raw):
-    for base in bases:
-      raw = {key.removeprefix(base): name for key, name in raw.items()}
-  return {_as_in_files(key): name for key, name in raw.items()}
-
-
-def _as_in_files(key: str) -> str:
-  for pattern, name in _IN_MEMORY:
-    key = re.sub(f'^{pattern}', rf'encoder.layer.\1.{name}', key)
-  for pattern, name in _RELEASED:
-    key = re.sub(pattern, name, key)
-  return key
-
-
-def _unknown(plain: Shapes, nearest: str, count: int) -> str:
-  others = [
-    name for mark, name in _OTHERS.items() if any(mark in key for key in plain)
-  ]
-  if others:
-    looks = f'it looks like {others[0]}'
-  elif count:
-    looks = (
-      f'nearest is {nearest}, of which it has {count} of {len(plain)} keys'
+def _refuse_others(network: torch_prefix.Network, keys: Iterable[str]) -> None:
+  table = network.keys()
+  architecture = torch_marks.architecture(
+    key for key in keys if key not in table
+  )
+  if architecture:
+    raise ValueError(
+      f'no encoder known here (it looks like {architecture}, which is not the '
+      f'{network.family} that is known here)'
     )
-  else:
-    looks = f'its keys are {listed(plain)}'
-  return (
-    f'no encoder known here ({looks}); known are ResNets of torchvision, timm, '
-    'transformers and RAIVNLab, ConvNeXt and ViT of timm, transformers and '
-    'torchvision'
-  )
+
+
+def _refuse_dilated(outside: Sequence[str], shapes: Shapes) -> None:
+  if any(_SEGMENTS.search(key) and len(shapes[key]) == 4 for key in outside):
+    raise ValueError(
+      'it is the ResNet of a segmentation network, in which strides are most '
+      'often replaced by dilation, and no array tells: give --output_stride=8, '
+      '16 or 32 (output_stride in a config)'
+    )
+
+
+def _geometry(
+  network: torch_prefix.Network, told: Told | None, given: Mapping[str, Any]
+) -> tuple[str, dict[str, Any], Any, tuple[str, ...]]:
+  """The encoder's name, options and variant; and its fields no one tells."""
+  known = {**network.known}
+  pools_first = known.pop('fc_norm', None)
+  base = torch_variant.encoder_name(network.family, network.style, known)
+  variant = models.ENCODERS[base]
+  if pools_first:
+    variant = dataclasses.replace(variant, pooling='mean_then_norm')
+  unseen = geometry.unseen(variant)
+  traits = {}
+  if told:
+    variant = told.applied(base, variant)
+    traits |= told.traits
+  chosen = geometry.changed(variant, **given)
+  for field in dataclasses.fields(variant):
+    before, after = (getattr(x, field.name) for x in (variant, chosen))
+    if before != after and (field.name in traits or field.name not in unseen):
+      who = told.source if told and field.name in traits else 'the file'
+      raise ValueError(
+        f'{", ".join(f"{k}={x}" for k, x in given.items() if x)}: {who} says '
+        f'{field.name} {before}, not {after}'
+      )
+  named = geometry.named(chosen, given)
+  untold = tuple(x for x in unseen if x not in traits and x not in named)
+  return *geometry.find(chosen, base, models.ENCODERS), chosen, untold
+
+
+def _outer(network: torch_prefix.Network) -> str:
+  """The prefix without the name that transformers gives its base model."""
+  base = torch_keys.FAMILIES[network.family].base
+  is_theirs = network.style == 'huggingface'
+  return network.prefix.removesuffix(base) if is_theirs else network.prefix
+
+
+def _head(
+  network: torch_prefix.Network, shapes: Shapes
+) -> tuple[dict[str, str], Shapes]:
+  """The classifier's keys in the file, and their shapes, by its own names.
+
+  transformers has it beside the base model, all others inside.
+  """
+  family = torch_keys.FAMILIES[network.family]
+  start = _outer(network)
+  name = family.heads[network.style]
+  encoder = network.keys()
+  keys = {
+    key.removeprefix(start): key
+    for key in shapes
+    if key.startswith(f'{start}{name}.') and key not in encoder
+  }
+  return keys, {key: shapes[raw] for key, raw in keys.items()}
+
+
+def _parts(keys: Sequence[str], prefix: str) -> tuple[str, ...]:
+  """The modules that the keys are of, as far as they differ from `prefix`."""
+  inside, parts = prefix.split('.'), {}
+  for key in keys:
+    names = key.split('.')
+    shared = 0
+    while (
+      shared < len(names) - 1 and names[: shared + 1] == (inside[: shared + 1])
+    ):
+      shared += 1
+    parts['.'.join(names[: shared + 1])] = None
+  return tuple(parts)
 
 
 def _classifier(head: Shapes, prefix: str) -> Classifier | None:
@@ -209,9 +326,3 @@ def _classifier(head: Shapes, prefix: str) -> Classifier | None:
   if len(shape := head.get(f'{prefix}weight', ())) == 2:
     return Classifier(shape[1:], shape[0], nested=False)
   return None
-
-
-def listed(names: Sequence[str] | Shapes, most: int = 6) -> str:
-  names = [*names]
-  more = f' and {len(names) - most} more' if len(names) > most else ''
-  return ', '.join(names[:most]) + more

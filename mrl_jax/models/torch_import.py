@@ -19,18 +19,21 @@ import argparse
 from collections.abc import Mapping
 import os
 import sys
+from typing import Any
 
 import numpy as np
 
 from mrl_jax import models
+from mrl_jax.models import geometry
 from mrl_jax.models import torch_arrays
+from mrl_jax.models import torch_config
 from mrl_jax.models import torch_file
 from mrl_jax.models import torch_form
 from mrl_jax.models import torch_keys
 from mrl_jax.models.torch_file import Stored
 from mrl_jax.models.torch_file import SUFFIXES
 from mrl_jax.models.torch_form import Form
-from mrl_jax.models.torch_form import listed
+from mrl_jax.models.torch_prefix import listed
 
 
 def is_file(path: str | os.PathLike) -> bool:
@@ -38,14 +41,28 @@ def is_file(path: str | os.PathLike) -> bool:
   return str(path).endswith(SUFFIXES)
 
 
-def recognise(path: str | os.PathLike) -> Form:
-  """What the file holds, from its keys; ValueError if it cannot be imported."""
+def recognise(
+  path: str | os.PathLike,
+  *,
+  prefix: str = '',
+  options: Mapping[str, Any] | None = None,
+) -> Form:
+  """What the file holds, from its keys and the config.json beside it.
+
+  `prefix` and `options` are as in `load`. Raises ValueError if the file cannot
+  be imported.
+  """
   with torch_file.open_tensors(path) as stored:
-    return _form(stored, path)
+    return _form(stored, path, prefix, options)
 
 
 def load(
-  path: str | os.PathLike, model: models.Classifier, *, encoder: str
+  path: str | os.PathLike,
+  model: models.Classifier,
+  *,
+  encoder: str,
+  prefix: str = '',
+  options: Mapping[str, Any] | None = None,
 ) -> tuple[Form, bool]:
   """Gives the model, which may be abstract, the parameters in the file.
 
@@ -57,6 +74,8 @@ def load(
     path: of a form that the module's text lists.
     model: what is filled.
     encoder: the name of its encoder.
+    prefix: what precedes the network's keys, in a file with several networks.
+    options: the `geometry.OPTIONS` with which the encoder was made.
 
   Returns:
     What the file holds, and whether the head was taken over.
@@ -65,11 +84,12 @@ def load(
     ValueError: the file cannot be read, or is of another model.
   """
   with torch_file.open_tensors(path) as stored:
-    form = _form(stored, path)
-    if form.encoder != encoder:
+    form = _form(stored, path, prefix, options)
+    variant = geometry.changed(models.ENCODERS[encoder], **(options or {}))
+    if not form.fits(variant):
       raise ValueError(
-        f'{path} looks like {form}: needs --config.encoder={form.encoder}, '
-        f'here it is {encoder}'
+        f'{path} looks like {form}: needs {form.needs()}, here it is {encoder}'
+        + _with(options)
       )
     if form.blurpool != torch_arrays.has_blurpool(model.encoder):
       raise ValueError(
@@ -77,36 +97,60 @@ def load(
       )
     _check_filters(form, stored, path)
     slots = torch_arrays.encoder_slots(model.encoder, form.style)
-    _fill(model.encoder, slots, form.keys, stored, path)
-    fits = form.classifier is not None and form.classifier.fits(model.head)
+    _fill(model.encoder, slots, form.keys, stored, path, form.family)
+    fits = (
+      form.classifier is not None
+      and model.head is not None
+      and form.classifier.fits(model.head)
+    )
     if fits:
       slots = torch_arrays.head_slots(
         model.head,
         torch_keys.FAMILIES[form.family].heads[form.style],
         nested=form.classifier.nested,
       )
-      _fill(model.head, slots, form.head_keys, stored, path)
+      _fill(model.head, slots, form.head_keys, stored, path, 'classifier')
   return form, fits
 
 
-def _form(stored: Mapping[str, Stored], path: str | os.PathLike) -> Form:
+def _form(
+  stored: Mapping[str, Stored],
+  path: str | os.PathLike,
+  prefix: str,
+  options: Mapping[str, Any] | None,
+) -> Form:
+  told = torch_config.read(path)
   try:
-    return torch_form.recognise({key: x.shape for key, x in stored.items()})
+    return torch_form.recognise(
+      {key: x.shape for key, x in stored.items()},
+      prefix=prefix,
+      told=told,
+      given=options,
+    )
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
+
+
+def _with(options: Mapping[str, Any] | None) -> str:
+  return ''.join(f', {k} {x}' for k, x in (options or {}).items() if x)
 
 
 def _check_filters(form: Form, stored: Mapping[str, Stored], path) -> None:
   for key in form.ignored:
     if key.endswith('.blur_filter'):
-      found = stored[key].read()
+      found = stored[key].weights(key)
       # Half precision has it exactly, too.
       if not np.array_equal(found, torch_arrays.blur_filter(len(found))):
         raise ValueError(f'{path}: {key} is not the filter [1 2 1] x [1 2 1]')
 
 
 def _fill(
-  module, slots, keys: Mapping[str, str], stored: Mapping[str, Stored], path
+  module,
+  slots,
+  keys: Mapping[str, str],
+  stored: Mapping[str, Stored],
+  path,
+  kind,
 ) -> None:
   left_over = [name for key, name in keys.items() if key not in slots]
   unfilled = [
@@ -114,12 +158,14 @@ def _fill(
   ]
   if left_over or unfilled:
     raise ValueError(
-      f'{path} does not match. Left over in the file: '
+      f'{path} is a {kind} of a kind not known here. Left over in the file: '
       f'{listed(left_over) or "nothing"}. Left unfilled here, with the key '
       f'that is missing: {listed(unfilled) or "nothing"}'
     )
   try:
-    torch_arrays.fill(module, slots, lambda key: stored[keys[key]].read())
+    torch_arrays.fill(
+      module, slots, lambda key: stored[keys[key]].weights(keys[key])
+    )
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
 
@@ -142,6 +188,13 @@ def main() -> None:
     default=(),
     help='8,16,…: of MRL-E, which the file does not tell',
   )
+  add('--prefix', default='', help='of the keys, in a file of several networks')
+  add(
+    '--stem', default='', help='7x7, 3x3_stride1_pool, … where not 7x7_stride2'
+  )
+  add('--num_heads', type=int, default=0, help='of a vision transformer')
+  add('--pooling', default='', help='token, mean or mean_then_norm')
+  add('--output_stride', type=int, default=0, help='8 or 16: a dilated ResNet')
   args = parser.parse_args()
   try:
     imported.write(
@@ -149,6 +202,8 @@ def main() -> None:
       args.out,
       config=args.config and imported.read_config(args.config),
       nesting_dims=args.nesting_dims,
+      prefix=args.prefix,
+      options={name: getattr(args, name) for name in geometry.OPTIONS},
     )
   except (ValueError, OSError) as error:
     sys.exit(f'ValueError: {" ".join(str(error).split())}')

@@ -17,6 +17,7 @@ from mrl_jax import terminal
 from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.data import eval_sets
 from mrl_jax.data import source
+from mrl_jax.models import geometry
 from mrl_jax.stages import analyze
 from mrl_jax.stages import build
 from mrl_jax.stages import check
@@ -129,7 +130,12 @@ def _later_fields(dataset: str) -> dict[str, Any]:
   """Fields added later, with the value old runs implied: such a run goes on."""
   is_folder = dataset.startswith(source.FOLDER_PREFIX)
   # Images of folders were read as they are stored, like those of TFDS.
-  return {'slimmable': False, 'as_seen': 'no' if is_folder else 'auto'}
+  return {
+    'slimmable': False,
+    'as_seen': 'no' if is_folder else 'auto',
+    'init_prefix': '',
+    **geometry.OPTIONS,
+  }
 
 
 def run(
@@ -147,6 +153,7 @@ def run(
   check.check(config)
   workdir = open_workdir(config, path)
   _check_outside(config, workdir)
+  _check_modes(config, modes, workdir)
   _use_compilation_cache()
   # Processes that differ in these would wait for each other in vain.
   parts = (workdir.config, [*modes], workdir.marks(), workdir.latest_step())
@@ -169,6 +176,23 @@ def run(
       terminal.say(f'{mode}: already finished in {workdir.path}, skipped')
       continue
     _run_stage(mode, config, workdir, done)
+
+
+def _check_modes(
+  config: ConfigDict, modes: Sequence[str], workdir: Workdir
+) -> None:
+  if workdir.is_import and 'train' in modes:
+    raise ValueError(
+      f'stage train: {workdir.path} was imported, and has no state of a '
+      f'training: train in another with --config.init_from={workdir.path}'
+    )
+  if config.head == 'none':
+    for mode in modes:
+      if mode in ('train', 'analyze', 'export'):
+        raise ValueError(
+          f'stage {mode!r}: needs a classifier, and the head is none; must be '
+          'one of embed, evaluate, retrieve and report'
+        )
 
 
 def open_workdir(config: ConfigDict, path: str | os.PathLike) -> Workdir:

@@ -29,6 +29,7 @@ from mrl_jax.data.vector_batches import EvaluationVectors
 from mrl_jax.data.vector_batches import StreamVectors
 from mrl_jax.data.vectors import open_vectors
 from mrl_jax.data.vectors import Vectors
+from mrl_jax.models import geometry
 from mrl_jax.models.adaptor import Adaptor
 from mrl_jax.models.slimmable import SlimmableClassifier
 from mrl_jax.predictions import KINDS
@@ -123,6 +124,7 @@ def _encoder(config: ConfigDict, rngs: nnx.Rngs) -> nnx.Module:
     blurpool=config.blurpool,
     drop_path=config.drop_path,
     remat=config.remat,
+    **geometry.options(config),
     **options,
   )
 

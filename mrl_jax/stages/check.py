@@ -12,8 +12,10 @@ from mrl_jax import profile
 from mrl_jax import trainable
 from mrl_jax.data import eval_sets
 from mrl_jax.data import source
+from mrl_jax.models import geometry
 from mrl_jax.models import heads
 from mrl_jax.models import slimmable
+from mrl_jax.models import torch_import
 from mrl_jax.models import vit
 from mrl_jax.stages import build
 
@@ -22,7 +24,7 @@ _CHOICES = {
   'augmentation': ('random_resized_crop', 'shift', 'none'),
   'as_seen': source.AS_SEEN,
   'dtype': ('float32', 'bfloat16'),
-  'head': heads.KINDS,
+  'head': (*heads.KINDS, 'none'),
   'loss_kernel': ('xla', 'pallas'),
   'optimizer': optim.OPTIMIZERS,
   'schedule': optim.SCHEDULES,
@@ -86,6 +88,7 @@ def check(config: ConfigDict) -> None:
   profile.parse(config.profile)
   _check_analysis(config)
   _check_start(config)
+  _check_no_head(config)
   _check_vectors(config)
   _check_images(config)
   _check_encoder(config)
@@ -107,11 +110,27 @@ def _check_start(config: ConfigDict) -> None:
     f'given, or all but {", ".join(patterns)} stays as it is initialised',
   )
   _require(
+    'init_prefix',
+    config.init_prefix,
+    not config.init_prefix or torch_import.is_file(config.init_from),
+    'empty without a file of PyTorch as init_from',
+  )
+  _require(
     'trainable',
     config.trainable,
     not (config.slimmable and patterns),
     'empty with slimmable, whose narrower networks start afresh',
   )
+
+
+def _check_no_head(config: ConfigDict) -> None:
+  for name, off in (
+    ('save', ()),
+    ('flip_eval_image_size', 0),
+    ('slimmable', False),
+  ):
+    ok = config.head != 'none' or config[name] == off
+    _require(name, config[name], ok, f'{off} with head none')
 
 
 def _check_vectors(config: ConfigDict) -> None:
@@ -156,6 +175,7 @@ def _check_encoder(config: ConfigDict) -> None:
     image_size=size,
     blurpool=config.blurpool,
     drop_path=config.drop_path,
+    **geometry.options(config),
   )
   if isinstance(models.ENCODERS[config.encoder], vit.Variant):
     right = f"image_size={size}, the size of the transformer's positions"

@@ -67,6 +67,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     seen = _see(config, workdir, mesh, trained, opened)
     if not jax.process_index():
       training = training or _training(config, workdir)
+      if opened.name != _OWN:
+        training = training._replace(is_own=False)
       values |= _measure(
         config, workdir, trained, opened, seen, training, source.num_classes
       )
@@ -109,6 +111,8 @@ def open_sets(
 
 def _dims(config: ConfigDict) -> tuple[int, ...]:
   """The widths that have a classifier."""
+  if config.head == 'none':
+    return ()
   if config.head == 'mrl_e':
     return build.widths(config)
   return tuple(config.nesting_dims)
@@ -148,7 +152,7 @@ def _see(config, workdir, mesh, trained, opened: EvalSet) -> measure.Seen:
           num_classes=config.num_classes or opened.source.num_classes,
         )
       )
-    at = [_dims(config).index(dim) for dim in nesting_dims]
+    at = [_dims(config).index(dim) for dim in nesting_dims if writer]
     seen = measure.collect(batches, writer, np.array(at))
   # Each process has seen those of its own rows.
   damaged = sharding.union(damage.keys)
@@ -181,7 +185,8 @@ def _training(config: ConfigDict, workdir: Workdir) -> measure.Training:
     workdir.embeddings, config.train_split
   )
   database = retrieval.prepare(embedding_MD, build.widths(config))
-  return measure.Training(database, embedding_MD, label_M)
+  is_own = config.train_split == config.eval_split
+  return measure.Training(database, embedding_MD, label_M, is_own)
 
 
 def _measure(

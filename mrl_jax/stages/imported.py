@@ -1,9 +1,11 @@
 """A workdir made of a PyTorch checkpoint, as if it had been trained here."""
 
+from collections.abc import Mapping
 import os
 import pathlib
 import runpy
 import time
+from typing import Any
 
 from flax import nnx
 import jax
@@ -11,9 +13,11 @@ from jax import numpy as jnp
 from ml_collections import ConfigDict
 
 from mrl_jax import models
+from mrl_jax import nesting
 from mrl_jax import stages
 from mrl_jax import terminal
 from mrl_jax.checkpoint import Checkpoints
+from mrl_jax.models import geometry
 from mrl_jax.models import heads
 from mrl_jax.models import torch_import
 from mrl_jax.models.torch_form import Form
@@ -32,6 +36,8 @@ def write(
   *,
   config: ConfigDict | None = None,
   nesting_dims: tuple[int, ...] = (),
+  prefix: str = '',
+  options: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes `checkpoints/1` in the new workdir `out`, and says what it is.
 
@@ -41,18 +47,23 @@ def write(
       in it, so training does not go on there.
     config: which the model in the file must fit. The workdir is then one of
       this config, in which training is finished. None: one of the model alone.
-    nesting_dims: of MRL-E, which the file does not tell, and without config.
+    nesting_dims: of MRL-E, which the file does not tell, and without config;
+      or the widths at which an encoder without a classifier is measured.
+    prefix: what precedes the network's keys, in a file with several networks.
+    options: the `geometry.OPTIONS` that the file does not tell; those that are
+      not empty take the place of the config's.
 
   Raises:
     ValueError: the file cannot be imported, or `out` has checkpoints.
   """
   start = time.perf_counter()
-  form = torch_import.recognise(file)
+  options = {name: x for name, x in (options or {}).items() if x}
   if config is None:
+    form = torch_import.recognise(file, prefix=prefix, options=options)
     config = _config(file, form, nesting_dims)
     workdir = Workdir(out, config.to_dict())
   else:
-    config = build.resolve(config)
+    config = build.resolve(_changed(config, prefix, options))
     check.check(config)
     if config.slimmable:
       raise ValueError(
@@ -63,26 +74,73 @@ def write(
     workdir = stages.open_workdir(config, out)
   if workdir.latest_step():
     raise ValueError(f'out {out}: has checkpoints; give a new folder')
+  form, model, has_head = _load(file, config, prefix)
+  _save(model, config, workdir)
+  seconds = time.perf_counter() - start
+  stages.mark_finished('train', workdir, seconds)
+  for line in form.remarks(_variant(config)):
+    terminal.say(line)
+  terminal.say(
+    f'{form}: in {workdir.path}, {_heads(model, has_head)}, in {seconds:.1f} s'
+  )
+
+
+def _load(
+  file: str | os.PathLike, config: ConfigDict, prefix: str
+) -> tuple[Form, models.Classifier, bool]:
+  """The form, the filled model, and whether its heads are the file's."""
+  given = geometry.options(config)
+  where = {'prefix': prefix or config.get('init_prefix', '')}
+  form = torch_import.recognise(file, options=given, **where)
+  _check_pixels(file, form, config)
   num_classes = config.num_classes or (
     form.classifier.num_classes if form.classifier else 0
   )
-  if not num_classes:
+  if not num_classes and config.head != 'none':
     raise ValueError(
       f'{file} has no classifier: give a --config with num_classes'
     )
   model = nnx.eval_shape(lambda: build.model(config, num_classes))
-  form, has_head = torch_import.load(file, model, encoder=config.encoder)
-  if not has_head:
+  form, has_head = torch_import.load(
+    file, model, encoder=config.encoder, options=given, **where
+  )
+  if not has_head and model.head is not None:
     model.head = _fresh_head(model.head, config.seed)
-  _save(model, config, workdir)
-  seconds = time.perf_counter() - start
-  stages.mark_finished('train', workdir, seconds)
+  return form, model, has_head
+
+
+def _check_pixels(
+  file: str | os.PathLike, form: Form, config: ConfigDict
+) -> None:
+  """Refuses a config that normalises pixels otherwise than config.json says."""
+  for line in form.differing(config):
+    if line.startswith(('config.json says mean', 'config.json says std')):
+      raise ValueError(f'{file}: {line}')
+    terminal.say(line)
+
+
+def _changed(config: ConfigDict, prefix: str, options) -> ConfigDict:
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.update(options)
+    if prefix:
+      config.init_prefix = prefix
+  return config
+
+
+def _variant(config: ConfigDict) -> Any:
+  options = geometry.options(config)
+  return geometry.changed(models.ENCODERS[config.encoder], **options)
+
+
+def _heads(model: models.Classifier, has_head: bool) -> str:
   head = model.head
+  if head is None:
+    return 'without a classifier'
   widths = ', '.join(map(str, head.nesting_dims))
-  terminal.say(
-    f'{form}: in {workdir.path}, with {"its" if has_head else "fresh"} heads '
-    f'({head.kind} at {widths}, {head.num_classes:,} classes), in '
-    f'{seconds:.1f} s'
+  return (
+    f'with {"its" if has_head else "fresh"} heads ({head.kind} at {widths}, '
+    f'{head.num_classes:,} classes)'
   )
 
 
@@ -99,8 +157,43 @@ def _config(
   file: str | os.PathLike, form: Form, nesting_dims: tuple[int, ...]
 ) -> ConfigDict:
   """What the model in the file is built from."""
+  kind, widths = _kind_and_widths(file, form, nesting_dims)
+  told = dict(form.told.image) if form.told else {}
+  size = form.image_size or told.get('eval_image_size', 224)
+  return ConfigDict(
+    {
+      'name': pathlib.Path(file).stem,
+      'init_from': str(file),
+      'seed': 0,
+      'embeddings': '',
+      'encoder': form.encoder,
+      'blurpool': form.blurpool,
+      'image_size': size,
+      'eval_image_size': size,
+      'eval_resize': told.get('eval_resize', round(size / 0.875)),
+      'mean': told.get('mean', (0.485, 0.456, 0.406)),
+      'std': told.get('std', (0.229, 0.224, 0.225)),
+      **geometry.OPTIONS,
+      **form.options,
+      'drop_path': 0.0,
+      'remat': False,
+      'dtype': 'float32',
+      'head': kind,
+      'slimmable': False,
+      'nesting_dims': widths,
+      'num_classes': form.classifier.num_classes if form.classifier else 0,
+      'loss_kernel': 'xla',
+    }
+  )
+
+
+def _kind_and_widths(
+  file: str | os.PathLike, form: Form, nesting_dims: tuple[int, ...]
+) -> tuple[str, tuple[int, ...]]:
+  width = form.variant.num_features
   if form.classifier is None:
-    raise ValueError(f'{file} has no classifier: give a --config')
+    dims = nesting_dims or nesting.doubling(8, width)
+    return 'none', nesting.validate(dims, width)
   kind, widths = form.classifier.kind, form.classifier.widths
   if kind == 'mrl_e' and not nesting_dims:
     raise ValueError(
@@ -116,25 +209,7 @@ def _config(
       f'nesting_dims {nesting_dims}: {file} has classifiers of the widths '
       f'{form.classifier.widths}'
     )
-  return ConfigDict(
-    {
-      'name': pathlib.Path(file).stem,
-      'init_from': str(file),
-      'seed': 0,
-      'embeddings': '',
-      'encoder': form.encoder,
-      'blurpool': form.blurpool,
-      'image_size': form.image_size or 224,
-      'drop_path': 0.0,
-      'remat': False,
-      'dtype': 'float32',
-      'head': kind,
-      'slimmable': False,
-      'nesting_dims': widths,
-      'num_classes': form.classifier.num_classes,
-      'loss_kernel': 'xla',
-    }
-  )
+  return kind, widths
 
 
 def _fresh_head(abstract: nnx.Module, seed: int) -> heads.MatryoshkaHead:

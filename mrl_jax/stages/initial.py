@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from mrl_jax import models
 from mrl_jax import terminal
 from mrl_jax.checkpoint import Checkpoints
+from mrl_jax.models import geometry
 from mrl_jax.models import torch_import
 
 
@@ -36,7 +37,17 @@ def _from_file(
   config: ConfigDict, model: models.Classifier
 ) -> tuple[str, bool]:
   path = pathlib.Path(config.init_from).expanduser()
-  form, has_head = torch_import.load(path, model, encoder=config.encoder)
+  options = geometry.options(config)
+  form, has_head = torch_import.load(
+    path,
+    model,
+    encoder=config.encoder,
+    prefix=config.init_prefix,
+    options=options,
+  )
+  variant = geometry.changed(models.ENCODERS[config.encoder], **options)
+  for line in (*form.remarks(variant), *form.differing(config)):
+    terminal.say(f'train: {path}: {line}')
   return f'{path} ({form})', has_head
 
 

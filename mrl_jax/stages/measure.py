@@ -36,11 +36,16 @@ class Seen(NamedTuple):
 
 
 class Training(NamedTuple):
-  """The embeddings of the training split, to be near to."""
+  """Embeddings of the training split: neighbours, and few-shot support.
+
+  `is_own` says that they are the very examples that are measured, row by row:
+  then none is its own neighbour, and few-shot is left out.
+  """
 
   database: Any
   embedding_MD: np.ndarray
   label_M: np.ndarray
+  is_own: bool = False
 
 
 def collect(
@@ -124,7 +129,9 @@ def measure(
       raise ValueError('no example of the set has a label')
     is_right = _several([labels[i] for i in counted])
   top_GNK = seen.top_GNK[:, counted]
-  right_GNK = np.stack([is_right(top_NK) for top_NK in top_GNK])
+  right_GNK = np.zeros(top_GNK.shape, bool)
+  for g, top_NK in enumerate(top_GNK):
+    right_GNK[g] = is_right(top_NK)
   shares = {'top1': right_GNK[..., 0], 'top5': right_GNK.any(-1)}
   values = {}
   if labels is None:
@@ -132,7 +139,8 @@ def measure(
   for name, right_GN in shares.items():
     values |= metrics.per_width(name, dims, 100 * right_GN.mean(1))
   query_QD = embedding_ND if labels is None else embedding_ND[counted]
-  values |= _neighbors(config, query_QD, training, of_model_C, is_right)
+  own_Q = counted if training.is_own else None
+  values |= _neighbors(config, query_QD, training, of_model_C, is_right, own_Q)
   few_shot, notes = [], []
   if labels is None:
     few_shot, notes = _few_shot(
@@ -164,14 +172,25 @@ def _several(labels):
   return is_right
 
 
-def _neighbors(config, query_QD, training, of_model_C, is_right):
-  """1-NN, and the vote of `config.knn`, by the cosine at every width."""
+def _neighbors(config, query_QD, training, of_model_C, is_right, own_Q):
+  """1-NN, and the vote of `config.knn`, by the cosine at every width.
+
+  `own_Q` are the queries' own rows in the database, which do not count.
+  """
   dims = build.widths(config)
-  k = min(config.knn, len(training.label_M))
+  leaves_out = own_Q is not None
+  k = min(config.knn, len(training.label_M) - leaves_out)
+  if not k:
+    raise ValueError('the split has one example: it has no other to be near to')
   one, many = [], []
   for dim in dims:
-    found = retrieval.search(query_QD, training.database, k, dim=dim)
-    label_QK = of_model_C[training.label_M[found.ids_QK]]
+    found = retrieval.search(
+      query_QD, training.database, k + leaves_out, dim=dim
+    )
+    ids_QK = found.ids_QK
+    if leaves_out:
+      ids_QK = _without(ids_QK, own_Q)
+    label_QK = of_model_C[training.label_M[ids_QK]]
     one.append(100 * is_right(label_QK[:, :1]).mean())
     vote_Q = np.concatenate(
       [
@@ -186,8 +205,19 @@ def _neighbors(config, query_QD, training, of_model_C, is_right):
   return values
 
 
+def _without(ids_QK: np.ndarray, own_Q: np.ndarray) -> np.ndarray:
+  """One column less: the own id where it is there, else the last."""
+  keeps_QK = ids_QK != own_Q[:, None]
+  # Where copies push the own row out of the list, the last one goes.
+  keeps_QK[keeps_QK.all(1), -1] = False
+  return ids_QK[keeps_QK].reshape(len(ids_QK), -1)
+
+
 def _few_shot(config, query_QD, query_label_Q, training, of_model_C):
   """Each setting, and what is to be said of those that cannot be had."""
+  if training.is_own:
+    note = 'neighbours are others of the same split, and few-shot is left out'
+    return [], [note]
   support_label_M = of_model_C[training.label_M]
   settings, notes = [], []
   present = np.unique(query_label_Q)

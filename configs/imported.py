@@ -1,0 +1,32 @@
+"""A model of PyTorch that was imported without a config, on your own images.
+
+    python -m mrl_jax.models.torch_import FILE --out=runs/mine
+    python launch.py --config=configs/imported.py:runs/mine \\
+      --workdir=runs/mine --config.dataset=folder:/path
+
+What follows the colon is the workdir that the import wrote; encoder, widths and
+the preparation of the images are as it recorded them. It embeds the images, and
+measures 1-NN and retrieval between the two splits; with the same name for both
+(`--config.train_split=val --config.eval_split=val`) among the images of one.
+"""
+
+import json
+import pathlib
+
+from configs import default
+
+
+def get_config(workdir: str = ''):
+  config = default.get_config()
+  config.name = 'imported'
+  config.dataset = 'folder:'
+  config.eval_split = 'val'
+  config.modes = ('embed', 'evaluate', 'retrieve', 'report')
+  config.eval_batch_size = 64
+  if workdir:
+    path = pathlib.Path(workdir).expanduser() / 'config.json'
+    recorded = json.loads(path.read_text())
+    for name, value in recorded.items():
+      if name not in ('name', 'dataset', 'eval_split', 'modes'):
+        config[name] = tuple(value) if isinstance(value, list) else value
+  return config
