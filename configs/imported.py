@@ -6,8 +6,9 @@
 
 What follows the colon is the workdir that the import wrote; encoder, widths and
 the preparation of the images are as it recorded them. It embeds the images, and
-measures 1-NN and retrieval between the two splits; with the same name for both
-(`--config.train_split=val --config.eval_split=val`) among the images of one.
+measures 1-NN and retrieval between the two splits. The neighbours within one
+split, each image without itself, are measured by `--mode=evaluate
+--config.train_split=val --config.eval_split=val`.
 """
 
 import json
@@ -21,7 +22,7 @@ def get_config(workdir: str = ''):
   config.name = 'imported'
   config.dataset = 'folder:'
   config.eval_split = 'val'
-  config.modes = ('embed', 'evaluate', 'retrieve', 'report')
+  config.modes = ('embed', 'evaluate', 'retrieve')
   config.eval_batch_size = 64
   if workdir:
     path = pathlib.Path(workdir).expanduser() / 'config.json'

@@ -19,7 +19,6 @@ from typing import Any
 
 from mrl_jax import files
 
-
 # Fields in which an imported model leaves a choice.
 _SIZES = frozenset({'image_size', 'eval_image_size', 'eval_resize'})
 

@@ -62,9 +62,9 @@ def per_class(
 ) -> np.ndarray:
   """Accuracy of each width on each class [G, C]; NaN without examples."""
   count_C = np.bincount(label_N, minlength=num_classes)
-  right_GC = np.stack(
-    [np.bincount(label_N, x, minlength=num_classes) for x in right_GN]
-  )
+  right_GC = np.zeros((len(right_GN), len(count_C)))
+  for g, x in enumerate(right_GN):
+    right_GC[g] = np.bincount(label_N, x, minlength=num_classes)
   present_C = count_C > 0
   return np.where(
     present_C[None], right_GC / np.maximum(count_C, 1)[None], np.nan

@@ -1,5 +1,6 @@
 """Opens PyTorch's checkpoint files: tensors, and nothing that could run."""
 
+import argparse
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import os
@@ -99,7 +100,9 @@ def _open_torch(path: pathlib.Path) -> dict[str, Stored]:
       f'{path}: needs PyTorch (pip install torch); .safetensors does not'
     ) from None
   try:
-    with warnings.catch_warnings():
+    # What scripts save their arguments as: attributes, and nothing that runs.
+    safe = torch.serialization.safe_globals([argparse.Namespace])
+    with warnings.catch_warnings(), safe:
       # Of pickles that it did not write, which it then refuses.
       warnings.simplefilter('ignore', UserWarning)
       content = torch.load(

@@ -4,10 +4,14 @@
 
 writes them as a workdir, for `--config.init_from=DIR`. FILE is a ResNet of
 torchvision, timm, Hugging Face's transformers or RAIVNLab/MRL (with or without
-BlurPool, with MRL, MRL-E or fixed-feature heads), or a ConvNeXt or ViT of timm
-or transformers; `.safetensors`, or `.pt`, `.pth` and `.bin`, which need torch.
-With --config the workdir is one of that config, which --mode=evaluate and the
-like then go on with:
+BlurPool, with MRL, MRL-E or fixed-feature heads), or a ConvNeXt or ViT of timm,
+transformers or torchvision; `.safetensors`, or `.pt`, `.pth`, `.bin`,
+`.pth.tar` and `.ckpt`, which need torch. A config.json of transformers or timm
+beside the file is obeyed. What no file tells is assumed and printed; --stem,
+--num_heads, --pooling and --output_stride say otherwise. --prefix names one of
+several networks in the file. An encoder without a classifier is embedded with,
+and measured by its neighbours (configs/imported.py). With --config the workdir
+is one of that config, which --mode=evaluate and the like then go on with:
 
     python -m mrl_jax.models.torch_import FILE --out=DIR \\
       --config=configs/resnet50_mrl.py
@@ -28,8 +32,8 @@ from mrl_jax.models import geometry
 from mrl_jax.models import torch_arrays
 from mrl_jax.models import torch_config
 from mrl_jax.models import torch_file
-from mrl_jax.models import torch_form
 from mrl_jax.models import torch_keys
+from mrl_jax.models import torch_recognition
 from mrl_jax.models.torch_file import Stored
 from mrl_jax.models.torch_file import SUFFIXES
 from mrl_jax.models.torch_form import Form
@@ -97,7 +101,8 @@ def load(
       )
     _check_filters(form, stored, path)
     slots = torch_arrays.encoder_slots(model.encoder, form.style)
-    _fill(model.encoder, slots, form.keys, stored, path, form.family)
+    looks = form.other or f'a {form.family} of a kind not known here'
+    _fill(model.encoder, slots, form.keys, stored, path, looks)
     fits = (
       form.classifier is not None
       and model.head is not None
@@ -109,7 +114,7 @@ def load(
         torch_keys.FAMILIES[form.family].heads[form.style],
         nested=form.classifier.nested,
       )
-      _fill(model.head, slots, form.head_keys, stored, path, 'classifier')
+      _fill(model.head, slots, form.head_keys, stored, path, 'a classifier')
   return form, fits
 
 
@@ -121,7 +126,7 @@ def _form(
 ) -> Form:
   told = torch_config.read(path)
   try:
-    return torch_form.recognise(
+    return torch_recognition.recognise(
       {key: x.shape for key, x in stored.items()},
       prefix=prefix,
       told=told,
@@ -150,7 +155,7 @@ def _fill(
   keys: Mapping[str, str],
   stored: Mapping[str, Stored],
   path,
-  kind,
+  looks: str,
 ) -> None:
   left_over = [name for key, name in keys.items() if key not in slots]
   unfilled = [
@@ -158,7 +163,7 @@ def _fill(
   ]
   if left_over or unfilled:
     raise ValueError(
-      f'{path} is a {kind} of a kind not known here. Left over in the file: '
+      f'{path} looks like {looks}, and does not match. Left over in the file: '
       f'{listed(left_over) or "nothing"}. Left unfilled here, with the key '
       f'that is missing: {listed(unfilled) or "nothing"}'
     )

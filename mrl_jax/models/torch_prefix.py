@@ -150,15 +150,11 @@ def _unknown(shapes: Shapes, nearest: list[Network]) -> str:
   elif nearest:
     style, family = nearest[0].style, nearest[0].family
     looks = (
-      f"it looks like no architecture with a name here; nearest is {style}'s "
-      f'{family}, of which it has {len(nearest[0].keys())} of {len(shapes)} '
-      'keys'
+      f"nearest is {style}'s {family}, of which it has "
+      f'{len(nearest[0].keys())} of {len(shapes)} keys'
     )
   else:
-    looks = (
-      'it looks like no architecture with a name here; its keys are '
-      f'{listed(shapes)}'
-    )
+    looks = f'its keys are {listed(shapes)}'
   return (
     f'no encoder known here ({looks}); known are ResNets of torchvision, timm, '
     'transformers and RAIVNLab, ConvNeXt and ViT of torchvision, timm and '

@@ -138,6 +138,10 @@ def _later_fields(dataset: str) -> dict[str, Any]:
   }
 
 
+# Stages that need no classifier.
+_WITHOUT_HEAD = ('embed', 'evaluate', 'retrieve')
+
+
 def run(
   config: ConfigDict, path: str | os.PathLike, modes: Sequence[str]
 ) -> None:
@@ -186,13 +190,17 @@ def _check_modes(
       f'stage train: {workdir.path} was imported, and has no state of a '
       f'training: train in another with --config.init_from={workdir.path}'
     )
-  if config.head == 'none':
-    for mode in modes:
-      if mode in ('train', 'analyze', 'export'):
-        raise ValueError(
-          f'stage {mode!r}: needs a classifier, and the head is none; must be '
-          'one of embed, evaluate, retrieve and report'
-        )
+  for mode in modes:
+    if config.head == 'none' and mode not in _WITHOUT_HEAD:
+      raise ValueError(
+        f'stage {mode!r}: needs a classifier, and the head is none; must be '
+        f'one of {_WITHOUT_HEAD}'
+      )
+  if 'retrieve' in modes and config.train_split == config.eval_split:
+    raise ValueError(
+      f'eval_split {config.eval_split!r}: must not be train_split for '
+      'retrieve, in which each query would find itself'
+    )
 
 
 def open_workdir(config: ConfigDict, path: str | os.PathLike) -> Workdir:

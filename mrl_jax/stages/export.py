@@ -15,6 +15,7 @@ from mrl_jax import files
 from mrl_jax import sharding
 from mrl_jax import state as state_lib
 from mrl_jax import terminal
+from mrl_jax.models import geometry
 from mrl_jax.models import torch_arrays
 from mrl_jax.stages import build
 from mrl_jax.stages import card
@@ -186,6 +187,7 @@ def _about(config, workdir, trained, source) -> dict:
   about = {
     'name': config.name,
     'encoder': config.encoder,
+    **geometry.options(config),
     'num_features': build.num_features(config),
     'head': config.head,
     'nesting_dims': list(config.nesting_dims),

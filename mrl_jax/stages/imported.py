@@ -57,13 +57,15 @@ def write(
     ValueError: the file cannot be imported, or `out` has checkpoints.
   """
   start = time.perf_counter()
-  options = {name: x for name, x in (options or {}).items() if x}
+  if config is not None:
+    config = _changed(config, options or {})
+    prefix, options = prefix or config.init_prefix, geometry.options(config)
+  form = torch_import.recognise(file, prefix=prefix, options=options)
   if config is None:
-    form = torch_import.recognise(file, prefix=prefix, options=options)
     config = _config(file, form, nesting_dims)
     workdir = Workdir(out, config.to_dict())
   else:
-    config = build.resolve(_changed(config, prefix, options))
+    config = build.resolve(config)
     check.check(config)
     if config.slimmable:
       raise ValueError(
@@ -71,28 +73,10 @@ def write(
         'networks, which slimmable needs; train with --config.init_from='
         f'{file}'
       )
+    _check_pixels(file, form, config)
     workdir = stages.open_workdir(config, out)
   if workdir.latest_step():
     raise ValueError(f'out {out}: has checkpoints; give a new folder')
-  form, model, has_head = _load(file, config, prefix)
-  _save(model, config, workdir)
-  seconds = time.perf_counter() - start
-  stages.mark_finished('train', workdir, seconds)
-  for line in form.remarks(_variant(config)):
-    terminal.say(line)
-  terminal.say(
-    f'{form}: in {workdir.path}, {_heads(model, has_head)}, in {seconds:.1f} s'
-  )
-
-
-def _load(
-  file: str | os.PathLike, config: ConfigDict, prefix: str
-) -> tuple[Form, models.Classifier, bool]:
-  """The form, the filled model, and whether its heads are the file's."""
-  given = geometry.options(config)
-  where = {'prefix': prefix or config.get('init_prefix', '')}
-  form = torch_import.recognise(file, options=given, **where)
-  _check_pixels(file, form, config)
   num_classes = config.num_classes or (
     form.classifier.num_classes if form.classifier else 0
   )
@@ -102,11 +86,25 @@ def _load(
     )
   model = nnx.eval_shape(lambda: build.model(config, num_classes))
   form, has_head = torch_import.load(
-    file, model, encoder=config.encoder, options=given, **where
+    file,
+    model,
+    encoder=config.encoder,
+    prefix=prefix,
+    options=geometry.options(config),
   )
-  if not has_head and model.head is not None:
+  if not has_head and config.head != 'none':
     model.head = _fresh_head(model.head, config.seed)
-  return form, model, has_head
+  _save(model, config, workdir)
+  seconds = time.perf_counter() - start
+  stages.mark_finished('train', workdir, seconds)
+  variant = geometry.changed(
+    models.ENCODERS[config.encoder], **geometry.options(config)
+  )
+  for line in form.remarks(variant):
+    terminal.say(line)
+  terminal.say(
+    f'{form}: in {workdir.path}, {_heads(model, has_head)}, in {seconds:.1f} s'
+  )
 
 
 def _check_pixels(
@@ -119,18 +117,11 @@ def _check_pixels(
     terminal.say(line)
 
 
-def _changed(config: ConfigDict, prefix: str, options) -> ConfigDict:
+def _changed(config: ConfigDict, options: Mapping[str, Any]) -> ConfigDict:
+  """The config with those options that are not empty."""
   config = config.copy_and_resolve_references()
-  with config.unlocked():
-    config.update(options)
-    if prefix:
-      config.init_prefix = prefix
+  config.update({name: x for name, x in options.items() if x})
   return config
-
-
-def _variant(config: ConfigDict) -> Any:
-  options = geometry.options(config)
-  return geometry.changed(models.ENCODERS[config.encoder], **options)
 
 
 def _heads(model: models.Classifier, has_head: bool) -> str:
