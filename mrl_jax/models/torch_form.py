@@ -109,12 +109,18 @@ class Form:
     fields = {'encoder': self.encoder, **self.options}
     return ' '.join(f'--config.{name}={x}' for name, x in fields.items())
 
-  def remarks(self, variant: Any) -> list[str]:
-    """Lines on what was assumed of this geometry, and on what was left out."""
+  def remarks(self, variant: Any, pixels: str = '') -> list[str]:
+    """Lines on what was assumed, and on what was left out.
+
+    Args:
+      variant: the geometry that is used.
+      pixels: how images are prepared, where that is assumed, too.
+    """
     lines = []
-    if self.untold:
+    assumed = [geometry.described(variant, self.untold), pixels]
+    if any(assumed):
       lines.append(
-        f'assumed: {geometry.described(variant, self.untold)}; no array tells, '
+        f'assumed: {", ".join(filter(None, assumed))}; no array tells, '
         + ('nor does config.json' if self.told else 'no config.json is there')
       )
     if self.told:

@@ -61,8 +61,11 @@ def write(
     config = _changed(config, options or {})
     prefix, options = prefix or config.init_prefix, geometry.options(config)
   form = torch_import.recognise(file, prefix=prefix, options=options)
+  pixels = ''
   if config is None:
     config = _config(file, form, nesting_dims)
+    if not form.told or 'mean' not in form.told.image:
+      pixels = f'pixels of mean {config.mean} and std {config.std}'
     workdir = Workdir(out, config.to_dict())
   else:
     config = build.resolve(config)
@@ -100,7 +103,7 @@ def write(
   variant = geometry.changed(
     models.ENCODERS[config.encoder], **geometry.options(config)
   )
-  for line in form.remarks(variant):
+  for line in form.remarks(variant, pixels):
     terminal.say(line)
   terminal.say(
     f'{form}: in {workdir.path}, {_heads(model, has_head)}, in {seconds:.1f} s'
