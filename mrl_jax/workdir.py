@@ -186,8 +186,8 @@ class Workdir:
 
 
 def is_import(config: Mapping[str, Any]) -> bool:
-  """Whether the config is one of a model alone, which names no dataset."""
-  return 'dataset' not in config
+  """Whether it is of a model alone, which names its file and no dataset."""
+  return 'init_from' in config and 'dataset' not in config
 
 
 def _check_writable(path: pathlib.Path) -> None:
