@@ -457,7 +457,7 @@ def test_an_encoder_alone_is_embedded_and_measured_on_one_split(
     stages.run(tuned, out, ('analyze',))
   with pytest.raises(ValueError, match='each query would find itself'):
     stages.run(tuned, out, ('retrieve',))
-  with pytest.raises(ValueError, match=r'imported, and has no .* init_from'):
+  with pytest.raises(ValueError, match=r'imported, and has no .*init_from'):
     stages.run(tuned, out, ('train',))
   stages.run(tuned, out, ('embed', 'evaluate'))
   values = json.loads((out / 'evaluation/val.json').read_text())['values']

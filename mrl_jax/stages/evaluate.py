@@ -67,8 +67,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     seen = _see(config, workdir, mesh, trained, opened)
     if not jax.process_index():
       training = training or _training(config, workdir)
-      if opened.name != _OWN:
-        training = training._replace(is_own=False)
+      is_own = opened.name == _OWN and config.train_split == config.eval_split
+      training = training._replace(is_own=is_own)
       values |= _measure(
         config, workdir, trained, opened, seen, training, source.num_classes
       )
@@ -185,8 +185,7 @@ def _training(config: ConfigDict, workdir: Workdir) -> measure.Training:
     workdir.embeddings, config.train_split
   )
   database = retrieval.prepare(embedding_MD, build.widths(config))
-  is_own = config.train_split == config.eval_split
-  return measure.Training(database, embedding_MD, label_M, is_own)
+  return measure.Training(database, embedding_MD, label_M)
 
 
 def _measure(
