@@ -7,6 +7,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from mrl_jax import checks
 from mrl_jax import fused
 from mrl_jax import nesting
 from mrl_jax.fused import contrastive
@@ -29,6 +30,12 @@ def cross_entropy(
   return log_normalizer_GN - target_logit_GN
 
 
+@checks.takes(
+  logits_GNC=checks.floats('GNC'),
+  label_N=checks.integers('N'),
+  label_smoothing=checks.number(),
+  mask_N=checks.booleans('N'),
+)
 def matryoshka_cross_entropy(
   logits_GNC: jax.Array,
   label_N: jax.Array,
@@ -91,6 +98,12 @@ def weighted_sum(
   return jnp.dot(jnp.asarray(weights_G), loss_G), loss_G
 
 
+@checks.takes(
+  query_ND=checks.floats('ND'),
+  key_ND=checks.floats('ND'),
+  temperature=checks.positive,
+  normalize=checks.truth,
+)
 def matryoshka_contrastive(
   query_ND: jax.Array,
   key_ND: jax.Array,
@@ -133,9 +146,6 @@ def matryoshka_contrastive(
       'both must be [N, D], N at least 1'
     )
   dims = nesting.validate(nesting_dims, query_ND.shape[1])
-  # A comparison that NaN fails.
-  if not (isinstance(temperature, jax.core.Tracer) or temperature > 0):
-    raise ValueError(f'temperature {temperature}: must be positive')
   query_ND, key_ND = query_ND[:, : dims[-1]], key_ND[:, : dims[-1]]
   ones_GN = jnp.ones((len(dims), len(query_ND)))
   query_scale_GN = _inverse_norms(query_ND, dims) if normalize else ones_GN

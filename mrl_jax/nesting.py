@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 import itertools
-import math
 import operator
+import sys
 
 import jax
 from jax import numpy as jnp
+
+from mrl_jax import checks
 
 # Relative importance of the leading widths, those after them count 1
 # (arXiv 2205.13147, Table 27: 2.9 points of top-1 at width 8 for at most 0.15
@@ -14,6 +16,10 @@ from jax import numpy as jnp
 PRESETS = {'8boost': (2.0,), '8+16boost': (2.0, 1.5)}
 
 
+@checks.takes(
+  first=checks.whole(),
+  last=checks.whole(),
+)
 def doubling(first: int, last: int) -> tuple[int, ...]:
   """The paper's nesting dims: `first`, doubled until `last`, which is included.
 
@@ -29,18 +35,19 @@ def doubling(first: int, last: int) -> tuple[int, ...]:
   return (*dims, last)
 
 
+@checks.takes(dim=checks.whole(1, sys.maxsize))
 def validate(nesting_dims: Sequence[int], dim: int) -> tuple[int, ...]:
   """Returns `nesting_dims` as a tuple, or raises ValueError naming the culprit.
 
   They must be integers, strictly increasing, positive, and at most `dim`, the
   width of the embedding.
   """
-  try:
-    dims = tuple(operator.index(m) for m in nesting_dims)
-  except TypeError:
+  dims = checks.listed('nesting_dims', nesting_dims)
+  if not all(map(checks.is_whole, dims)):
     raise ValueError(
-      f'nesting_dims {nesting_dims!r}: every dim must be an integer'
-    ) from None
+      f'nesting_dims {checks.shown(dims)}: every dim must be an integer'
+    )
+  dims = tuple(map(operator.index, dims))
   if not dims:
     raise ValueError('nesting_dims is empty: give at least one width')
   if dims[0] < 1:
@@ -57,6 +64,7 @@ def validate(nesting_dims: Sequence[int], dim: int) -> tuple[int, ...]:
   return dims
 
 
+@checks.takes(num_granularities=checks.whole())
 def validate_weights(
   weights_G: Sequence[float] | Sequence[str] | str | None,
   num_granularities: int,
@@ -67,10 +75,12 @@ def validate_weights(
   Raises ValueError for another length, a negative weight, all zeros, or a name
   that is no preset.
   """
-  if weights_G is None or not len(weights_G):
-    return (1.0,) * num_granularities
   if isinstance(weights_G, str):
-    weights_G = (weights_G,)
+    weights_G = (weights_G,) if weights_G else ()
+  if weights_G is not None:
+    weights_G = checks.listed('nesting_weights', weights_G)
+  if not weights_G:
+    return (1.0,) * num_granularities
   if len(weights_G) == 1 and isinstance(weights_G[0], str):
     name = weights_G[0]
     leading = PRESETS.get(name, ())
@@ -80,19 +90,15 @@ def validate_weights(
         f'be numbers or one of {tuple(PRESETS)}, and not weigh more widths'
       )
     return leading + (1.0,) * (num_granularities - len(leading))
-  try:
-    weights = tuple(float(weight) for weight in weights_G)
-  except (TypeError, ValueError):
-    raise ValueError(
-      f'nesting_weights {weights_G!r}: must be numbers'
-    ) from None
+  weights = tuple(
+    float(checks.number()('nesting_weights', weight)) for weight in weights_G
+  )
   if len(weights) != num_granularities:
     raise ValueError(
       f'nesting_weights {weights}: {len(weights)} weights for '
       f'{num_granularities} nesting dims'
     )
-  # A comparison that NaN fails.
-  if any(not 0 <= w < math.inf for w in weights) or not sum(weights):
+  if min(weights) < 0 or not sum(weights):
     raise ValueError(
       f'nesting_weights {weights}: must be at least 0, and not all 0'
     )
@@ -104,6 +110,8 @@ def validate_per_step(per_step: int, num_granularities: int) -> int:
 
   Raises ValueError for less than 2 of several: the others would never train.
   """
+  per_step = checks.whole(0)('granularities_per_step', per_step)
+  num_granularities = checks.whole()('num_granularities', num_granularities)
   if not per_step:
     return num_granularities
   if not min(2, num_granularities) <= per_step <= num_granularities:

@@ -1,16 +1,44 @@
 """Learning-rate schedules per iteration, and torch's SGD and AdamW."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from jax import numpy as jnp
 import optax
+
+from mrl_jax import checks
 
 OPTIMIZERS = ('sgd', 'adamw')
 DECAY_MASKS = ('all', 'no_norm_no_bias', 'reference')
 SCHEDULES = ('cyclic', 'cosine', 'step', 'constant')
 
 
+def _rate(name: str, value: Any) -> Any:
+  """Takes a learning rate, or a schedule of it."""
+  return value if callable(value) else checks.number(0)(name, value)
+
+
+def _numbers(name: str, value: Any) -> tuple[float, ...]:
+  return tuple(checks.number(0)(name, x) for x in checks.listed(name, value))
+
+
+def _betas(name: str, value: Any) -> tuple[float, ...]:
+  betas = _numbers(name, value)
+  if len(betas) != 2 or max(betas) >= 1:
+    raise ValueError(f'{name} {betas}: must be two numbers in [0, 1)')
+  return betas
+
+
+@checks.takes(
+  name=checks.choice(*SCHEDULES),
+  learning_rate=checks.number(0),
+  steps_per_epoch=checks.whole(),
+  num_epochs=checks.whole(),
+  peak_epoch=checks.number(0),
+  step_epochs=_numbers,
+  step_factor=checks.number(0),
+)
 def schedule(
   name: str,
   learning_rate: float,
@@ -30,8 +58,6 @@ def schedule(
   """
   total = num_epochs * steps_per_epoch
   peak = round(peak_epoch * steps_per_epoch)
-  if name not in SCHEDULES:
-    raise ValueError(f'schedule {name!r}: must be one of {SCHEDULES}')
   if name in ('cyclic', 'cosine') and not 0 <= peak < total:
     raise ValueError(
       f'peak_epoch {peak_epoch}: must be in [0, num_epochs={num_epochs})'
@@ -41,7 +67,11 @@ def schedule(
   if name == 'step':
     return optax.piecewise_constant_schedule(
       learning_rate,
-      {round(epoch * steps_per_epoch): step_factor for epoch in step_epochs},
+      {
+        round(epoch * steps_per_epoch): step_factor
+        for epoch in step_epochs
+        if epoch < num_epochs  # Later steps are never reached.
+      },
     )
   if name == 'cosine':
     return optax.warmup_cosine_decay_schedule(0, learning_rate, peak, total)
@@ -52,6 +82,9 @@ def schedule(
   return lambda step: jnp.interp(step, knots, values)
 
 
+@checks.takes(
+  name=checks.choice(*DECAY_MASKS),
+)
 def decay_mask(name: str) -> Callable[[optax.Params], optax.Params]:
   """Which parameters weight decay applies to, as a function of the parameters.
 
@@ -59,8 +92,6 @@ def decay_mask(name: str) -> Callable[[optax.Params], optax.Params]:
   released code does, every parameter but those of modules named `bn…`, so the
   BatchNorm of each downsampling branch and the head's bias do decay.
   """
-  if name not in DECAY_MASKS:
-    raise ValueError(f'decay_mask {name!r}: must be one of {DECAY_MASKS}')
 
   def decays(path: tuple, parameter: jax.Array) -> bool:
     del parameter
@@ -74,6 +105,11 @@ def decay_mask(name: str) -> Callable[[optax.Params], optax.Params]:
   return lambda params: jax.tree_util.tree_map_with_path(decays, params)
 
 
+@checks.takes(
+  learning_rate=_rate,
+  momentum=checks.number(0, 1),
+  weight_decay=checks.number(0),
+)
 def sgd(
   learning_rate: optax.ScalarOrSchedule,
   *,
@@ -89,6 +125,7 @@ def sgd(
   )
 
 
+@checks.takes(learning_rate=_rate, betas=_betas, weight_decay=checks.number(0))
 def adamw(
   learning_rate: optax.ScalarOrSchedule,
   *,

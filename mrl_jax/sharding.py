@@ -12,10 +12,16 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from mrl_jax import checks
+
 # Elements; a smaller array is not worth being split.
 _LEAST_SPLIT = 2**14
 
 
+@checks.takes(
+  data=checks.whole(0),
+  model=checks.whole(),
+)
 def make_mesh(data: int = 0, model: int = 1) -> jax.sharding.Mesh:
   """A mesh of the axes `data` and `model` over the first devices.
 
@@ -82,6 +88,10 @@ def of_state(tree: Any, mesh: jax.sharding.Mesh, *, fsdp: bool = False) -> Any:
   return jax.tree_util.tree_map_with_path(place, tree)
 
 
+@checks.takes(
+  batch_size=checks.whole(),
+  micro_batches=checks.whole(),
+)
 def check_batch_size(
   batch_size: int, mesh: jax.sharding.Mesh, micro_batches: int = 1
 ) -> None:

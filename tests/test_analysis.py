@@ -85,7 +85,7 @@ def test_a_saved_cascade_predicts(tmp_path):
   [
     ('{"dims": [2, 4], "thresholds": []}', 'one threshold for each but'),
     ('{"dims": [4, 2], "thresholds": [0.5]}', r'dims \[4, 2\].*must increase'),
-    ('{"dims": ["2", 4], "thresholds": [0.5]}', 'must be numbers'),
+    ('{"dims": ["2", 4], "thresholds": [0.5]}', 'Expected `int`, got `str`'),
     (
       '{"dims": [2, 4], "thresholds": [0.5], "temperature": 0}',
       'temperature 0: .*positive',

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mrl_jax import checks
+
 
 class Calibration(NamedTuple):
   """Over B equal bins of the confidence (0, 1] (arXiv 1706.04599).
@@ -22,6 +24,11 @@ class Calibration(NamedTuple):
   count_GB: np.ndarray
 
 
+@checks.takes(
+  confidence_GN=checks.numbers('GN'),
+  right_GN=checks.booleans('GN'),
+  bins=checks.whole(),
+)
 def measure(
   confidence_GN: np.ndarray, right_GN: np.ndarray, *, bins: int = 15
 ) -> Calibration:

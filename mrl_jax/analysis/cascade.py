@@ -5,12 +5,13 @@ but the last, fitted for each pair of neighbouring widths on its own.
 """
 
 from collections.abc import Callable, Sequence
-import math
 import pathlib
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
+from mrl_jax import checks
 from mrl_jax import checksums
 from mrl_jax import files
 
@@ -29,6 +30,9 @@ class Cascade(NamedTuple):
   temperature: float = 1.0
 
 
+_CASCADE = checks.instance(Cascade)
+
+
 class Curve(NamedTuple):
   """For each width the cascade may end at [G], over repeats: mean and std.
 
@@ -42,6 +46,12 @@ class Curve(NamedTuple):
   thresholds: tuple[np.ndarray, np.ndarray]
 
 
+@checks.takes(
+  dims=checks.wholes(),
+  confidence_GN=checks.numbers('GN'),
+  right_GN=checks.booleans('GN'),
+  temperature=checks.positive,
+)
 def fit(
   dims: Sequence[int],
   confidence_GN: np.ndarray,
@@ -53,9 +63,18 @@ def fit(
 
   `temperature`: that of the confidences.
   """
+  _check_shapes(dims, confidence_GN, right_GN)
   pairs = zip(confidence_GN, right_GN, right_GN[1:], strict=False)
   thresholds = tuple(_threshold(*pair) for pair in pairs)
   return Cascade(tuple(dims), thresholds, temperature)
+
+
+def _check_shapes(dims, confidence_GN, right_GN) -> None:
+  if confidence_GN.shape != right_GN.shape or len(dims) != len(right_GN):
+    raise ValueError(
+      f'{len(dims)} dims, confidences {confidence_GN.shape}, results '
+      f'{right_GN.shape}: must be [G] and twice [G, N]'
+    )
 
 
 def _threshold(confidence_N, right_N, next_right_N) -> float:
@@ -67,6 +86,7 @@ def _threshold(confidence_N, right_N, next_right_N) -> float:
   return float(THRESHOLDS[gain_of_each.argmax()])
 
 
+@checks.takes(cascade=_CASCADE, confidence_GN=checks.numbers('GN'))
 def stops(cascade: Cascade, confidence_GN: np.ndarray) -> np.ndarray:
   """Which width decides each example, int [N]: the first that is sure."""
   G = len(cascade.dims)
@@ -80,6 +100,7 @@ def stops(cascade: Cascade, confidence_GN: np.ndarray) -> np.ndarray:
   return sure_GN.argmax(0)
 
 
+@checks.takes(cascade=_CASCADE, logits_GNC=checks.numbers('GNC'))
 def predict(
   cascade: Cascade, logits_GNC: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -121,6 +142,14 @@ def _confidence(cascade, logits):
   return 1 / np.exp((logits - top) / cascade.temperature).sum(-1)
 
 
+@checks.takes(
+  dims=checks.wholes(),
+  confidence_GN=checks.numbers('GN'),
+  right_GN=checks.booleans('GN'),
+  fit_share=checks.number(0, 1),
+  repeats=checks.whole(),
+  seed=checks.whole(0),
+)
 def measure(
   dims: Sequence[int],
   confidence_GN: np.ndarray,
@@ -134,6 +163,7 @@ def measure(
 
   Raises ValueError if either part would be empty, or for no repeats.
   """
+  _check_shapes(dims, confidence_GN, right_GN)
   N = right_GN.shape[1]
   num_fit = round(fit_share * N)
   if repeats < 1:
@@ -175,6 +205,14 @@ def _test(cascade, confidence_GN, right_GN):
   return tuple(np.array(rows).T)
 
 
+class _Saved(msgspec.Struct):
+  """The content of a cascade.json."""
+
+  dims: tuple[int, ...]
+  thresholds: tuple[float, ...]
+  temperature: float = 1.0
+
+
 def save(path: pathlib.Path, cascade: Cascade) -> None:
   checksums.write(path, cascade._asdict())
 
@@ -185,19 +223,15 @@ def load(path: pathlib.Path) -> Cascade:
   One that is written by hand needs no checksum.
   """
   checksums.check_beside(path, path, 'run --mode=analyze again')
-  value = files.read_json(path)
-  dims, thresholds = value.get('dims'), value.get('thresholds')
-  if not dims or thresholds is None or len(thresholds) != len(dims) - 1:
+  saved = files.read_json(path, _Saved)
+  dims, thresholds = saved.dims, saved.thresholds
+  if not dims or len(thresholds) != len(dims) - 1:
     raise ValueError(
       f'{path}: must have dims and one threshold for each but the last'
     )
-  temperature = value.get('temperature', 1.0)
-  numbers = [*dims, *thresholds, temperature]
-  if not all(isinstance(x, int | float) for x in numbers):
-    raise ValueError(f'{path}: {numbers}: must be numbers')
-  if sorted({*dims}) != dims or not 0 < temperature < math.inf:
+  if dims[0] < 1 or sorted({*dims}) != [*dims] or not saved.temperature > 0:
     raise ValueError(
-      f'{path}: dims {dims}, temperature {temperature}: must increase, and be '
-      'positive'
+      f'{path}: dims {[*dims]}, temperature {saved.temperature:g}: must increase, '
+      'and be positive'
     )
-  return Cascade(tuple(dims), tuple(thresholds), temperature)
+  return Cascade(dims, thresholds, saved.temperature)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mrl_jax import checks
 from mrl_jax import nesting
 
 # Queries compared at a time.
@@ -18,6 +19,17 @@ class FewShot(NamedTuple):
   std: np.ndarray
 
 
+@checks.takes(
+  support_MD=checks.numbers('MD'),
+  support_label_M=checks.integers('M'),
+  query_QD=checks.numbers('QD'),
+  query_label_Q=checks.integers('Q'),
+  dims=checks.wholes(),
+  shots=checks.whole(),
+  ways=checks.whole(),
+  repeats=checks.whole(),
+  seed=checks.whole(0),
+)
 def few_shot(
   support_MD: np.ndarray,
   support_label_M: np.ndarray,
@@ -71,6 +83,7 @@ def few_shot(
       ]
     )
     support_WSD = np.asarray(support_MD[rows], np.float32)
+    checks.all_finite('support_MD', support_WSD)
     support_WSD = support_WSD.reshape(ways, shots, -1)
     means = [_mean(support_WSD[..., :dim]) for dim in dims]
     counted = np.flatnonzero(np.isin(query_label_Q, classes[chosen]))
@@ -80,6 +93,9 @@ def few_shot(
   return FewShot(np.mean(accuracies, 0), np.std(accuracies, 0))
 
 
+@checks.takes(
+  neighbor_label_QK=checks.integers('QK'),
+)
 def vote(neighbor_label_QK: np.ndarray) -> np.ndarray:
   """The most frequent label of each row [Q]; ties to the nearer neighbour."""
   same_QKK = neighbor_label_QK[:, :, None] == neighbor_label_QK[:, None, :]
@@ -97,6 +113,7 @@ def _nearest(query_QD, counted, means) -> np.ndarray:
   for start in range(0, len(counted), _BLOCK):
     # A query's length changes nothing.
     block_BD = np.asarray(query_QD[counted[start : start + _BLOCK]], np.float32)
+    checks.all_finite('query_QD', block_BD)
     nearest.append(
       [
         (block_BD[:, : mean_Wd.shape[1]] @ mean_Wd.T).argmax(1)

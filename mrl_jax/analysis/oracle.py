@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mrl_jax import checks
+
 
 class Oracle(NamedTuple):
   """Examples by the smallest width that is right on them.
@@ -27,6 +29,10 @@ class Oracle(NamedTuple):
   expected_dim_never_at_last: float
 
 
+@checks.takes(
+  dims=checks.wholes(),
+  right_GN=checks.booleans('GN'),
+)
 def oracle(dims: Sequence[int], right_GN: np.ndarray) -> Oracle:
   G, N = right_GN.shape
   if len(dims) != G or not N:
@@ -44,6 +50,9 @@ def oracle(dims: Sequence[int], right_GN: np.ndarray) -> Oracle:
   )
 
 
+@checks.takes(
+  prediction_GN=checks.integers('GN'),
+)
 def majority(prediction_GN: np.ndarray) -> np.ndarray:
   """The class that most widths predict [N]; ties go to the lower class."""
   votes_GN = (prediction_GN[:, None] == prediction_GN[None]).sum(0)
@@ -52,11 +61,19 @@ def majority(prediction_GN: np.ndarray) -> np.ndarray:
   return np.where(tied_GN, prediction_GN, last).min(0)
 
 
+@checks.takes(
+  prediction_GN=checks.integers('GN'),
+)
 def agreement(prediction_GN: np.ndarray) -> np.ndarray:
   """Share of examples on which two widths predict the same, [G, G]."""
   return (prediction_GN[:, None] == prediction_GN[None]).mean(-1)
 
 
+@checks.takes(
+  right_GN=checks.booleans('GN'),
+  label_N=checks.integers('N'),
+  num_classes=checks.whole(),
+)
 def per_class(
   right_GN: np.ndarray, label_N: np.ndarray, num_classes: int
 ) -> np.ndarray:

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mrl_jax import checks
+
 # Examples read at a time; 9 widths of 1,000 classes take 18 MB in float32.
 _BLOCK = 512
 
@@ -23,6 +25,12 @@ class Outcomes(NamedTuple):
   within_GN: np.ndarray | None
 
 
+@checks.takes(
+  logits_GNC=checks.numbers('GNC'),
+  label_N=checks.integers('N'),
+  group_C=checks.integers('C'),
+  temperature=checks.positive,
+)
 def read(
   logits_GNC: np.ndarray,
   label_N: np.ndarray,

@@ -4,12 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mrl_jax import checks
 from mrl_jax import nesting
 
 # Rows worked on at a time.
 _BLOCK = 4096
 
 
+@checks.takes(
+  embedding_ND=checks.numbers('ND'),
+  dims=checks.wholes(),
+)
 def explained_variance(
   embedding_ND: np.ndarray, dims: Sequence[int]
 ) -> np.ndarray:
@@ -30,6 +35,11 @@ def _variance(embedding_ND) -> np.ndarray:
   return sum(sums) / len(embedding_ND)
 
 
+@checks.takes(
+  embedding_ND=checks.numbers('ND'),
+  dims=checks.wholes(),
+  components=checks.whole(),
+)
 def project(
   embedding_ND: np.ndarray, dims: Sequence[int], *, components: int = 2
 ) -> list[np.ndarray]:
@@ -46,6 +56,11 @@ def project(
   return points
 
 
+@checks.takes(
+  embedding_ND=checks.numbers('ND'),
+  dims=checks.wholes(),
+  seed=checks.whole(0, 2**32 - 1),
+)
 def neighbor_maps(
   embedding_ND: np.ndarray, dims: Sequence[int], *, seed: int
 ) -> list[np.ndarray]:
@@ -85,6 +100,10 @@ def neighbor_maps(
   return points
 
 
+@checks.takes(
+  points_NK=checks.numbers('NK'),
+  target_NK=checks.numbers('NK'),
+)
 def align(points_NK: np.ndarray, target_NK: np.ndarray) -> np.ndarray:
   """The centred points turned or mirrored to lie as near the target as can be.
 
@@ -92,18 +111,34 @@ def align(points_NK: np.ndarray, target_NK: np.ndarray) -> np.ndarray:
   """
   from scipy import linalg
 
+  if points_NK.shape != target_NK.shape:
+    raise ValueError(
+      f'points of shape {points_NK.shape}, target of shape {target_NK.shape}: '
+      'must be the same'
+    )
+  for name, array in (('points_NK', points_NK), ('target_NK', target_NK)):
+    checks.all_finite(name, array)
   points_NK = points_NK - points_NK.mean(0, keepdims=True)
   target_NK = target_NK - target_NK.mean(0, keepdims=True)
   rotation_KK, _ = linalg.orthogonal_procrustes(points_NK, target_NK)
   return points_NK @ rotation_KK
 
 
+@checks.takes(
+  ids_GNK=checks.integers('GNK'),
+)
 def neighborhood_overlap(ids_GNK: np.ndarray) -> np.ndarray:
   """Mean Jaccard index of the k nearest neighbours of two widths, [G, G].
 
   `ids_GNK`: distinct rows of a database, for each width and example.
   """
   G, _, K = ids_GNK.shape
+  sorted_GNK = np.sort(ids_GNK, axis=-1)
+  if (sorted_GNK[..., 1:] == sorted_GNK[..., :-1]).any():
+    raise ValueError(
+      f'ids_GNK, {checks.shown(ids_GNK)}: the neighbours of an example must be '
+      'distinct'
+    )
   overlap_GG = np.ones((G, G))
   for g in range(G):
     for h in range(g):
@@ -117,6 +152,7 @@ def neighborhood_overlap(ids_GNK: np.ndarray) -> np.ndarray:
 
 def _check(embedding_ND, dims) -> np.ndarray:
   embedding_ND = np.asarray(embedding_ND, np.float32)
+  checks.all_finite('embedding_ND', embedding_ND)
   if len(embedding_ND) < 2:
     raise ValueError(f'{len(embedding_ND)} embeddings: must be at least 2')
   nesting.validate(tuple(dims), embedding_ND.shape[1])
@@ -127,5 +163,7 @@ def _pca(x_ND, components) -> np.ndarray:
   from sklearn.decomposition import PCA
 
   kept = min(components, *x_ND.shape)
-  points_NK = PCA(kept, random_state=0).fit_transform(x_ND)
+  # Embeddings that are all the same have no variance to take shares of.
+  with np.errstate(invalid='ignore'):
+    points_NK = PCA(kept, random_state=0).fit_transform(x_ND)
   return np.pad(points_NK, ((0, 0), (0, components - kept)))

@@ -42,7 +42,7 @@ def load_groups(
   The file is a JSON object, class to group; classes not in it are rejected.
   Raises ValueError for classes that are none, and lists them.
   """
-  groups = files.read_json(pathlib.Path(path))
+  groups = files.read_json(pathlib.Path(path), dict[str, str])
   if unknown := sorted(groups.keys() - set(class_names)):
     more = f' and {len(unknown) - _LISTED} more' if unknown[_LISTED:] else ''
     raise ValueError(

@@ -7,6 +7,7 @@ from flax import nnx
 import jax
 from jax import numpy as jnp
 
+from mrl_jax import checks
 from mrl_jax import nesting
 from mrl_jax.models import convnext
 from mrl_jax.models import geometry
@@ -18,6 +19,9 @@ from mrl_jax.models.encoder import Encoder
 ENCODERS = {**resnet.VARIANTS, **convnext.VARIANTS, **vit.VARIANTS}
 
 
+@checks.takes(
+  name=checks.choice(*ENCODERS),
+)
 def num_features(name: str) -> int:
   """Width of the named encoder's embedding; ValueError for another name."""
   if name not in ENCODERS:
@@ -25,6 +29,12 @@ def num_features(name: str) -> int:
   return ENCODERS[name].num_features
 
 
+@checks.takes(
+  name=checks.choice(*ENCODERS),
+  image_size=checks.whole(),
+  blurpool=checks.truth,
+  drop_path=checks.number(),
+)
 def validate(
   name: str,
   *,
@@ -52,6 +62,10 @@ def validate(
     )
 
 
+@checks.takes(
+  remat=checks.truth,
+  dtype=checks.dtype('float32', 'bfloat16', 'float16'),
+)
 def create(
   name: str,
   *,

@@ -9,6 +9,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from mrl_jax import checks
 from mrl_jax import fused
 from mrl_jax import losses
 from mrl_jax import nesting
@@ -35,6 +36,12 @@ class MatryoshkaHead(nnx.Module):
   and bias of a head of width m.
   """
 
+  @checks.takes(
+    num_classes=checks.whole(),
+    dtype=checks.dtype('float32', 'bfloat16', 'float16'),
+    loss_kernel=checks.choice('xla', 'pallas'),
+    kind=checks.choice(*KINDS),
+  )
   def __init__(
     self,
     nesting_dims: Sequence[int],
@@ -86,10 +93,16 @@ class MatryoshkaHead(nnx.Module):
       initializers.linear_uniform(rngs.params(), bias_shape, fan_in_bias)
     )
 
+  @checks.takes(
+    embedding_ND=checks.floats('ND'),
+  )
   def __call__(self, embedding_ND: jax.Array) -> jax.Array:
     """Float32 logits [G, N, C]; raises ValueError if D is too small."""
     return self._logits(self.nesting_dims, embedding_ND)
 
+  @checks.takes(
+    embedding_ND=checks.floats('ND'),
+  )
   def at(self, embedding_ND: jax.Array, dims: Sequence[int]) -> jax.Array:
     """Float32 logits [len(dims), N, C] at any increasing widths, MRL-E only.
 
@@ -98,12 +111,18 @@ class MatryoshkaHead(nnx.Module):
     """
     return self._logits(self._between(dims), embedding_ND)
 
+  @checks.takes(
+    g=checks.whole(-(2**31)),
+  )
   def weights(self, g: int) -> tuple[jax.Array, jax.Array]:
     """Kernel [m, C] and bias [C] of the classifier of `nesting_dims[g]`.
 
     Its logits are `embedding_ND[:, :m] @ kernel + bias`; to compute those of
     one width alone, as `analysis.cascade.walk` does.
     """
+    G = len(self.nesting_dims)
+    if not -G <= g < G:
+      raise ValueError(f'g {g}: must be in [0, {G}), the nesting dims')
     m = self.nesting_dims[g]
     kernel_RC, bias = self.kernel[...], self.bias[...]
     if self.kind != 'mrl':
@@ -111,6 +130,12 @@ class MatryoshkaHead(nnx.Module):
     start = sum(self.nesting_dims[:g])
     return kernel_RC[start : start + m], bias[g]
 
+  @checks.takes(
+    embedding_ND=checks.floats('ND'),
+    label_N=checks.integers('N'),
+    label_smoothing=checks.number(),
+    mask_N=checks.booleans('N'),
+  )
   def loss(
     self,
     embedding_ND: jax.Array,
@@ -142,6 +167,10 @@ class MatryoshkaHead(nnx.Module):
     )
     return losses.weighted_sum(loss_GN, weights_G, mask_N)
 
+  @checks.takes(
+    embedding_ND=checks.floats('ND'),
+    label_N=checks.integers('N'),
+  )
   def statistics(
     self,
     embedding_ND: jax.Array,

@@ -19,6 +19,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from mrl_jax import checks
 from mrl_jax import forks
 from mrl_jax import nesting
 from mrl_jax.retrieval import cells as cells_lib
@@ -31,6 +32,17 @@ from mrl_jax.retrieval.index import Index
 KINDS = ('hnsw', 'ivf', 'ivf_pq', 'ivf_opq', 'opq')
 
 
+@checks.takes(
+  database_MD=checks.floats('MD', also=(Database,)),
+  kind=checks.choice(*KINDS),
+  dim=checks.whole(),
+  scan_dim=checks.whole(),
+  num_cells=checks.whole(),
+  code_bytes=checks.whole(),
+  links=checks.whole(2, 2**10),
+  effort=checks.whole(1, 2**20),
+  seed=checks.whole(0),
+)
 def build(
   database_MD: np.ndarray | jax.Array | Database,
   kind: str,
@@ -100,10 +112,18 @@ def build(
   )
 
 
+@checks.takes(
+  label_M=checks.integers('M'),
+  ids_QK=checks.integers('QK'),
+)
 def labels_of(
   label_M: np.ndarray, ids_QK: np.ndarray, missing: int = -1
 ) -> np.ndarray:
   """The labels of neighbours [Q, K]; `missing` where the id is -1."""
+  if ids_QK.max() >= len(label_M):
+    raise ValueError(
+      f'id {ids_QK.max()}: must be below {len(label_M)}, the labels given'
+    )
   return np.where(ids_QK < 0, missing, np.asarray(label_M)[ids_QK])
 
 

@@ -4,6 +4,7 @@ import math
 import re
 from typing import NamedTuple
 
+from mrl_jax import checks
 from mrl_jax.retrieval import cost
 
 # Bits of a number.
@@ -31,6 +32,13 @@ class Fit(NamedTuple):
   adaptive_query_bytes: float
 
 
+@checks.takes(
+  rows=checks.whole(1, 2**63),
+  budget=checks.number(1),
+  shortlist_dim=checks.whole(),
+  shortlist=checks.whole(1, 2**63),
+  width=checks.whole(),
+)
 def fits(
   rows: int,
   budget: float,
@@ -84,7 +92,10 @@ def parse_bytes(text: str) -> int:
   unit = (match[2] or 'B').replace('k', 'K') if match else None
   if unit not in _UNITS:
     raise ValueError(f'{text!r}: must be bytes, such as 100GB or 1.5TiB')
-  return round(float(match[1]) * _UNITS[unit])
+  try:
+    return round(float(match[1]) * _UNITS[unit])
+  except (ValueError, OverflowError):
+    raise ValueError(f'{text!r}: is no finite number of bytes') from None
 
 
 def parse_count(text: str) -> int:

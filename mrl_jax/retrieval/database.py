@@ -7,6 +7,7 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from mrl_jax import checks
 from mrl_jax import forks
 from mrl_jax import nesting
 
@@ -49,6 +50,11 @@ class Database:
     return self.norms[dim]
 
 
+@checks.takes(
+  database_MD=checks.floats('MD'),
+  dims=checks.wholes(),
+  dtype=checks.dtype('float32', 'bfloat16', 'float16', 'float64'),
+)
 def host_database(
   database_MD: np.ndarray | jax.Array,
   dims: Sequence[int] | None = None,

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mrl_jax import checks
 from mrl_jax import forks
 from mrl_jax import nesting
 from mrl_jax.retrieval import cells as cells_lib
@@ -84,6 +85,16 @@ class Index:
       cost += scan_dim * (rotation + codes_lib.CENTROIDS)
     return cost / 1e6
 
+  @checks.takes(
+    query_QD=checks.floats('QD'),
+    k=checks.whole(),
+    scan_dim=checks.whole(),
+    coarse_dim=checks.whole(),
+    probes=checks.whole(),
+    effort=checks.whole(),
+    rerank_dim=checks.whole(),
+    shortlist=checks.whole(),
+  )
   def search(
     self,
     query_QD: np.ndarray | jax.Array,

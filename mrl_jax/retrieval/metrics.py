@@ -7,9 +7,26 @@ floats of few bits would make neighbours of different classes.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+import sys
+from typing import Any, Literal
 
 import numpy as np
+
+from mrl_jax import checks
+
+_AP_DENOMINATOR = checks.choice('k', 'min(k,R)')
+
+
+def _counts(name: str, value: Any) -> float | np.ndarray:
+  """Takes a number, or an array of one for each query."""
+  array = checks.as_array(name, value)
+  if not array.ndim:
+    return checks.number()(name, value)
+  if array.ndim != 1 or array.dtype.kind not in 'iuf':
+    raise ValueError(
+      f'{name}, {checks.shown(array)}: must be a number, or one for each query'
+    )
+  return array
 
 
 def top_k_accuracy(
@@ -30,6 +47,7 @@ def precision_at_k(
   return float(_relevant(neighbor_label_QK, query_label_Q, k).mean())
 
 
+@checks.takes(num_relevant=_counts)
 def recall_at_k(
   neighbor_label_QK: np.ndarray,
   query_label_Q: np.ndarray,
@@ -49,6 +67,10 @@ def recall_at_k(
   return float((hits_Q / num_relevant).mean())
 
 
+@checks.takes(
+  ap_denominator=_AP_DENOMINATOR,
+  num_relevant=_counts,
+)
 def mean_average_precision(
   neighbor_label_QK: np.ndarray,
   query_label_Q: np.ndarray,
@@ -68,6 +90,11 @@ def mean_average_precision(
   return float((_gains(relevant_QK, hits_QK).sum(1) / denominator).mean())
 
 
+@checks.takes(
+  ks=checks.wholes(-(2**31)),
+  ap_denominator=_AP_DENOMINATOR,
+  num_relevant=_counts,
+)
 def summary(
   neighbor_label_QK: np.ndarray,
   query_label_Q: np.ndarray,
@@ -81,7 +108,7 @@ def summary(
   Returns, for each k: `top{k}` (the hit rate), `map{k}`, `p{k}`, `distinct{k}`
   and, where `num_relevant` is given, `r{k}`, each equal to its function.
   """
-  _check_k(np.asarray(neighbor_label_QK), min(ks))
+  _check_k(_neighbors(neighbor_label_QK), min(ks))
   relevant_QK = _relevant(neighbor_label_QK, query_label_Q, max(ks))
   hits_QK = relevant_QK.cumsum(1, dtype=np.int32)
   gain_QK = _gains(relevant_QK, hits_QK).cumsum(1)
@@ -135,7 +162,7 @@ def k_recall(ids_QN: np.ndarray, true_ids_QK: np.ndarray) -> float:
 
 def distinct_labels(neighbor_label_QK: np.ndarray, k: int) -> float:
   """Mean number of different labels among the first k."""
-  neighbor_label_QK = _integers(neighbor_label_QK)
+  neighbor_label_QK = _neighbors(neighbor_label_QK)
   _check_k(neighbor_label_QK, k)
   label_Qk = np.sort(neighbor_label_QK[:, :k], axis=1)
   return 1 + float((label_Qk[:, 1:] != label_Qk[:, :-1]).sum(1).mean())
@@ -165,11 +192,9 @@ def _check_positive(num_relevant):
 
 
 def _relevant(neighbor_label_QK, query_label_Q, k):
-  neighbor_label_QK = _integers(neighbor_label_QK)
+  neighbor_label_QK = _neighbors(neighbor_label_QK)
   query_label_Q = _integers(query_label_Q)
-  if neighbor_label_QK.ndim != 2 or query_label_Q.shape != (
-    len(neighbor_label_QK),
-  ):
+  if query_label_Q.shape != (len(neighbor_label_QK),):
     raise ValueError(
       f'neighbour labels of shape {neighbor_label_QK.shape} for query labels '
       f'of shape {query_label_Q.shape}: must be [Q, K] and [Q]'
@@ -179,6 +204,7 @@ def _relevant(neighbor_label_QK, query_label_Q, k):
 
 
 def _check_k(neighbor_label_QK, k):
+  checks.whole(-sys.maxsize, sys.maxsize)('k', k)
   if not 1 <= k <= neighbor_label_QK.shape[1]:
     raise ValueError(
       f'k {k}: must be in [1, {neighbor_label_QK.shape[1]}], the neighbours '
@@ -186,8 +212,18 @@ def _check_k(neighbor_label_QK, k):
     )
 
 
+def _neighbors(neighbor_label_QK):
+  neighbor_label_QK = _integers(neighbor_label_QK)
+  if neighbor_label_QK.ndim != 2 or not neighbor_label_QK.size:
+    raise ValueError(
+      f'neighbour labels of shape {neighbor_label_QK.shape}: must be [Q, K], '
+      'not empty'
+    )
+  return neighbor_label_QK
+
+
 def _integers(values):
-  values = np.asarray(values)
+  values = np.asarray(checks.as_array('labels or ids', values))
   if values.dtype.kind not in 'iu':
     raise ValueError(f'labels or ids of {values.dtype}: must be integers')
   return values

@@ -8,6 +8,7 @@ import jax
 from jax.sharding import AxisType
 import numpy as np
 
+from mrl_jax import checks
 from mrl_jax import forks
 from mrl_jax import nesting
 from mrl_jax.retrieval import database as database_lib
@@ -20,6 +21,7 @@ from mrl_jax.retrieval.rescore import rescore
 from mrl_jax.retrieval.rescore import Rescored
 
 Metric = Literal['cosine', 'dot']
+_METRIC = checks.choice('cosine', 'dot')
 Rows = np.ndarray | jax.Array | Database | DeviceDatabase
 
 
@@ -83,6 +85,15 @@ def prepare(
   return device.place(database_MD, mesh, dims, dtype=dtype)
 
 
+@checks.takes(
+  query_QD=checks.floats('QD'),
+  database_MD=checks.floats('MD', also=(Database, DeviceDatabase)),
+  k=checks.whole(),
+  dim=checks.whole(),
+  metric=_METRIC,
+  recall=checks.number(),
+  bounds=checks.truth,
+)
 def search(
   query_QD: np.ndarray | jax.Array,
   database_MD: Rows,
@@ -126,6 +137,12 @@ def search(
   return Neighbors(*found, _paid(database, products, M, start))
 
 
+@checks.takes(
+  k=checks.whole(),
+  shortlist_dim=checks.whole(),
+  rerank_dim=checks.whole(),
+  shortlist=checks.whole(),
+)
 def adaptive(
   query_QD: np.ndarray | jax.Array,
   database_MD: Rows,
@@ -150,6 +167,13 @@ def adaptive(
   )
 
 
+@checks.takes(
+  query_QD=checks.floats('QD'),
+  database_MD=checks.floats('MD', also=(Database, DeviceDatabase)),
+  dims=checks.wholes(),
+  shortlists=checks.wholes(),
+  metric=_METRIC,
+)
 def funnel(
   query_QD: np.ndarray | jax.Array,
   database_MD: Rows,
@@ -194,6 +218,14 @@ def funnel(
   return Neighbors(ids_QK, score_QK, _paid(database, products, M, start))
 
 
+@checks.takes(
+  query_QD=checks.floats('QD'),
+  database_MD=checks.floats('MD', also=(Database, DeviceDatabase)),
+  ids_QK=checks.integers('QK'),
+  k=checks.whole(),
+  dim=checks.whole(),
+  metric=_METRIC,
+)
 def rerank(
   query_QD: np.ndarray | jax.Array,
   database_MD: Rows,

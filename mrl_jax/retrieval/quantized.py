@@ -13,6 +13,7 @@ from typing import Literal
 import jax
 import numpy as np
 
+from mrl_jax import checks
 from mrl_jax import forks
 from mrl_jax import nesting
 from mrl_jax.retrieval import database as database_lib
@@ -59,6 +60,12 @@ class Quantized:
     rescored = shortlist * rerank_dim
     return (len(self.code_MB) * self.dim + rescored) / 1e6
 
+  @checks.takes(
+    query_QD=checks.floats('QD'),
+    k=checks.whole(),
+    rerank_dim=checks.whole(),
+    shortlist=checks.whole(),
+  )
   def search(
     self,
     query_QD: np.ndarray | jax.Array,
@@ -136,6 +143,12 @@ class Quantized:
         yield first, code_BB.astype(np.float32)
 
 
+@checks.takes(
+  database_MD=checks.floats('MD', also=(Database,)),
+  kind=checks.choice('int8', 'binary'),
+  dim=checks.whole(),
+  center=checks.choice('mean', 'median', 'zero'),
+)
 def quantize(
   database_MD: np.ndarray | jax.Array | Database,
   kind: Literal['int8', 'binary'],
