@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 import pathlib
 from typing import NamedTuple
-import zipfile
 
 import numpy as np
 
+from mrl_jax import npy
 from mrl_jax.analysis import cascade as cascade_lib
 from mrl_jax.analysis.cascade import Cascade
 
@@ -74,9 +74,7 @@ def read(path: pathlib.Path, *, shared: bool) -> Heads:
       f'{path} is not there, which classes need: run --mode=export again'
     )
   try:
-    # Opened here, since numpy does not close what it cannot read.
-    with open(path, 'rb') as raw, np.load(raw, allow_pickle=False) as file:
-      arrays = {name: file[name] for name in file}
+    arrays = npy.load_npz(path)
     dims = sorted(
       int(name.removeprefix('kernel_'))
       for name in arrays
@@ -87,13 +85,7 @@ def read(path: pathlib.Path, *, shared: bool) -> Heads:
     C = shapes[0][1]
     if shapes != [shape for m in dims for shape in ((m, C), (C,))]:
       raise ValueError(f'the arrays have the shapes {shapes}')
-  except (
-    ValueError,
-    LookupError,
-    EOFError,
-    OSError,
-    zipfile.BadZipFile,
-  ) as error:
+  except (ValueError, LookupError, OSError) as error:
     raise ValueError(
       f'{path} cannot be read ({error}): run --mode=export again'
     ) from error

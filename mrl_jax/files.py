@@ -1,5 +1,6 @@
 """Files that a reader never sees half of."""
 
+import codecs
 from collections.abc import Iterator
 import contextlib
 import json
@@ -81,22 +82,31 @@ def read_json(
     missing: returned where there is no file; None: FileNotFoundError.
 
   Raises:
-    ValueError: the file is not JSON, or not of the schema. The line names the
-      file and the field.
+    ValueError: the file cannot be read, is not JSON, or not of the schema. The
+      line names the file and the field.
   """
   try:
-    data = path.read_bytes()
+    data = pathlib.Path(path).read_bytes()
   except FileNotFoundError:
     if missing is None:
       raise
     return missing
+  except NotADirectoryError:
+    raise
+  except OSError as error:
+    raise ValueError(f'{path} cannot be read: {error.strerror}') from error
   return parse_json(data, str(path), schema)
 
 
 def parse_json(data: bytes, name: str, schema: Any = dict[str, Any]) -> Any:
-  """`read_json` of bytes; errors name them `name`."""
+  """`read_json` of bytes; errors name them `name`.
+
+  UTF-8 with or without a byte-order mark, no NaN, and no key twice.
+  """
   try:
-    return msgspec.json.decode(data, type=schema)
+    value = msgspec.json.decode(data.removeprefix(codecs.BOM_UTF8), type=schema)
+    _refuse_repeated_keys(data)
+    return value
   # A ValidationError is a DecodeError, too.
   except msgspec.ValidationError as error:
     raise ValueError(f'{name} is not as expected: {error}') from None
@@ -104,3 +114,23 @@ def parse_json(data: bytes, name: str, schema: Any = dict[str, Any]) -> Any:
     raise ValueError(f'{name} is not JSON: {error}') from None
   except RecursionError:
     raise ValueError(f'{name} is not JSON: it is nested too deeply') from None
+
+
+def checked(value: Any, name: str, schema: Any) -> Any:
+  """A value read from JSON, by a schema that was not known when it was read."""
+  try:
+    return msgspec.convert(value, schema)
+  except msgspec.ValidationError as error:
+    raise ValueError(f'{name} is not as expected: {error}') from None
+
+
+def _refuse_repeated_keys(data: bytes) -> None:
+  """msgspec takes the last of two, and does not say so."""
+
+  def check(pairs):
+    keys = [key for key, _ in pairs]
+    if len({*keys}) < len(keys):
+      key = next(key for key in keys if keys.count(key) > 1)
+      raise ValueError(f'the key {key!r:.80} comes twice')
+
+  json.loads(data.removeprefix(codecs.BOM_UTF8), object_pairs_hook=check)

@@ -1,5 +1,6 @@
-"""Reads .npy files: the array that was saved, or one line that says why not."""
+"""Reads .npy and .npz files: what was saved, or one line that says why not."""
 
+from collections.abc import Collection
 import math
 import os
 import pathlib
@@ -49,6 +50,45 @@ def load(path: str | os.PathLike, *, mmap: bool = False) -> np.ndarray:
     shape=shape,
     order='F' if fortran else 'C',
   )
+
+
+def load_npz(
+  path: str | os.PathLike, names: Collection[str] = ()
+) -> dict[str, np.ndarray]:
+  """The arrays of a .npz file, by their names.
+
+  Args:
+    path: the file.
+    names: arrays that must be among them.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: the file is not a .npz of plain numbers, is damaged, or lacks an
+      array. The line names the file.
+  """
+  path = pathlib.Path(path).expanduser()
+  if not path.is_file():
+    if path.exists():
+      raise ValueError(f'{path} is not a file')
+    raise FileNotFoundError(f'{path} does not exist')
+  try:
+    # Opened here, since numpy does not close what it cannot read.
+    with open(path, 'rb') as raw, np.load(raw, allow_pickle=False) as file:
+      if not isinstance(file, np.lib.npyio.NpzFile):
+        raise ValueError('it holds one array')
+      arrays = {name: file[name] for name in file}
+  # zipfile, zlib and the headers' parser raise many types; a damaged header may
+  # ask for more memory than there is.
+  except Exception as error:
+    if isinstance(error, OSError) and error.errno is not None:
+      raise
+    raise ValueError(f'{path} is not a sound .npz: {_line(error)}') from None
+  if missing := [name for name in names if name not in arrays]:
+    raise ValueError(f'{path} has no array {", ".join(missing)}')
+  # What is no .npy inside of a zip comes as bytes.
+  if wrong := [n for n, x in arrays.items() if not isinstance(x, np.ndarray)]:
+    raise ValueError(f'{path}: {wrong[0]} is not an array')
+  return arrays
 
 
 def _header(file) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -148,7 +148,8 @@ class Workdir:
 
   def marks(self) -> dict[str, dict[str, Any]]:
     """What `mark` wrote of each stage."""
-    return files.read_json(self.path / 'stages.json', missing={})
+    schema = dict[str, dict[str, Any]]
+    return files.read_json(self.path / 'stages.json', schema, missing={})
 
   def mark(self, stage: str, fingerprint: str, seconds: float) -> None:
     """Records that a stage is finished, and of what."""

@@ -86,16 +86,15 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
   Raises ValueError, with the line's number, for any other that is not a JSON
   object with a step.
   """
-  lines = path.read_text(errors='replace').splitlines()
+  lines = path.read_bytes().splitlines()
   records = []
   for number, line in enumerate(lines, start=1):
     try:
-      record = json.loads(line)
-      record['step'] + 0  # A number.
-      records.append(record)
-    except (ValueError, TypeError, KeyError):
+      record = files.parse_json(line, 'the line', dict[str, float])
+      records.append({**record, 'step': int(record['step'])})
+    except (ValueError, KeyError):
       if number < len(lines):
         raise ValueError(
-          f'{path}, line {number}: not a JSON object with a step'
+          f'{path}, line {number}: not a JSON object of numbers with a step'
         ) from None
   return records

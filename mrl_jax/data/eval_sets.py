@@ -154,7 +154,9 @@ def open_set(
   model_classes = tuple(model_classes)
   members = None
   if known and known.table:
-    table = files.read_json(TABLES / f'{known.table}.json')
+    table = files.read_json(
+      TABLES / f'{known.table}.json', dict[str, list[str]]
+    )
     wanted = [wnid for members in table.values() for wnid in members]
     _check_known(name, wanted, model_classes)
     number = {x: i for i, x in enumerate(model_classes)}

@@ -5,12 +5,41 @@ import concurrent.futures
 import hashlib
 import os
 import pathlib
-from typing import Any
+from typing import Any, TypedDict
 
 from mrl_jax import files
 from mrl_jax.data import parallel
 
 NAME = 'manifest.json'
+
+
+class Split(TypedDict):
+  images: int
+  bytes: int
+  reencoded: int
+  damaged: dict[str, str]
+
+
+class Shard(TypedDict):
+  images: int
+  bytes: int
+  sha256: str
+
+
+class Manifest(TypedDict):
+  """The content of a manifest.json."""
+
+  settings: dict[str, Any]
+  splits: dict[str, Split]
+  shards: dict[str, Shard]
+
+
+class ShardRecord(Split):
+  """What is known of a finished shard before there is a manifest."""
+
+  split: str
+  payload: int
+  sha256: str
 
 
 def make(
@@ -69,14 +98,12 @@ def verify(
   Raises ValueError: there is no manifest, or a shard is missing or differs.
   """
   try:
-    manifest = files.read_json(out / NAME)
-    shards = manifest['shards']
+    manifest = files.read_json(out / NAME, Manifest)
   except (FileNotFoundError, NotADirectoryError):
     raise ValueError(
       f'{out}: no {NAME} there, so not a folder that was prepared to its end'
     ) from None
-  except KeyError:
-    raise ValueError(f'{out / NAME} names no shards') from None
+  shards = manifest['shards']
 
   def problem(name):
     path, shard = out / name, shards[name]

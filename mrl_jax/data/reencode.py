@@ -88,9 +88,11 @@ def write(
   try:
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
-      finished = files.read_json(out / manifest.NAME, missing={})
+      finished = files.read_json(
+        out / manifest.NAME, manifest.Manifest, missing={}
+      )
       if finished:
-        manifest.check_settings(finished.get('settings', {}), settings, out)
+        manifest.check_settings(finished['settings'], settings, out)
         manifest.verify(out, sizes_only=True)
       else:
         finished = _write(out, sources, settings, parallel.num_threads(workers))
@@ -167,7 +169,9 @@ def _write_missing(
   records = {}
   for shard in plan:
     # A record is written after its shard.
-    record = files.read_json(shard.record_path, missing={})
+    record = files.read_json(
+      shard.record_path, manifest.ShardRecord, missing={}
+    )
     if record and shard.path.is_file():
       records[shard.path.name] = record
   missing = [shard for shard in plan if shard.path.name not in records]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mrl_jax import npy
 from mrl_jax.page import palette
 from mrl_jax.page.parts import Section
 
@@ -152,18 +153,23 @@ def read_saliency(
   """
   path = folder / record['arrays']
   try:
-    with np.load(path, allow_pickle=False) as arrays:
-      image_NHWC, heat_GNhw = arrays['image'], arrays['heat']
-      rollout_Nhw = arrays.get('rollout')
-  except (OSError, KeyError, ValueError) as error:
+    arrays = npy.load_npz(path, ('image', 'heat'))
+  except (OSError, ValueError) as error:
     raise ValueError(
       f'{path} cannot be read ({error}): run --mode=analyze'
     ) from error
+  image_NHWC, heat_GNhw = arrays['image'], arrays['heat']
+  rollout_Nhw = arrays.get('rollout')
   count = len(record['titles'])
   expected = (len(record['dims']), count)
-  if len(image_NHWC) != count or heat_GNhw.shape[:2] != expected:
+  if (
+    image_NHWC.ndim != 4
+    or heat_GNhw.ndim != 4
+    or len(image_NHWC) != count
+    or heat_GNhw.shape[:2] != expected
+  ):
     raise ValueError(
-      f'{path} has {len(image_NHWC)} images and heat of shape '
+      f'{path} has images of shape {image_NHWC.shape} and heat of shape '
       f'{heat_GNhw.shape}, its record {expected}: run --mode=analyze'
     )
   return image_NHWC, heat_GNhw, rollout_Nhw

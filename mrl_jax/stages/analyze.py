@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 import pathlib
 import types
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 from ml_collections import ConfigDict
@@ -19,6 +19,7 @@ from mrl_jax import terminal
 from mrl_jax.analysis import results as results_lib
 from mrl_jax.analysis import superclass
 from mrl_jax.data import eval_sets
+from mrl_jax.page.records import Setting
 from mrl_jax.stages import baselines
 from mrl_jax.stages import build
 from mrl_jax.stages import projection
@@ -58,6 +59,13 @@ def _parts(config: ConfigDict) -> tuple[types.ModuleType, ...]:
   return baselines, projection, saliency
 
 
+class _Evaluated(TypedDict):
+  """What is read of the evaluation's val.json."""
+
+  widths: list[int]
+  few_shot: list[Setting]
+
+
 def run(config: ConfigDict, workdir: Workdir) -> None:
   """Writes analysis/*.json, a table as Markdown and CSV, and prints it.
 
@@ -76,9 +84,9 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
       f'{workdir.predictions} is of step {steps[0]} and {workdir.embeddings} '
       f'of step {steps[1]}: delete both and run --mode=embed,evaluate'
     )
-  evaluated = checksums.read(
-    workdir.evaluation / 'val.json', 'delete it and run --mode=evaluate'
-  ).record
+  path = workdir.evaluation / 'val.json'
+  found = checksums.read(path, 'delete it and run --mode=evaluate')
+  evaluated = files.checked(found.record, str(path), _Evaluated)
   class_names = build.source(config, config.eval_split).class_names
   groups = load_groups(config.superclasses, class_names)
   results = results_lib.compute(

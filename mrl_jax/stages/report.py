@@ -12,6 +12,7 @@ from mrl_jax import terminal
 from mrl_jax.page import analyzed
 from mrl_jax.page import headline
 from mrl_jax.page import measured
+from mrl_jax.page import records as records_lib
 from mrl_jax.page import render
 from mrl_jax.page import seen
 from mrl_jax.page.parts import Section
@@ -103,7 +104,9 @@ def _read(path: pathlib.Path, step: int) -> dict[str, Any] | None:
   """None if it is not there, or of another checkpoint, which is said."""
   if not path.exists():
     return None
-  record = _read_checked(path)
+  record = files.checked(
+    _read_checked(path), str(path), records_lib.SCHEMAS[path.stem]
+  )
   if record.get('step', step) != step:
     terminal.say(f'report: {path} is of another checkpoint, left out')
     return None
