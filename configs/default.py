@@ -1,7 +1,12 @@
 """Every field of a config, with its unit, at the defaults the others share.
 
 Variants derive from this one in a few lines. Any field can be set from the
-command line: `--config.batch_size=512`, `--config.nesting_dims=8,64,512`.
+command line: `--config.batch_size=512`. A list is typed with commas between its
+elements, and one element alone as it is: `--config.nesting_dims=8,64,512`,
+`--config.save=logits,labels`, `--config.eval_sets=imagenet_a,folder:/path`.
+What reads as a number is one, all else is text. Quotes make text of what is
+between them, commas included: `--config.eval_sets="'folder:/a,b'"`. `()` is the
+empty list. A list that is given twice is refused.
 """
 
 from ml_collections import ConfigDict
@@ -178,8 +183,7 @@ def get_config() -> ConfigDict:
   # Other sets to evaluate on: imagenet_v2, imagenet_a, imagenet_r,
   # imagenet_sketch, imagenet_real, objectnet=folder:/path, DATASET@SPLIT of
   # TFDS, or folder:/path with folders of the model's classes
-  # (mrl_jax/data/eval_sets.py). Where one has a : or /, several need quotes on
-  # the command line: --config.eval_sets="'imagenet_a','folder:/path'".
+  # (mrl_jax/data/eval_sets.py).
   config.eval_sets = ()
   # In the stage evaluate, average the logits over each image and its mirror
   # image.

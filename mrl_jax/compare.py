@@ -12,6 +12,8 @@ import argparse
 from collections.abc import Mapping, Sequence
 import statistics
 
+from mrl_jax import arguments
+from mrl_jax import ending
 from mrl_jax import tables
 from mrl_jax import terminal
 from mrl_jax.comparison import published
@@ -126,19 +128,21 @@ def _shown(found: Mapping[str, Mapping[int, float | None]]) -> Cells:
   }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     prog='python -m mrl_jax.compare', description=__doc__.split('\n')[0]
   )
-  parser.add_argument('runs', nargs='+', help='workdirs of evaluated runs')
+  parser.add_argument(
+    'runs', nargs='+', type=arguments.path, help='workdirs of evaluated runs'
+  )
   parser.add_argument(
     '--probe',
     action=argparse.BooleanOptionalAction,
     default=True,
     help='train Rand. LP, hours for ImageNet on a CPU',
   )
-  args = parser.parse_args()
-  with terminal.mistakes_in_one_line():
+  args = parser.parse_args(argv)
+  with ending.in_one_line():
     run(args.runs, probe=args.probe)
 
 

@@ -5,6 +5,7 @@ import contextlib
 import glob
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 import traceback
@@ -39,12 +40,7 @@ def joined(
   if given != (None, None, None):
     _check(*given)
   with _witness():
-    jax.distributed.initialize(
-      *given,
-      cluster_detection_method=None if None in given else 'deactivate',
-      initialization_timeout=_START_TIMEOUT,
-      heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
-    )
+    _initialize(given)
     failed = False
     try:
       yield
@@ -58,6 +54,23 @@ def joined(
     os._exit(1)
 
 
+def _initialize(given: tuple) -> None:
+  """Raises OSError if the processes do not find each other."""
+  try:
+    jax.distributed.initialize(
+      *given,
+      cluster_detection_method=None if None in given else 'deactivate',
+      initialization_timeout=_START_TIMEOUT,
+      heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
+    )
+  except jax.errors.JaxRuntimeError as error:
+    line = ' '.join(str(error).split())[:200]
+    raise OSError(
+      f'the processes did not find each other ({line}): is the port of process '
+      '0 free, its host reached from here, and were all started?'
+    ) from error
+
+
 def _check(coordinator_address, num_processes, process_id) -> None:
   if None in (coordinator_address, num_processes, process_id):
     raise ValueError(
@@ -65,7 +78,9 @@ def _check(coordinator_address, num_processes, process_id) -> None:
       f'{num_processes}, process_id {process_id}: give all three or none'
     )
   host, _, port = coordinator_address.rpartition(':')
-  if not (host and port.isdecimal()):
+  if not (host and port.isascii() and port.isdecimal()) or not (
+    0 < int(port[:9]) < 2**16
+  ):
     raise ValueError(
       f'coordinator_address {coordinator_address!r}: must be host:port'
     )
@@ -74,6 +89,21 @@ def _check(coordinator_address, num_processes, process_id) -> None:
       f'process_id {process_id}: must be in [0, num_processes), of which there '
       f'are {num_processes}'
     )
+  if not process_id:
+    _check_free(int(port))
+
+
+def _check_free(port: int) -> None:
+  """Raises OSError if process 0 cannot wait for the others at this port."""
+  both = socket.has_dualstack_ipv6()
+  family = socket.AF_INET6 if both else socket.AF_INET
+  try:
+    socket.create_server(('', port), family=family, dualstack_ipv6=both).close()
+  except OSError as error:
+    raise OSError(
+      f'coordinator_address: port {port} of this host is taken, or not to be '
+      f'used ({error.strerror}): give another to all processes'
+    ) from error
 
 
 def _in_cluster() -> bool:
@@ -82,13 +112,44 @@ def _in_cluster() -> bool:
   `jax.distributed.initialize` finds out who they are, but would also wait for
   others in an interactive SLURM shell.
   """
-  if int(os.environ.get('SLURM_STEP_NUM_TASKS', 1)) > 1:
+  if _slurm_tasks() > 1:
     return True
   if 'JOB_COMPLETION_INDEX' in os.environ and _is_installed('kubernetes'):
     return True
   # A TPU's hosts are listed on GKE, and asked for elsewhere.
   chips = glob.glob('/dev/accel*') + glob.glob('/dev/vfio/[0-9]*')
   return bool(chips) and _is_installed('libtpu')
+
+
+def _slurm_tasks() -> int:
+  """The processes that srun has started; 1 outside of SLURM.
+
+  Raises ValueError for variables that are missing, or contradict each other.
+  """
+  tasks = _slurm_number('SLURM_STEP_NUM_TASKS', 1)
+  if tasks < 2:
+    return tasks
+  numbers = ('SLURM_JOB_ID', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID')
+  # An empty one is as good as none.
+  names = (*numbers, 'SLURM_STEP_NODELIST')
+  if missing := [name for name in names if not os.environ.get(name)]:
+    raise ValueError(
+      f'SLURM_STEP_NUM_TASKS={tasks}, but {", ".join(missing)} not set: start '
+      'with srun, or give --coordinator_address, --num_processes, --process_id'
+    )
+  _, total, process, _ = map(_slurm_number, numbers)
+  if process >= total:
+    raise ValueError(
+      f'SLURM_PROCID={process}: must be below SLURM_NTASKS={total}'
+    )
+  return tasks
+
+
+def _slurm_number(name: str, default: int = 0) -> int:
+  text = os.environ.get(name, '') or str(default)
+  if not (text.isascii() and text.isdecimal()):
+    raise ValueError(f'{name}={text!r}: must be a whole number')
+  return int(text)
 
 
 def _is_installed(package: str) -> bool:

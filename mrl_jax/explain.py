@@ -8,11 +8,13 @@ The file's name may end in .png, .svg or .pdf.
 """
 
 import argparse
+from collections.abc import Sequence
 import pathlib
 
+from mrl_jax import arguments
+from mrl_jax import ending
 from mrl_jax import figures
 from mrl_jax import stages
-from mrl_jax import terminal
 from mrl_jax.stages import prints
 from mrl_jax.stages import saliency
 
@@ -34,15 +36,25 @@ def run(args: argparse.Namespace) -> None:
   print(f'saliency: {len(args.images)} images at {found[0]["dims"]} in {out}')
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     prog='python -m mrl_jax.explain', description=__doc__.split('\n')[0]
   )
-  parser.add_argument('run', help='workdir of a trained model')
-  parser.add_argument('images', nargs='+', help='image files')
-  parser.add_argument('--out', default='saliency.png', help='file to write')
-  with terminal.mistakes_in_one_line():
-    run(parser.parse_args())
+  parser.add_argument(
+    'run', type=arguments.path, help='workdir of a trained model'
+  )
+  parser.add_argument(
+    'images', nargs='+', type=arguments.path, help='image files'
+  )
+  parser.add_argument(
+    '--out',
+    type=arguments.path,
+    default='saliency.png',
+    help='file to write',
+  )
+  args = parser.parse_args(argv)
+  with ending.in_one_line():
+    run(args)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,6 @@
 """What a person sees while it runs: lines, tables, and a progress bar."""
 
-from collections.abc import Iterator, Sequence
-import contextlib
+from collections.abc import Sequence
 import sys
 import time
 
@@ -15,15 +14,6 @@ def say(message: str) -> None:
   """Prints a line, on the first process only."""
   if not jax.process_index():
     print(message, flush=True)
-
-
-@contextlib.contextmanager
-def mistakes_in_one_line() -> Iterator[None]:
-  """Ends a command on a ValueError with its text, in place of a traceback."""
-  try:
-    yield
-  except ValueError as error:
-    sys.exit(f'ValueError: {" ".join(str(error).split())}')
 
 
 def table(content: Table) -> str:

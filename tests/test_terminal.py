@@ -1,8 +1,6 @@
 import io
 import sys
 
-import pytest
-
 from mrl_jax import tables
 from mrl_jax import terminal
 
@@ -52,9 +50,3 @@ def test_progress_on_a_terminal(monkeypatch):
 def test_clock():
   shown = [terminal._clock(seconds) for seconds in (5, 65, 3725)]
   assert shown == ['0:05', '1:05', '1:02:05']
-
-
-def test_mistakes_end_in_one_line():
-  end = pytest.raises(SystemExit, match='ValueError: dim 9: too wide')
-  with end, terminal.mistakes_in_one_line():
-    raise ValueError('dim 9:\n  too wide')

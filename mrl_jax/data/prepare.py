@@ -15,15 +15,17 @@ The second compares OUT with its manifest.json.
 """
 
 import argparse
+from collections.abc import Sequence
 import importlib.util
 import os
 import pathlib
-import sys
 import urllib.parse
 
 from absl import logging
 import tensorflow_datasets as tfds
 
+from mrl_jax import arguments
+from mrl_jax import ending
 from mrl_jax.data import manifest
 from mrl_jax.data import reencode
 from mrl_jax.data import tfds_source
@@ -125,9 +127,9 @@ def verify(out: str, *, workers: int = 0) -> None:
   print(f'{len(found["shards"]):,} shards are as {manifest.NAME} says')
 
 
-def main() -> None:
-  args = _parse_args()
-  try:
+def main(argv: Sequence[str] | None = None) -> None:
+  args = _parse_args(argv)
+  with ending.in_one_line():
     if args.out is None:
       _check_no_out(args)
       prepare(args.dataset, args.data_dir, args.manual_dir)
@@ -144,13 +146,9 @@ def main() -> None:
         reencode_all=args.reencode_all,
         workers=args.workers,
       )
-  except KeyboardInterrupt:
-    sys.exit('interrupted; the same command goes on from where it can')
-  except ValueError as error:
-    sys.exit(f'ValueError: {" ".join(str(error).split())}')
 
 
-def _parse_args() -> argparse.Namespace:
+def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     prog='python -m mrl_jax.data.prepare', description=__doc__.split('\n')[0]
   )
@@ -162,7 +160,11 @@ def _parse_args() -> argparse.Namespace:
     default='',
     help='where the archives are; default: DATA_DIR/downloads/manual',
   )
-  add('--out', help='folder to write the dataset to, as training is to read it')
+  add(
+    '--out',
+    type=arguments.path,
+    help='folder to write the dataset to, as training is to read it',
+  )
   add(
     '--max_side',
     type=int,
@@ -178,7 +180,7 @@ def _parse_args() -> argparse.Namespace:
   )
   add('--workers', type=int, default=0, help='processes; default: one a core')
   add('--verify', action='store_true', help='compares --out with its manifest')
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   if args.dataset is None and not args.verify:
     parser.error('--dataset is missing')
   return args

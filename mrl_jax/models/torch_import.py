@@ -20,13 +20,14 @@ is one of that config, which --mode=evaluate and the like then go on with:
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import os
-import sys
 from typing import Any
 
 import numpy as np
 
+from mrl_jax import arguments
+from mrl_jax import ending
 from mrl_jax import models
 from mrl_jax.models import geometry
 from mrl_jax.models import torch_arrays
@@ -175,7 +176,7 @@ def _fill(
     raise ValueError(f'{path}: {error}') from None
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   # The command stands above the stages; the functions above do not.
   from mrl_jax.stages import imported
 
@@ -184,12 +185,12 @@ def main() -> None:
     description=__doc__.split('\n')[0],
   )
   add = parser.add_argument
-  add('file', help='of PyTorch, or .safetensors')
-  add('--out', required=True, help='the workdir to write')
+  add('file', type=arguments.path, help='of PyTorch, or .safetensors')
+  add('--out', type=arguments.path, required=True, help='the workdir to write')
   add('--config', help='a config that it is to fit, as for launch.py')
   add(
     '--nesting_dims',
-    type=lambda text: tuple(map(int, text.split(','))),
+    type=arguments.wholes,
     default=(),
     help='8,16,…: of MRL-E, which the file does not tell',
   )
@@ -200,8 +201,8 @@ def main() -> None:
   add('--num_heads', type=int, default=0, help='of a vision transformer')
   add('--pooling', default='', help='token, mean or mean_then_norm')
   add('--output_stride', type=int, default=0, help='8 or 16: a dilated ResNet')
-  args = parser.parse_args()
-  try:
+  args = parser.parse_args(argv)
+  with ending.in_one_line():
     imported.write(
       args.file,
       args.out,
@@ -210,8 +211,6 @@ def main() -> None:
       prefix=args.prefix,
       options={name: getattr(args, name) for name in geometry.OPTIONS},
     )
-  except (ValueError, OSError) as error:
-    sys.exit(f'ValueError: {" ".join(str(error).split())}')
 
 
 if __name__ == '__main__':

@@ -9,12 +9,15 @@ each search, <widths>.npz with ids and scores.
 """
 
 import argparse
+from collections.abc import Sequence
 import pathlib
 
 import numpy as np
 import tqdm
 
+from mrl_jax import arguments
 from mrl_jax import checksums
+from mrl_jax import ending
 from mrl_jax import nesting
 from mrl_jax import retrieval
 from mrl_jax import tables
@@ -70,26 +73,38 @@ def load_labels(
   }
 
 
-def widths(text: str) -> tuple[int, ...]:
-  """The value of --dims."""
-  return tuple(int(dim) for dim in text.split(','))
-
-
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     prog='python -m mrl_jax.retrieval', description=__doc__.split('\n')[0]
   )
   add = parser.add_argument
-  add('--queries', required=True, help='.npy of floats [Q, D]')
-  add('--database', required=True, help='.npy of floats [M, D]')
-  add('--query_labels', help='.npy of integers [Q]')
-  add('--database_labels', help='.npy of integers [M]')
-  add('--dims', type=widths, help='8,16,…; default: the manifest’s, or doubled')
+  add(
+    '--queries',
+    type=arguments.path,
+    required=True,
+    help='.npy of floats [Q, D]',
+  )
+  add(
+    '--database',
+    type=arguments.path,
+    required=True,
+    help='.npy of floats [M, D]',
+  )
+  add('--query_labels', type=arguments.path, help='.npy of integers [Q]')
+  add('--database_labels', type=arguments.path, help='.npy of integers [M]')
+  add(
+    '--dims',
+    type=arguments.wholes,
+    help='8,16,…; default: the manifest’s, or doubled',
+  )
   add('--k', type=int, default=100, help='neighbours of a query')
   add('--shortlist', type=int, default=200, help='rows that are reranked')
-  add('--out', default='retrieval', help='folder to write to')
-  with terminal.mistakes_in_one_line():
-    run(parser.parse_args())
+  add(
+    '--out', type=arguments.path, default='retrieval', help='folder to write to'
+  )
+  args = parser.parse_args(argv)
+  with ending.in_one_line():
+    run(args)
 
 
 if __name__ == '__main__':

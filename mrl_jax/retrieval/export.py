@@ -25,11 +25,11 @@ from typing import Literal
 import numpy as np
 import tqdm
 
+from mrl_jax import arguments
 from mrl_jax import checksums
+from mrl_jax import ending
 from mrl_jax import files
 from mrl_jax import nesting
-from mrl_jax import terminal
-from mrl_jax.retrieval import __main__ as command
 from mrl_jax.retrieval import arrays
 from mrl_jax.retrieval import qdrant
 
@@ -234,21 +234,27 @@ def run(args: argparse.Namespace) -> None:
   print(f'{len(row_ND):,} rows at widths {widths} in {args.out or args.url}')
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     prog='python -m mrl_jax.retrieval.export',
     description=__doc__.split('\n')[0],
   )
   add = parser.add_argument
   add('--to', required=True, choices=tuple(_WRITERS))
-  add('--embeddings', required=True, help='.npy of floats [N, D]')
-  add('--labels', help='.npy of integers [N]')
-  add('--dims', type=command.widths, help='8,64,…; default: as in the search')
-  add('--out', help='folder to write')
+  add(
+    '--embeddings',
+    type=arguments.path,
+    required=True,
+    help='.npy of floats [N, D]',
+  )
+  add('--labels', type=arguments.path, help='.npy of integers [N]')
+  add('--dims', type=arguments.wholes, help='8,64,…; default: as in the search')
+  add('--out', type=arguments.path, help='folder to write')
   add('--url', help="a Qdrant server's")
   add('--collection', default='embeddings', help="Qdrant's name of it")
-  with terminal.mistakes_in_one_line():
-    run(parser.parse_args())
+  args = parser.parse_args(argv)
+  with ending.in_one_line():
+    run(args)
 
 
 if __name__ == '__main__':

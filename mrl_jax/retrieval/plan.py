@@ -11,12 +11,15 @@ fall as it grows. GB is 1e9 bytes, GiB 2**30.
 """
 
 import argparse
+from collections.abc import Sequence
 import pathlib
 from typing import Any
 
 import numpy as np
 import tqdm
 
+from mrl_jax import arguments
+from mrl_jax import ending
 from mrl_jax import files
 from mrl_jax import nesting
 from mrl_jax import retrieval
@@ -168,7 +171,7 @@ def _verdict(record) -> str:
   )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     prog='python -m mrl_jax.retrieval.plan', description=__doc__.split('\n')[0]
   )
@@ -183,12 +186,20 @@ def main() -> None:
   add('--width', type=int, help="the embeddings': a bound of the dims")
   add('--shortlist_dim', type=int, default=16, help='dims scanned first')
   add('--shortlist', type=int, default=200, help='rows reranked')
-  add('--queries', help='.npy of floats [Q, D], to measure with')
-  add('--database', help='.npy of floats [M, D]')
-  add('--query_labels', help='.npy of integers [Q]: measured by mAP@10')
-  add('--database_labels', help='.npy of integers [M]')
-  add('--dims', type=command.widths, help='8,16,… to measure')
-  add('--shortlists', type=command.widths, help='25,100,… to measure')
+  add(
+    '--queries',
+    type=arguments.path,
+    help='.npy of floats [Q, D], to measure with',
+  )
+  add('--database', type=arguments.path, help='.npy of floats [M, D]')
+  add(
+    '--query_labels',
+    type=arguments.path,
+    help='.npy of integers [Q]: measured by mAP@10',
+  )
+  add('--database_labels', type=arguments.path, help='.npy of integers [M]')
+  add('--dims', type=arguments.wholes, help='8,16,… to measure')
+  add('--shortlists', type=arguments.wholes, help='25,100,… to measure')
   add(
     '--recall',
     type=float,
@@ -201,9 +212,10 @@ def main() -> None:
     default='mflops',
     help='what is to be cheap; ms are those of this machine and database',
   )
-  add('--json', help='file to write')
-  with terminal.mistakes_in_one_line():
-    run(parser.parse_args())
+  add('--json', type=arguments.path, help='file to write')
+  args = parser.parse_args(argv)
+  with ending.in_one_line():
+    run(args)
 
 
 if __name__ == '__main__':

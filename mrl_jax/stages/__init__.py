@@ -229,6 +229,7 @@ def open_recorded(path: str | os.PathLike) -> tuple[ConfigDict, Workdir]:
     raise ValueError(f'{path} is no workdir: there is no config.json in it')
   later = _later_fields(recorded.get('dataset', ''))
   config = ConfigDict({**later, **recorded})
+  check.types(config)
   workdir = open_workdir(config, path)
   if not workdir.latest_step():
     raise ValueError(f'{path} has no checkpoint: run --mode=train first')

@@ -1,6 +1,6 @@
 """From a config to the objects the stages work with."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import functools
 from typing import Any, NamedTuple
 
@@ -51,17 +51,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
   return config
 
 
-def listed(entries: Sequence[str]) -> tuple[str, ...]:
-  """The entries of a field, also where one holds several, with commas between.
-
-  A list of names comes so from the command line.
-  """
-  return tuple(part for entry in entries for part in entry.split(','))
-
-
 def saved(config: ConfigDict) -> tuple[str, ...]:
   """What the stage evaluate saves; all of it where analyze is to run, too."""
-  wanted = KINDS if 'analyze' in config.modes else listed(config.save)
+  wanted = KINDS if 'analyze' in config.modes else config.save
   return tuple(kind for kind in KINDS if kind in wanted)
 
 

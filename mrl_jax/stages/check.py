@@ -1,5 +1,6 @@
 """Refuses a config that cannot work, before anything is read or written."""
 
+from collections.abc import Mapping
 import math
 
 from ml_collections import ConfigDict
@@ -63,8 +64,70 @@ _RANGES = {
 }
 
 
+# Fields that hold a list, and what its elements are: text, whole numbers, or
+# numbers. Presets of nesting_weights are text.
+LISTS = {
+  'modes': str,
+  'crop_scale': float,
+  'mean': float,
+  'std': float,
+  'nesting_dims': int,
+  'nesting_weights': (float, str),
+  'trainable': str,
+  'step_epochs': float,
+  'betas': float,
+  'eval_dims': int,
+  'eval_sets': str,
+  'few_shot.shots': int,
+  'few_shot.ways': int,
+  'save': str,
+}
+_WORDS = {
+  str: 'text',
+  bool: 'True or False',
+  int: 'whole numbers',
+  float: 'numbers',
+}
+# The other fields, by what they are.
+_KINDS = {
+  str: (
+    'name',
+    'dataset',
+    'data_dir',
+    'embeddings',
+    'labels',
+    'train_split',
+    'eval_split',
+    'encoder',
+    'init_from',
+    'profile',
+    'superclasses',
+  ),
+  bool: ('fsdp', 'flip', 'blurpool', 'remat', 'slimmable', 'eval_flip'),
+  int: (
+    'granularities_per_step',
+    'retrieval.k',
+    'retrieval.shortlist',
+    'few_shot.repeats',
+    'cascade.repeats',
+    'mesh.data',
+    'mesh.model',
+  ),
+  float: (
+    *_RANGES,
+    'learning_rate',
+    'label_smoothing',
+    'drop_path',
+    'cascade.fit_share',
+    'cascade.temperature',
+  ),
+}
+
+
 def check(config: ConfigDict) -> None:
   """Raises ValueError naming the field, its value and what would be right."""
+  fields(config)
+  types(config)
   for name, choices in _CHOICES.items():
     _require(name, config[name], config[name] in choices, f'one of {choices}')
   for name, (least, most) in _RANGES.items():
@@ -99,6 +162,56 @@ def check(config: ConfigDict) -> None:
 def _require(name: str, value: object, ok: bool, right: str) -> None:
   if not ok:
     raise ValueError(f'{name} {value!r}: must be {right}')
+
+
+def fields(config: ConfigDict) -> None:
+  """Raises ValueError for fields that are missing."""
+  names = sorted(
+    {*LISTS, *_CHOICES, *(n for ns in _KINDS.values() for n in ns)}
+  )
+  if missing := [name for name in names if _field(config, name) is None]:
+    raise ValueError(
+      f'config has no field {", ".join(missing)}: derive it from '
+      'configs/default.py'
+    )
+
+
+def types(config: ConfigDict) -> None:
+  """Raises ValueError for a field that is there, but of another type."""
+  for kind, names in _KINDS.items():
+    for name in names:
+      value = _field(config, name)
+      ok = value is None or _is_a(value, kind)
+      _require(name, value, ok, _WORDS[kind])
+  for name, kinds in LISTS.items():
+    value = _field(config, name)
+    if value is not None:
+      _check_list(name, value, kinds)
+
+
+def _check_list(name: str, value: object, kinds: type | tuple) -> None:
+  kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+  if name == 'nesting_weights' and isinstance(value, str):
+    value = (value,)
+  _require(name, value, isinstance(value, tuple | list), 'a list')
+  right = ' or '.join(_WORDS[kind] for kind in kinds)
+  for element in value:
+    if not any(_is_a(element, kind) for kind in kinds):
+      raise ValueError(f'{name} {element!r}: must be {right}')
+
+
+def _field(config: ConfigDict, name: str) -> object:
+  """The value of a dotted name; None if there is no such field."""
+  for part in name.split('.'):
+    if not isinstance(config, Mapping | ConfigDict):
+      return None
+    config = config.get(part)
+  return config
+
+
+def _is_a(value: object, kind: type) -> bool:
+  kinds = (int, float) if kind is float else (kind,)
+  return isinstance(value, kinds) and (kind is bool) == isinstance(value, bool)
 
 
 def _check_start(config: ConfigDict) -> None:
@@ -186,8 +299,8 @@ def _check_encoder(config: ConfigDict) -> None:
 
 
 def _check_analysis(config: ConfigDict) -> None:
-  eval_sets.check(build.listed(config.eval_sets))
-  for kind in build.listed(config.save):
+  eval_sets.check(config.eval_sets)
+  for kind in config.save:
     _require('save', kind, kind in predictions.KINDS, f'of {predictions.KINDS}')
   for name, least in (('shots', 1), ('ways', 0)):
     value = config.few_shot[name]

@@ -33,7 +33,7 @@ _OWN = 'val'
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   names = [
     _OWN,
-    *(eval_sets.parse(x).name for x in build.listed(config.eval_sets)),
+    *(eval_sets.parse(x).name for x in config.eval_sets),
   ]
   saved = predictions.paths(workdir.predictions, config.eval_split)
   kinds = build.saved(config)
@@ -95,7 +95,7 @@ def open_sets(
   if class_names is None:
     class_names = build.source(config, config.eval_split).class_names
   opened, faults = [], []
-  for entry in build.listed(config.eval_sets):
+  for entry in config.eval_sets:
     try:
       opened.append(
         eval_sets.open_set(

@@ -1,0 +1,21 @@
+"""Types of command-line arguments, for argparse."""
+
+import argparse
+import os
+
+from mrl_jax import lists
+
+
+def path(text: str) -> str:
+  """A path, with ~ as the home folder; not empty."""
+  if not text.strip():
+    raise argparse.ArgumentTypeError('is empty: must be a path')
+  return os.path.expanduser(text)
+
+
+def wholes(text: str) -> tuple[int, ...]:
+  """A list of whole numbers, as `lists.wholes` reads it."""
+  try:
+    return lists.wholes(text)
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(str(error)) from None
