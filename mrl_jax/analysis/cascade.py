@@ -231,7 +231,7 @@ def load(path: pathlib.Path) -> Cascade:
     )
   if dims[0] < 1 or sorted({*dims}) != [*dims] or not saved.temperature > 0:
     raise ValueError(
-      f'{path}: dims {[*dims]}, temperature {saved.temperature:g}: must increase, '
-      'and be positive'
+      f'{path}: dims {[*dims]}, temperature {saved.temperature:g}: must '
+      'increase, and be positive'
     )
   return Cascade(dims, thresholds, saved.temperature)
