@@ -3,14 +3,18 @@
 import argparse
 import os
 
+from mrl_jax import files
 from mrl_jax import lists
 
 
 def path(text: str) -> str:
-  """A path, with ~ as the home folder; not empty."""
+  """A local path, with ~ as the home folder; not empty, and no URL."""
   if not text.strip():
     raise argparse.ArgumentTypeError('is empty: must be a path')
-  return os.path.expanduser(text)
+  try:
+    return os.fspath(files.local(text, 'path'))
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def wholes(text: str) -> tuple[int, ...]:

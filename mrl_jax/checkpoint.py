@@ -203,7 +203,7 @@ class Checkpoints:
           self._told_in_one_line(int(name)),
           contextlib.suppress(FileNotFoundError),
         ):
-          float(json.loads(path.read_text())['score'])
+          float(json.loads(path.read_bytes())['score'])
 
   def _path(self, step: int, *parts: str) -> str:
     return os.path.join(self._directory, str(step), *parts)

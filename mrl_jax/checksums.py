@@ -22,6 +22,7 @@ import warnings
 import msgspec
 import xxhash
 
+from mrl_jax import ending
 from mrl_jax import files as files_lib
 
 # Read at a time: as much as a processor's cache holds.
@@ -205,15 +206,12 @@ def _difference(path: pathlib.Path, expected: Checksum) -> str:
 
 
 def main() -> None:
-  # Here, so that the checksums need no JAX.
-  from mrl_jax import terminal
-
   parser = argparse.ArgumentParser(
     prog='python -m mrl_jax.checksums',
     description='Checks that the files of folders are as they were written.',
   )
   parser.add_argument('folders', nargs='+', type=pathlib.Path)
-  with terminal.mistakes_in_one_line():
+  with ending.in_one_line():
     for folder in parser.parse_args().folders:
       _check(folder)
 

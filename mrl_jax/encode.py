@@ -51,7 +51,7 @@ class Encoder:
     Raises ValueError if there is no export, or if one of its files is missing,
     is not as it was written, or does not belong to it.
     """
-    folder = pathlib.Path(path).expanduser()
+    folder = files.local(path, 'export')
     if (folder / 'export').is_dir():
       folder = folder / 'export'
     if not (folder / ARTIFACT).is_file():

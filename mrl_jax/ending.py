@@ -8,6 +8,7 @@ shown. With MRL_JAX_TRACEBACK=1 in the environment all come with a traceback.
 
 from collections.abc import Iterator
 import contextlib
+import io
 import os
 import select
 import sys
@@ -33,6 +34,10 @@ def in_one_line(*, verbose: bool = False) -> Iterator[None]:
   `verbose`: show a traceback instead. A reader of the output that
   is gone, such as `head`, ends it in silence.
   """
+  for stream in (sys.stdout, sys.stderr):
+    # A terminal that lacks a character shows its code, such as \\u2192.
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
   try:
     yield
     if sys.stdout:

@@ -185,7 +185,8 @@ def images(
       axes.set_xticks([])
       axes.set_yticks([])
       axes.spines[:].set_visible(False)
-      axes.set_xlabel(text, fontsize=6, labelpad=2)
+      # A class name may hold a dollar sign, which is no formula.
+      axes.set_xlabel(text, fontsize=6, labelpad=2, parse_math=False)
       if not n:
         axes.set_title(header_G[g], fontsize=8)
   return figure

@@ -6,10 +6,38 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from typing import Any
 
 import msgspec
+
+
+def local(path: str | os.PathLike, name: str) -> pathlib.Path:
+  """The path of a local file or folder, with `~` expanded.
+
+  Raises ValueError for a URL, which pathlib would take for a folder of that
+  name; `name` says in it what the path is of.
+  """
+  if re.match(r'[A-Za-z][A-Za-z0-9+.-]+://', os.fspath(path)):
+    raise ValueError(
+      f'{name} {path}: URLs are not read or written: give a local path, such '
+      'as one where the bucket is mounted'
+    )
+  return pathlib.Path(path).expanduser()
+
+
+def check_space(folder: pathlib.Path, size: int, name: str) -> None:
+  """Raises OSError if `folder`'s disk has less than `size` bytes free.
+
+  `name` says in it what takes them.
+  """
+  free = shutil.disk_usage(folder).free
+  if free < size:
+    raise OSError(
+      f'{folder}: {name} takes {size / 1e6:,.1f} MB, and the disk has '
+      f'{free / 1e6:,.1f} MB free'
+    )
 
 
 @contextlib.contextmanager
@@ -63,7 +91,7 @@ def replacing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def write_text(path: pathlib.Path, text: str) -> None:
   with replacing(path) as temporary:
-    temporary.write_text(text)
+    temporary.write_text(text, encoding='utf-8')
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

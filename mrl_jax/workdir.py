@@ -47,7 +47,7 @@ class Workdir:
       ValueError: `path` is a file or cannot be written, or the config there
         was trained with other settings.
     """
-    self.path = pathlib.Path(path).expanduser().absolute()
+    self.path = files.local(path, 'workdir').absolute()
     self.config = json.loads(json.dumps(config))
     self._free = frozenset(free)
     self._later = later or {}

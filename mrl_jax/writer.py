@@ -28,7 +28,7 @@ class MetricWriter:
       if resume_step is not None:
         _drop_after(path, resume_step)
       _drop_torn_line(path)
-    self._file = open(path, 'a')  # noqa: SIM115 (closed in __exit__)
+    self._file = open(path, 'a', encoding='utf-8')  # noqa: SIM115 (closed in __exit__)
     import tensorboardX
 
     self._board = tensorboardX.SummaryWriter(
@@ -70,7 +70,8 @@ class MetricWriter:
 def _drop_after(path: pathlib.Path, step: int) -> None:
   records = [record for record in read_metrics(path) if record['step'] <= step]
   with files.replacing(path) as temporary:
-    temporary.write_text(''.join(json.dumps(line) + '\n' for line in records))
+    text = ''.join(json.dumps(line) + '\n' for line in records)
+    temporary.write_text(text, encoding='utf-8')
 
 
 def _drop_torn_line(path: pathlib.Path) -> None:

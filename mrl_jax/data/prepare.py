@@ -18,7 +18,6 @@ import argparse
 from collections.abc import Sequence
 import importlib.util
 import os
-import pathlib
 import urllib.parse
 
 from absl import logging
@@ -26,6 +25,7 @@ import tensorflow_datasets as tfds
 
 from mrl_jax import arguments
 from mrl_jax import ending
+from mrl_jax import files
 from mrl_jax.data import manifest
 from mrl_jax.data import reencode
 from mrl_jax.data import tfds_source
@@ -122,7 +122,7 @@ def rewrite(
 
 
 def verify(out: str, *, workers: int = 0) -> None:
-  found = manifest.verify(pathlib.Path(out).expanduser(), workers=workers)
+  found = manifest.verify(files.local(out, '--out'), workers=workers)
   print('\n'.join(manifest.summary(found)))
   print(f'{len(found["shards"]):,} shards are as {manifest.NAME} says')
 

@@ -63,7 +63,7 @@ def write(
     ValueError: there is nothing to read, `out` holds something else, or cannot
       be written.
   """
-  out = pathlib.Path(out).expanduser().absolute()
+  out = files.local(out, '--out').absolute()
   sources = {
     split: source.open_source(dataset, split, data_dir)
     for split in source.split_names(dataset, data_dir)

@@ -7,6 +7,7 @@ import os
 import pathlib
 from typing import NamedTuple, Protocol
 
+from mrl_jax import files
 from mrl_jax.data import folders
 from mrl_jax.data import listing
 
@@ -240,7 +241,7 @@ def _folder_path(root: str) -> pathlib.Path:
     raise ValueError(
       'dataset folder: has no path: give --config.dataset=folder:/path'
     )
-  path = pathlib.Path(root).expanduser()
+  path = files.local(root, 'dataset folder')
   if not path.is_dir():
     raise ValueError(f'dataset {FOLDER_PREFIX}{root}: no such folder')
   return path

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from mrl_jax import embeddings as embeddings_lib
+from mrl_jax import files
 from mrl_jax.retrieval import arrays
 
 # Rows that `Vectors.sample` draws from at once, which lie side by side on disk.
@@ -96,7 +97,7 @@ def open_vectors(
   Raises:
     ValueError: there is no such split, or its arrays do not fit each other.
   """
-  path = pathlib.Path(embeddings).expanduser()
+  path = files.local(embeddings, 'embeddings')
   if path.is_file():
     return _part(path, labels, split)
   if not path.is_dir():

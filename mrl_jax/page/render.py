@@ -49,8 +49,8 @@ def render(
     themes=_json(palette.themes(_MOST_LINES)),
     projection=_json(projections[0]) if projections else '',
     plotly=offline.get_plotlyjs(),
-    style=(_FOLDER / 'style.css').read_text(),
-    script=(_FOLDER / 'page.js').read_text(),
+    style=(_FOLDER / 'style.css').read_text(encoding='utf-8'),
+    script=(_FOLDER / 'page.js').read_text(encoding='utf-8'),
   )
 
 

@@ -24,6 +24,7 @@ from mrl_jax.stages import check
 from mrl_jax.stages import embed
 from mrl_jax.stages import evaluate
 from mrl_jax.stages import export
+from mrl_jax.stages import preflight
 from mrl_jax.stages import report
 from mrl_jax.stages import retrieve
 from mrl_jax.stages import train
@@ -166,12 +167,8 @@ def run(
       'the processes differ: give all the same config and modes, and the same '
       f'workdir on a shared disk, here {workdir.path}'
     )
-  if (
-    config.eval_sets
-    and {'train', 'evaluate'} <= {*modes}
-    and not is_finished('train', config, workdir)
-  ):
-    evaluate.open_sets(config)  # What is missing is said before the training.
+  if 'train' in modes and not is_finished('train', config, workdir):
+    preflight.check(config, modes)
   done = set()
   for mode in modes:
     if mode in done:
@@ -223,7 +220,7 @@ def open_recorded(path: str | os.PathLike) -> tuple[ConfigDict, Workdir]:
 
   Raises ValueError if there is no trained model.
   """
-  path = pathlib.Path(path).expanduser()
+  path = files.local(path, 'workdir')
   recorded = files.read_json(path / 'config.json', missing={})
   if not recorded:
     raise ValueError(f'{path} is no workdir: there is no config.json in it')

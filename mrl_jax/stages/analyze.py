@@ -135,7 +135,7 @@ def load_groups(
   """Of a mapping file, or of one that comes with the project; '': None."""
   if not superclasses:
     return None
-  path = pathlib.Path(superclasses).expanduser()
+  path = files.local(superclasses, 'superclasses')
   if superclasses == 'wordnet_30':
     path = eval_sets.TABLES / 'wordnet_30.json'
   if not path.is_file():

@@ -1,7 +1,8 @@
 """From a config to the objects the stages work with."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
+import os
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -70,7 +71,19 @@ def source(config: ConfigDict, split: str) -> Source | Vectors:
       f'num_classes {config.num_classes}: dataset {config.dataset} has '
       f'{opened.num_classes}'
     )
+  _check_names(opened.class_names)
   return opened
+
+
+def _check_names(class_names: Sequence[str]) -> None:
+  for name in class_names:
+    try:
+      name.encode()
+    except UnicodeEncodeError:
+      raise ValueError(
+        f'class {os.fsencode(name)!r}: its name is not UTF-8, which the files '
+        'of a run are written in: rename the folder'
+      ) from None
 
 
 def vectors(config: ConfigDict, split: str) -> Vectors:

@@ -75,7 +75,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     if not config.embeddings:
       _write_tensors(folder / card.TENSORS, trained, about)
     (folder / card.NAME).write_text(
-      card.text(about, preprocess, has_rule=bool(rule))
+      card.text(about, preprocess, has_rule=bool(rule)),
+      encoding='utf-8',
     )
     checksums.write(folder / encode.CHECKSUMS, {}, list(folder.iterdir()))
   terminal.say(

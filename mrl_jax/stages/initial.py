@@ -8,6 +8,7 @@ from flax import nnx
 import jax
 from ml_collections import ConfigDict
 
+from mrl_jax import files
 from mrl_jax import models
 from mrl_jax import terminal
 from mrl_jax.checkpoint import Checkpoints
@@ -36,7 +37,7 @@ def initialise(config: ConfigDict, model: models.Classifier) -> None:
 def _from_file(
   config: ConfigDict, model: models.Classifier
 ) -> tuple[str, bool]:
-  path = pathlib.Path(config.init_from).expanduser()
+  path = files.local(config.init_from, 'init_from')
   options = geometry.options(config)
   form, has_head = torch_import.load(
     path,

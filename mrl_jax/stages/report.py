@@ -96,7 +96,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   )
   path = workdir.report / 'index.html'
   with files.replacing(path) as temporary:
-    temporary.write_text(page)
+    temporary.write_text(page, encoding='utf-8')
   terminal.say(f'report: {path}, {len(page) / 1e6:.1f} MB')
 
 

@@ -10,6 +10,7 @@ import sys
 import jax
 from ml_collections import ConfigDict
 
+from mrl_jax import files
 from mrl_jax import metrics as metrics_lib
 from mrl_jax import sharding
 from mrl_jax import state as state_lib
@@ -92,6 +93,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     if not jax.process_index():
       stack.enter_context(workdir.locked())
       workdir.write_config()
+      size = sum(x.nbytes for x in jax.tree.leaves(state))
+      files.check_space(workdir.path, size, 'a checkpoint')
     sharding.barrier('config is written')
     checkpoints = stack.enter_context(
       Checkpoints(workdir.checkpoints, keep=config.keep_checkpoints)
