@@ -157,8 +157,9 @@ def _opens_text(call: ast.Call) -> bool:
   function = call.func
   name = getattr(function, 'attr', getattr(function, 'id', ''))
   if name in ('read_text', 'write_text'):
-    # `files.write_text` is ours, and writes UTF-8.
-    return getattr(function.value, 'id', '') != 'files'
+    # `write_text` of the module files is ours, and writes UTF-8.
+    owner = getattr(function, 'value', None)
+    return not getattr(owner, 'id', 'files').startswith('files')
   if not isinstance(function, ast.Name) or name != 'open':
     return False
   modes = [getattr(mode, 'value', 'r') for mode in call.args[1:2]]

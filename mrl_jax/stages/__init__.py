@@ -256,7 +256,7 @@ def _as_begun(config: ConfigDict, path: str | os.PathLike) -> ConfigDict:
 
 def _check_outside(config: ConfigDict, workdir: Workdir) -> None:
   """Refuses a workdir in the images, which it would become a class of."""
-  entries = build.listed(config.eval_sets)
+  entries = config.eval_sets
   folders = [eval_sets.parse(entry).dataset for entry in entries]
   if not config.embeddings:
     folders.append(config.dataset)
