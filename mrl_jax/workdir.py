@@ -176,7 +176,7 @@ class Workdir:
     Raises ValueError if another process holds it.
     """
     self.path.mkdir(parents=True, exist_ok=True)
-    with open(self.path / '.lock', 'w') as file:
+    with open(self.path / '.lock', 'w', encoding='utf-8') as file:
       try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:

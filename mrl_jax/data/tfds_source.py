@@ -182,7 +182,10 @@ def _prepare_digits(data_dir: str) -> tfds.core.DatasetBuilder:
   # TFDS draws progress bars and prints; there is nothing to wait for here.
   tfds.disable_progress_bar()
   builder = open_builder(digits.Digits.name, data_dir)
-  with open(os.devnull, 'w') as null, contextlib.redirect_stdout(null):
+  with (
+    open(os.devnull, 'w', encoding='utf-8') as null,
+    contextlib.redirect_stdout(null),
+  ):
     try:
       builder.download_and_prepare()
     except OSError:
