@@ -1,26 +1,26 @@
 """Checkpoints: the state, the config and the score of a step, by Orbax.
 
 `<step>/model` holds the parameters and BatchNorm statistics, `<step>/optimizer`
-the step and the optimizer's state, `<step>/config` the config, and
-`<step>/fingerprints` a number for each array and for the config, as Orbax does
-not notice a flipped bit.
+the step and the optimizer's state, `<step>/config` the config, `<step>/dataset`
+what the run was trained on, and `<step>/fingerprints` a number for each of the
+arrays and of the two others, as Orbax does not notice a flipped bit.
 """
 
 from collections.abc import Iterator, Mapping
 import contextlib
-import json
 import os
 import pathlib
+import time
 from typing import Any
-import zlib
 
-from etils import epath
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from mrl_jax import fingerprint
-from mrl_jax import sharding
+from mrl_jax import checkpoint_faults as faults
+from mrl_jax import saved_step
+from mrl_jax import terminal
+from mrl_jax.saved_step import SavedStep
 from mrl_jax.state import State
 
 _UNMEASURED = -1.0
@@ -85,30 +85,41 @@ class Checkpoints:
     state: State,
     config: Mapping[str, Any],
     score: float | None = None,
+    *,
+    dataset: Mapping[str, Any] | None = None,
   ) -> None:
     """Begins to save; waits first for the save before this one.
 
-    Raises OSError if either fails.
+    Args:
+      state: what is saved, under its step.
+      config: plain JSON types.
+      score: what the best checkpoint has most of, at least 0; None where it
+        was not measured.
+      dataset: what the run was trained on, plain JSON types; None: unknown.
 
-    `score`: what the best checkpoint has most of, at least 0; None where it was
-    not measured.
+    Raises:
+      OSError: this save or the one before it fails.
     """
     model, optimizer = _split(state)
     step = int(state.step)
-    fingerprints = _fingerprints(
-      step, {'model': model, 'optimizer': optimizer, 'config': config}
-    )
+    arrays = {'model': model, 'optimizer': optimizer}
+    # Orbax warns of a save without metrics.
+    metrics = {'score': _UNMEASURED if score is None else score}
+    texts = {'config': config}
+    if dataset is not None:
+      texts['dataset'] = dataset
+    texts['fingerprints'] = {
+      **saved_step.fingerprints(step, arrays | texts | {'metrics': metrics}),
+      **saved_step.layouts(arrays),
+    }
     with self._saving():
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          model=ocp.args.StandardSave(model),
-          optimizer=ocp.args.StandardSave(optimizer),
-          config=ocp.args.JsonSave(config),
-          fingerprints=ocp.args.JsonSave(fingerprints),
+          **{k: ocp.args.StandardSave(x) for k, x in arrays.items()},
+          **{k: ocp.args.JsonSave(x) for k, x in texts.items()},
         ),
-        # Orbax warns of a save without metrics.
-        metrics={'score': _UNMEASURED if score is None else score},
+        metrics=metrics,
       )
 
   def wait(self) -> None:
@@ -131,106 +142,94 @@ class Checkpoints:
   def restore(self, like: State, step: int) -> State:
     """The state, in the shapes and shardings of `like`.
 
-    Raises ValueError, naming the directory, if it cannot be read or is not what
-    was saved; so do the three below.
+    Raises ValueError, naming the checkpoint, if it is damaged, if its arrays
+    are not those of `like`, or if it cannot be opened; so do the four below.
     """
     model, optimizer = _split(like)
-    restored = self._restore(
-      step, model=_restore_like(model), optimizer=_restore_like(optimizer)
-    )
-    return State(**restored.model, **restored.optimizer)
+    restored = self._restore(step, {'model': model, 'optimizer': optimizer})
+    return State(**restored['model'], **restored['optimizer'])
 
   def restore_model(self, like: Mapping[str, Any], step: int) -> dict[str, Any]:
     """The `params` and `batch_stats` alone, as `like` holds them."""
-    return self._restore(step, model=_restore_like(like)).model
+    return self._restore(step, {'model': like})['model']
 
   def model_shapes(self, step: int) -> dict[str, Any]:
     """What `restore_model` takes, as it was saved; all names are strings.
 
     On the first device, whatever it was saved from.
     """
-    path = epath.Path(self._path(step, 'model'))
     on_first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    with self._told_in_one_line(step):
-      metadata = ocp.StandardCheckpointHandler().metadata(path)
+    saved = self._saved(step)
+    with saved.told_apart():
+      tree = saved.metadata('model', saved.numbers(['model']))
     return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_first),
-      metadata.tree,
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_first), tree
     )
 
   def read_config(self, step: int) -> dict[str, Any]:
     """The config a checkpoint was written with."""
-    return self._restore(step, config=ocp.args.JsonRestore()).config
+    saved = self._saved(step)
+    with saved.told_apart():
+      return saved.read_text('config')
 
-  def _restore(self, step: int, **items: Any) -> ocp.args.Composite:
-    # Checkpoints had none before 2026-11-25.
-    if os.path.isdir(self._path(step, 'fingerprints')):
-      items['fingerprints'] = ocp.args.JsonRestore()
-    with self._told_in_one_line(step):
-      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-    found = {name: restored[name] for name in items}
-    if 'fingerprints' in found:
-      self._check(step, found.pop('fingerprints'), found)
-    return restored
+  def read_dataset(self, step: int) -> dict[str, Any] | None:
+    """What the run was trained on; None where it was not recorded."""
+    saved = self._saved(step)
+    with saved.told_apart():
+      return saved.read_text('dataset') if 'dataset' in saved.items() else None
 
-  def _check(
-    self, step: int, saved: Mapping[str, int], items: Mapping[str, Any]
-  ) -> None:
-    """Raises ValueError, in all processes alike, if a fingerprint differs."""
-    found = _fingerprints(step, items)
-    differing = [name for name in found if found[name] != saved.get(name)]
-    if differing := sharding.union(differing):
-      more = f' and {len(differing) - 1} more' if differing[1:] else ''
-      line = f'not as saved: {differing[0]}{more}'
-      raise self._refusal(step, 'is damaged', line)
-
-  @contextlib.contextmanager
-  def _told_in_one_line(self, step: int) -> Iterator[None]:
-    try:
-      yield
-    # Orbax and tensorstore raise many types on damaged files.
-    except Exception as error:
-      line = ' '.join(str(error).split())[:200]
-      line = f'{type(error).__name__}: {line}'
-      raise self._refusal(step, 'cannot be read', line) from error
+  def _restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of some items, which are those of `like`, and as saved."""
+    saved = self._saved(step)
+    with saved.told_apart():
+      numbers = saved.numbers(like)
+      there = {name: saved.metadata(name, numbers) for name in like}
+    if line := faults.misfit(faults.describe(there), faults.describe(like)):
+      raise ValueError(
+        f'checkpoint {saved.folder} is of another model than this, and not '
+        f'damaged: {line}'
+      )
+    args = {name: _restore_like(tree) for name, tree in like.items()}
+    with saved.told_apart():
+      restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+      found = {name: restored[name] for name in like}
+      if numbers is not None:
+        saved.check(numbers, found)
+    if numbers is None:
+      terminal.say(
+        f'checkpoint {saved.folder} was saved before checkpoints had '
+        'fingerprints: whether its arrays are damaged cannot be checked'
+      )
+    return found
 
   def _check_scores(self) -> None:
     """Orbax reads them all to begin with, and does not say which is damaged."""
-    for path in pathlib.Path(self._directory).glob('*/metrics/metrics'):
-      if (name := path.parts[-3]).isdecimal():
-        # A run that trains may delete it meanwhile.
-        with (
-          self._told_in_one_line(int(name)),
-          contextlib.suppress(FileNotFoundError),
-        ):
-          float(json.loads(path.read_bytes())['score'])
+    for path in pathlib.Path(self._directory).glob('*'):
+      if path.name.isdecimal():
+        saved = self._saved(int(path.name))
+        try:
+          with saved.told_apart():
+            saved.check_score()
+        except ValueError:
+          if not _is_deleted_soon(path):
+            raise
 
-  def _path(self, step: int, *parts: str) -> str:
-    return os.path.join(self._directory, str(step), *parts)
+  def _saved(self, step: int) -> SavedStep:
+    return SavedStep(self._directory, step)
 
-  def _refusal(self, step: int, how: str, why: str) -> ValueError:
-    return ValueError(
-      f'checkpoint {self._path(step)} {how} ({why}); '
-      'without that directory the run goes on from the one before it'
-    )
+
+def _is_deleted_soon(folder: pathlib.Path) -> bool:
+  """Whether a run that trains is deleting an old checkpoint just now."""
+  for _ in range(5):
+    if not folder.is_dir():
+      return True
+    time.sleep(0.1)
+  return False
 
 
 def _split(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
   model = {'params': state.params, 'batch_stats': state.batch_stats}
   return model, {'step': state.step, 'opt_state': state.opt_state}
-
-
-def _fingerprints(step: int, items: Mapping[str, Any]) -> dict[str, int]:
-  """Of each array in the items, by its dotted path, and of the config.
-
-  The step is among them: a directory under another's name is noticed, too.
-  """
-  arrays = {name: item for name, item in items.items() if name != 'config'}
-  found = {'step': step, **fingerprint.of_arrays(arrays)}
-  if 'config' in items:
-    text = json.dumps(items['config'], sort_keys=True)
-    found['config'] = zlib.crc32(text.encode())
-  return found
 
 
 def _restore_like(tree: Any) -> ocp.args.StandardRestore:

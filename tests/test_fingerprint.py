@@ -145,14 +145,6 @@ def test_a_flipped_bit_is_refused_and_the_one_before_is_whole(tmp_path):
     chex.assert_trees_all_equal(checkpoints.restore(first, 1), first)
 
 
-def test_checkpoints_without_fingerprints_are_read(tmp_path):
-  first = saved(tmp_path)
-  shutil.rmtree(tmp_path / '1' / 'fingerprints')
-  with Checkpoints(tmp_path) as checkpoints:
-    chex.assert_trees_all_equal(checkpoints.restore(first, 1), first)
-    assert checkpoints.read_config(1) == {'seed': 1}
-
-
 def test_damage_elsewhere_is_refused(tmp_path):
   first = saved(tmp_path)
   shutil.copytree(tmp_path / '1', tmp_path / '3')
@@ -175,5 +167,5 @@ def test_a_damaged_score_is_named(tmp_path, text):
   saved(tmp_path)
   (tmp_path / '1/metrics/metrics').write_text(text)
   for keep in (None, 2):
-    with pytest.raises(ValueError, match=f'{tmp_path}/1 cannot be read'):
+    with pytest.raises(ValueError, match=f'{tmp_path}/1 is damaged'):
       Checkpoints(tmp_path, keep=keep)

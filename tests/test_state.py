@@ -228,7 +228,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, item):
     if path.is_file():
       path.write_bytes(path.read_bytes()[:7])
   with Checkpoints(tmp_path) as checkpoints:
-    with pytest.raises(ValueError, match=f'{tmp_path}/2 cannot be read'):
+    with pytest.raises(ValueError, match=f'{tmp_path}/2 .*is damaged'):
       if item == 'config':
         checkpoints.read_config(2)
       else:

@@ -1,0 +1,123 @@
+"""Tells apart what keeps a checkpoint from being restored.
+
+It may be damaged (a missing, cut or changed file), be of another model than the
+one that is to be filled, or be out of this process's reach.
+"""
+
+from collections.abc import Mapping
+import errno
+import os
+from typing import Any
+import zlib
+
+import jax
+
+_OF_THE_FILE = frozenset([None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR])
+_SCARCE = (
+  *('RESOURCE_EXHAUSTED', 'Out of memory', 'No space left'),
+  *('PERMISSION_DENIED', 'Permission denied'),
+)
+
+
+_DAMAGE = {
+  'a file is missing': ('NOT_FOUND', 'FileNotFoundError'),
+  'a file is cut short': ('OUT_OF_RANGE', 'Truncated', 'match actual length'),
+}
+
+
+class DamagedError(ValueError):
+  """A file of a checkpoint is missing, cut off, or not as it was saved."""
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+  """Whether an error is a lack of memory, space, files or permission."""
+  if isinstance(error, OSError):
+    # A path that is missing, or is of another kind, belongs to the checkpoint.
+    return error.errno not in _OF_THE_FILE
+  return isinstance(error, MemoryError) or any(
+    text in str(error) for text in _SCARCE
+  )
+
+
+def text_of(error: BaseException, folder: os.PathLike) -> str:
+  """What an error says, in one line, with paths below `folder` cut to it."""
+  if error.__cause__ and 'TensorStore details' in str(error):
+    error = error.__cause__
+  text = ' '.join(str(error).split()).partition(' [tensorstore_spec')[0]
+  return f'{type(error).__name__}: ' + text.replace(f'{folder}/', '')[:300]
+
+
+def damage(text: str) -> str:
+  """What has happened to a file that could not be read, from `text_of`."""
+  for what, signs in _DAMAGE.items():
+    if any(sign in text for sign in signs):
+      return what
+  return 'a file is not as it was saved'
+
+
+def describe(tree: Any) -> dict[str, str]:
+  """Dtype and shape of each array, such as `float32 [8, 10]`, by dotted path.
+
+  The arrays may be abstract, or Orbax's metadata.
+  """
+  return {
+    jax.tree_util.keystr(
+      path, simple=True, separator='.'
+    ): f'{jax.numpy.dtype(x.dtype).name} {[*x.shape]}'
+    for path, x in jax.tree.leaves_with_path(tree)
+  }
+
+
+def layout_number(described: Mapping[str, str]) -> int:
+  """32 bits that change with any name, dtype or shape."""
+  lines = sorted(f'{name} {what}' for name, what in described.items())
+  return zlib.crc32('\n'.join(lines).encode())
+
+
+def misfit(there: Mapping[str, str], here: Mapping[str, str]) -> str:
+  """What differs first, and the setting that is likely to be the cause.
+
+  Args:
+    there: `describe` of the checkpoint, names beginning with its items.
+    here: the same of the model that is to be filled.
+
+  Returns:
+    The end of a sentence; empty if nothing differs.
+  """
+  differing = sorted(
+    name for name in there | here if there.get(name) != here.get(name)
+  )
+  if not differing:
+    return ''
+  # The head of a model, and the optimizer's copy of it, follow the encoder.
+  name = min(
+    differing, key=lambda x: (not x.startswith('model.'), '.head.' in x, x)
+  )
+  more = f', and {len(differing) - 1} more differ' if differing[1:] else ''
+  was, now = there.get(name, 'absent'), here.get(name, 'absent')
+  return f'{name} is {was} there and {now} here{more}: {_cause(name, was, now)}'
+
+
+def _cause(name: str, was: str, now: str) -> str:
+  if name.startswith('optimizer.'):
+    return (
+      'another optimizer, or none, as in an imported model, which '
+      '--config.init_from starts from'
+    )
+  if 'absent' in (was, now):
+    return 'another head' if '.head.' in name else 'another encoder'
+  (dtype, shape), (new_dtype, new_shape) = map(_parts, (was, now))
+  if shape == new_shape:
+    return f'another dtype ({dtype} there, {new_dtype} here)'
+  if '.head.' not in name:
+    return 'another encoder, or input of another width'
+  if len(shape) == len(new_shape) and shape[:-1] == new_shape[:-1]:
+    return f'another num_classes ({shape[-1]} there, {new_shape[-1]} here)'
+  if len(shape) == len(new_shape):
+    return 'other nesting_dims'
+  return 'another head'
+
+
+def _parts(described: str) -> tuple[str, list[str]]:
+  dtype, _, shape = described.partition(' ')
+  return dtype, shape.strip('[]').split(', ')
