@@ -44,7 +44,8 @@ def get_config() -> ConfigDict:
   config.labels = ''
   config.train_split = 'train'
   config.eval_split = 'validation'
-  # Classes; 0: as many as the dataset says.
+  # Classes; 0: as many as the dataset says. More only where init_from has a run
+  # with those of the dataset among its own.
   config.num_classes = 0
   # resident: decoded once, kept on the devices. stream: decoded as needed.
   # auto: resident if the split takes at most `resident_gigabytes`.

@@ -85,7 +85,6 @@ class Checkpoints:
     state: State,
     config: Mapping[str, Any],
     score: float | None = None,
-    *,
     dataset: Mapping[str, Any] | None = None,
   ) -> None:
     """Begins to save; waits first for the save before this one.

@@ -7,9 +7,10 @@ metrics.jsonl                one JSON object a line
 embeddings/, predictions/, evaluation/, retrieval/, analysis/, report/, export/
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -21,6 +22,8 @@ from mrl_jax import files
 
 # Fields in which an imported model leaves a choice.
 _SIZES = frozenset({'image_size', 'eval_image_size', 'eval_resize'})
+# Where the dataset is: a model that has a record of it is compared with that.
+DATASET_FIELDS = frozenset(['dataset', 'embeddings', 'labels'])
 
 
 class Workdir:
@@ -33,6 +36,7 @@ class Workdir:
     *,
     free: Collection[str] = (),
     later: Mapping[str, Any] | None = None,
+    read_dataset: Callable[['Workdir'], str] | None = None,
   ):
     """Looks, and writes nothing.
 
@@ -42,6 +46,8 @@ class Workdir:
       free: the fields that training does not depend on.
       later: the fields that runs begun long ago lack, at the values by which
         they were trained.
+      read_dataset: gives a text that changes with the files of the dataset,
+        for `hash_of`.
 
     Raises:
       ValueError: `path` is a file or cannot be written, or the config there
@@ -51,6 +57,7 @@ class Workdir:
     self.config = json.loads(json.dumps(config))
     self._free = frozenset(free)
     self._later = later or {}
+    self._read_dataset = read_dataset
     _check_writable(self.path)
     config_path = self.path / 'config.json'
     recorded = files.read_json(config_path, missing={})
@@ -117,7 +124,7 @@ class Workdir:
     differences = [
       f'{name} is {there!r} there and {here!r} now'
       for name, there, here in pairs
-      if there != here
+      if _comparable(name, there) != _comparable(name, here)
     ]
     if differences:
       raise ValueError(
@@ -134,16 +141,37 @@ class Workdir:
   def write_config(self) -> None:
     files.write_json(self.path / 'config.json', self.config)
 
+  def compare_dataset_by_name(self) -> None:
+    """Treats the dataset's fields as any other, from now on.
+
+    So it must be where the model has no record of what it was trained on.
+    """
+    self._free -= DATASET_FIELDS
+
+  @functools.cached_property
+  def _dataset(self) -> str:
+    return self._read_dataset(self) if self._read_dataset else ''
+
   def hash_of(self, names: Collection[str] | None = None) -> str:
-    """Of these fields, or those training depends on: 12 hexadecimal digits."""
+    """A hash of these fields, or those training depends on: 12 hex digits.
+
+    Of the dataset's fields, which say where it is, there is a digest of what is
+    there instead; a model without a record has them among its other fields.
+    """
+    reads_dataset = False
     if names is None:
       names = self.config.keys() - self._free
+    elif DATASET_FIELDS & {*names}:
+      names = {*names} - DATASET_FIELDS
+      reads_dataset = self._free >= DATASET_FIELDS
     # Fields at the value of before they were there change no hash.
     chosen = {
       name: self.config.get(name)
       for name in sorted(names)
       if name not in self._later or self.config[name] != self._later[name]
     }
+    if reads_dataset:
+      chosen['dataset'] = self._dataset
     return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:12]
 
   def marks(self) -> dict[str, dict[str, Any]]:
@@ -189,6 +217,13 @@ class Workdir:
 def is_import(config: Mapping[str, Any]) -> bool:
   """Whether it is of a model alone, which names its file and no dataset."""
   return 'init_from' in config and 'dataset' not in config
+
+
+def _comparable(name: str, value: Any) -> Any:
+  """A value, or the absolute path where it is the place of a dataset."""
+  if name not in DATASET_FIELDS or not value:
+    return value
+  return os.path.abspath(os.path.expanduser(str(value).removeprefix('folder:')))
 
 
 def _check_writable(path: pathlib.Path) -> None:

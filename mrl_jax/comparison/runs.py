@@ -12,6 +12,7 @@ from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.comparison import probe as probe_lib
 from mrl_jax.retrieval import baselines
 from mrl_jax.stages import baselines as baselines_stage
+from mrl_jax.stages import recorded
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import read_metrics
 
@@ -72,16 +73,27 @@ def _by_width(record, prefix) -> dict[int, float]:
 
 
 def check_alike(runs: Sequence[Run]) -> None:
-  """Raises ValueError for runs that are not of one dataset and encoder."""
+  """Raises ValueError for runs that are not of one dataset and encoder.
+
+  Datasets are compared by what was recorded of them, and only by their names
+  where a run has recorded nothing.
+  """
   first = runs[0]
   for run in runs[1:]:
-    for name in ('dataset', 'train_split', 'eval_split', 'encoder'):
-      here, there = run.config[name], first.config[name]
-      if here != there:
+    there, here = (recorded.read(x.workdir) for x in (first, run))
+    by_name = () if there and here else ('dataset',)
+    for name in ('train_split', 'eval_split', 'encoder', *by_name):
+      one, other = run.config[name], first.config[name]
+      if one != other:
         raise ValueError(
-          f'{run.workdir.path} has {name} {here!r} and {first.workdir.path} '
-          f'{there!r}: compare runs of the same'
+          f'{run.workdir.path} has {name} {one!r} and {first.workdir.path} '
+          f'{other!r}: compare runs of the same'
         )
+    if not by_name and there != here:
+      raise ValueError(
+        f'{run.workdir.path} was trained on other classes or files than '
+        f'{first.workdir.path}: compare runs of the same'
+      )
 
 
 def full_width(runs: Sequence[Run]) -> Run | None:

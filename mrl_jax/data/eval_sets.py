@@ -15,6 +15,7 @@ import numpy as np
 
 from mrl_jax import files
 from mrl_jax.data import decode
+from mrl_jax.data import provenance
 from mrl_jax.data import source as source_lib
 from mrl_jax.data.source import Example
 from mrl_jax.data.source import Source
@@ -189,7 +190,7 @@ def open_set(
   if members is None:
     _check_known(name, opened.class_names, classes)
   if opened.class_names != classes:
-    opened = _Relabelled(opened, classes)
+    opened = Relabelled(opened, classes)
   labels = opened.labels if name == 'imagenet_real' else None
   return EvalSet(name, opened, classes, members, labels)
 
@@ -219,18 +220,17 @@ class _Wrapped:
     return len(self._source)
 
 
-class _Relabelled(_Wrapped):
+class Relabelled(_Wrapped):
   """Labels are numbers of `classes`, which the source's names are found in."""
 
   def __init__(self, source: Source, classes: tuple[str, ...]):
     super().__init__(source)
-    number = {name: i for i, name in enumerate(classes)}
-    # The source checks that its labels are its own.
-    self._label = [number.get(name, -1) for name in source.class_names]
+    self._label = provenance.labels(source.class_names, classes)
     self.num_classes, self.class_names = len(classes), classes
 
   def read(self, index: int) -> Example:
-    example = self._source.read(index)
+    # A label of -1, which is no class, must not become the last one.
+    example = source_lib.read(self._source, index)
     return example._replace(label=self._label[example.label])
 
   def labels(self, index: int) -> tuple[int, ...]:

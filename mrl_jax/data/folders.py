@@ -73,10 +73,13 @@ def check_classes(path: pathlib.Path, *, splits: bool) -> tuple[str, ...]:
   return names
 
 
-def images(path: pathlib.Path, classes: Sequence[str]) -> list[list[str]]:
+def images(
+  path: pathlib.Path, classes: Sequence[str], *, check: bool = True
+) -> list[list[str]]:
   """The images of each class folder, as sorted paths relative to `path`.
 
-  Reads the first bytes of every file: cheaper than failing hours later.
+  Reads the first bytes of every file, which is cheaper than failing hours
+  later; with `check=False` files are only listed.
 
   Raises:
     ValueError: files that are no images (all of them are counted, the first
@@ -86,7 +89,8 @@ def images(path: pathlib.Path, classes: Sequence[str]) -> list[list[str]]:
     listing.identity(folder) for folder in (path, *path.resolve().parents)
   ]
   found = [sorted(listing.walk(path, name, above)) for name in classes]
-  bad = _no_images(path, [name for names in found for name in names])
+  names = [name for names in found for name in names]
+  bad = _no_images(path, names) if check else {}
   problems = _wrong_shapes(path, classes, found, bad)
   if bad:
     reasons = [f'{shown(name)} ({why})' for name, why in bad.items()]

@@ -8,6 +8,7 @@ import pathlib
 from typing import NamedTuple, Protocol
 
 from mrl_jax import files
+from mrl_jax.data import digests
 from mrl_jax.data import folders
 from mrl_jax.data import listing
 
@@ -53,11 +54,18 @@ class Source(Protocol):
 
   def read(self, index: int) -> Example: ...
 
+  def listing(self) -> dict[str, str]: ...
+
   def part(self, start: int, stop: int) -> 'Source': ...
 
 
 def open_source(
-  dataset: str, split: str, data_dir: str = '', *, as_seen: str = 'auto'
+  dataset: str,
+  split: str,
+  data_dir: str = '',
+  *,
+  as_seen: str = 'auto',
+  check: bool = True,
 ) -> Source:
   """Opens a split of a dataset.
 
@@ -71,13 +79,15 @@ def open_source(
     as_seen: turn images as their EXIF orientation says, and lay transparent
       ones over white: yes, no, or auto: those of folders (also where
       `mrl_jax.data.prepare --out` wrote them), and not those of TFDS.
+    check: read the first bytes of each file of a folder, which must be those
+      of an image; not needed where the source is only listed.
 
   Raises:
     ValueError: if there is nothing to read, saying how to get it.
   """
   if dataset.startswith(FOLDER_PREFIX):
     root = dataset.removeprefix(FOLDER_PREFIX)
-    return FolderSource(root, split, as_seen=as_seen != 'no')
+    return FolderSource(root, split, as_seen=as_seen != 'no', check=check)
   from mrl_jax.data import tfds_source
 
   return tfds_source.TfdsSource(dataset, split, data_dir, as_seen=as_seen)
@@ -125,7 +135,9 @@ class FolderSource:
   are refused, `folders` says.
   """
 
-  def __init__(self, root: str, split: str, *, as_seen: bool = True):
+  def __init__(
+    self, root: str, split: str, *, as_seen: bool = True, check: bool = True
+  ):
     """Raises ValueError for a tree that `folders` refuses."""
     path = _folder_path(root)
     self.folder, self.name, self.version = str(path), 'folder', '1.0.0'
@@ -153,7 +165,7 @@ class FolderSource:
     self._files = [
       (name, labels[folder])
       for folder, names in zip(
-        there, folders.images(split_path, there), strict=True
+        there, folders.images(split_path, there, check=check), strict=True
       )
       for name in names
     ]
@@ -174,6 +186,10 @@ class FolderSource:
     name, label = self._files[index]
     data = (self._root / name).read_bytes()
     return Example(data, label, self._prefix + name, self._as_seen)
+
+  def listing(self) -> dict[str, str]:
+    """For each class in the split, its number of files and a digest of them."""
+    return digests.of_folder(self._root, self._files, self.class_names)
 
   def part(self, start: int, stop: int) -> 'FolderSource':
     """The examples from `start` up to `stop`, and no other when pickled."""

@@ -25,6 +25,8 @@ _ARCHIVES = {
 
 # What makes a folder one of TFDS's.
 _INFO = 'dataset_info.json'
+# The name of a dataset that was made of a folder.
+_FOLDER = 'folder'
 
 
 class TfdsSource:
@@ -74,6 +76,7 @@ class TfdsSource:
     self._as_seen = as_seen == 'yes' or (
       as_seen == 'auto' and manifest.is_as_seen(builder.data_dir)
     )
+    self._info = builder.info.splits[split]
     self._indices = range(len(self._records))
 
   def __len__(self) -> int:
@@ -90,6 +93,19 @@ class TfdsSource:
       self._several[index] = tuple(map(int, record[self._labels]))
     label = int(record[self._label])
     return Example(record['image'], label, key, self._as_seen)
+
+  def listing(self) -> dict[str, str]:
+    """For each file that the split is read from, what it is a part of.
+
+    Files that `prepare` made of a folder come with their size: two folders have
+    the same name and version.
+    """
+    found = {}
+    for x in self._info.file_instructions:
+      size = os.path.getsize(x.filename) if self.name == _FOLDER else ''
+      part = f'{os.path.basename(x.filename)}[{x.skip}:{x.skip + x.take}]'
+      found[part] = f'{x.take} of {x.examples_in_shard} examples {size}'
+    return found
 
   def labels(self, index: int) -> tuple[int, ...]:
     """All classes of an example, by the feature `labels`; may be empty."""
@@ -122,6 +138,24 @@ def open_prepared(dataset: str, data_dir: str = '') -> tfds.core.DatasetBuilder:
   if not prepared:
     raise ValueError(_how_to_prepare(dataset, data_dir))
   return builder
+
+
+def describe(
+  dataset: str, data_dir: str = ''
+) -> tuple[str, str, tuple[str, ...]]:
+  """Name, version and classes of a dataset, which need not be prepared.
+
+  Raises ValueError for a name that TFDS does not know, or without classes.
+  """
+  if _is_path(dataset):
+    builder = _open_folder(dataset)
+  else:
+    with _only_errors_logged():
+      builder = open_builder(dataset, _data_dir(data_dir))
+  features = builder.info.features
+  if 'label' not in features or not features['label'].num_classes:
+    raise ValueError(f'dataset {dataset}: needs a feature label with classes')
+  return builder.name, str(builder.version), tuple(features['label'].names)
 
 
 def is_prepared(dataset: str, data_dir: str = '') -> bool:

@@ -3,6 +3,7 @@
 import pathlib
 
 import numpy as np
+import xxhash
 
 from mrl_jax import embeddings as embeddings_lib
 from mrl_jax import files
@@ -10,6 +11,8 @@ from mrl_jax.retrieval import arrays
 
 # Rows that `Vectors.sample` draws from at once, which lie side by side on disk.
 _RUN = 16
+# Rows that a digest is taken of.
+_LISTED = 64
 
 
 class Vectors:
@@ -19,6 +22,7 @@ class Vectors:
     num_classes: labels are below it.
     width: D.
     label_N: of all rows, int32.
+    name, version: `vectors`, and nothing.
   """
 
   def __init__(
@@ -47,6 +51,7 @@ class Vectors:
     self.label_N = label_N[self._index_N].astype(np.int32)
     self.num_classes = num_classes
     self.width = row_ND.shape[1]
+    self.name, self.version = 'vectors', ''
 
   def __len__(self) -> int:
     return len(self._index_N)
@@ -55,6 +60,23 @@ class Vectors:
   def class_names(self) -> tuple[str, ...]:
     """Vectors come with numbers only."""
     return tuple(map(str, range(self.num_classes)))
+
+  def listing(self) -> dict[str, str]:
+    """For the rows and for the labels, their shape and a digest.
+
+    That of the rows is of a few of them, spread over all.
+    """
+    some = np.linspace(0, len(self) - 1, _LISTED).astype(int)
+    row_SD = np.asarray(self._row_ND[self._index_N[some]])
+    digests = [
+      xxhash.xxh3_64_hexdigest(np.ascontiguousarray(x).tobytes())
+      for x in (row_SD, self.label_N)
+    ]
+    shape = f'{len(self)} x {self.width} {row_SD.dtype.name}'
+    return {
+      'rows': f'{shape} {digests[0]}',
+      'labels': f'{len(self)} {digests[1]}',
+    }
 
   def read(self, positions_B: np.ndarray) -> np.ndarray:
     """The rows at these positions of the split, float32 [B, D].
@@ -81,7 +103,12 @@ class Vectors:
 
 
 def open_vectors(
-  embeddings: str, split: str, *, labels: str = '', train_split: str = 'train'
+  embeddings: str,
+  split: str,
+  *,
+  labels: str = '',
+  train_split: str = 'train',
+  num_classes: int = 0,
 ) -> Vectors:
   """Opens a split of vectors that someone else has computed.
 
@@ -93,13 +120,14 @@ def open_vectors(
       the rows.
     labels: the .npy file of the labels, where `embeddings` is a file.
     train_split: the split that says how many classes there are.
+    num_classes: how many there are, if they need not be counted; 0: count.
 
   Raises:
     ValueError: there is no such split, or its arrays do not fit each other.
   """
   path = files.local(embeddings, 'embeddings')
   if path.is_file():
-    return _part(path, labels, split)
+    return _part(path, labels, split, num_classes)
   if not path.is_dir():
     raise ValueError(f'embeddings {embeddings}: no such folder or .npy file')
   if labels:
@@ -130,11 +158,13 @@ def open_vectors(
       f'{x_path} has rows of width {row_ND.shape[1]}, {train_path} of '
       f'{train_ND.shape[1]}: must be the same'
     )
-  num_classes = int(train_label_N.max()) + 1
+  num_classes = num_classes or int(train_label_N.max()) + 1
   return Vectors(row_ND, label_N, num_classes=num_classes, path=x_path)
 
 
-def _part(path: pathlib.Path, labels: str, split: str) -> Vectors:
+def _part(
+  path: pathlib.Path, labels: str, split: str, num_classes: int
+) -> Vectors:
   if not labels:
     raise ValueError(
       f'labels is empty: {path} is a file, and needs one of its labels'
@@ -152,6 +182,6 @@ def _part(path: pathlib.Path, labels: str, split: str) -> Vectors:
     row_ND,
     label_N,
     index_N=index_N,
-    num_classes=int(label_N.max()) + 1,
+    num_classes=num_classes or int(label_N.max()) + 1,
     path=path,
   )

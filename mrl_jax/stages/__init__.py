@@ -25,9 +25,11 @@ from mrl_jax.stages import embed
 from mrl_jax.stages import evaluate
 from mrl_jax.stages import export
 from mrl_jax.stages import preflight
+from mrl_jax.stages import recorded
 from mrl_jax.stages import report
 from mrl_jax.stages import retrieve
 from mrl_jax.stages import train
+from mrl_jax.workdir import DATASET_FIELDS
 from mrl_jax.workdir import Workdir
 
 
@@ -68,12 +70,15 @@ STAGES = {
         'knn',
         'few_shot',
         'checkpoint',
+        *DATASET_FIELDS,
       }
     ),
     first=('embed',),
   ),
   'embed': Stage(
-    embed.run, embed.outputs, fields=frozenset({'eval_split', 'checkpoint'})
+    embed.run,
+    embed.outputs,
+    fields=frozenset({'eval_split', 'checkpoint', *DATASET_FIELDS}),
   ),
   'retrieve': Stage(
     retrieve.run,
@@ -160,6 +165,7 @@ def run(
   _check_outside(config, workdir)
   _check_modes(config, modes, workdir)
   _use_compilation_cache()
+  recorded.warn_if_unknown(config, workdir)
   # Processes that differ in these would wait for each other in vain.
   parts = (workdir.config, [*modes], workdir.marks(), workdir.latest_step())
   if not sharding.agreed(json.dumps(parts)):
@@ -168,7 +174,7 @@ def run(
       f'workdir on a shared disk, here {workdir.path}'
     )
   if 'train' in modes and not is_finished('train', config, workdir):
-    preflight.check(config, modes)
+    preflight.check(config, workdir, modes)
   done = set()
   for mode in modes:
     if mode in done:
@@ -206,12 +212,19 @@ def open_workdir(config: ConfigDict, path: str | os.PathLike) -> Workdir:
   Raises ValueError if what lies there was trained with another config.
   """
   free = _FREE_FIELDS.union(*(stage.fields for stage in STAGES.values()))
-  later = _later_fields(config.dataset)
-  workdir = Workdir(path, config.to_dict(), free=free, later=later)
+  workdir = Workdir(
+    path,
+    config.to_dict(),
+    free=free,
+    later=_later_fields(config.dataset),
+    read_dataset=lambda workdir: recorded.digest(config, workdir),
+  )
   if step := workdir.latest_step():
     with Checkpoints(workdir.checkpoints) as checkpoints:
-      recorded = checkpoints.read_config(step)
-    workdir.check_config(recorded, workdir.checkpoints / str(step))
+      trained = checkpoints.read_config(step)
+      if checkpoints.read_dataset(step) is None:
+        workdir.compare_dataset_by_name()
+    workdir.check_config(trained, workdir.checkpoints / str(step))
   return workdir
 
 
@@ -221,11 +234,11 @@ def open_recorded(path: str | os.PathLike) -> tuple[ConfigDict, Workdir]:
   Raises ValueError if there is no trained model.
   """
   path = files.local(path, 'workdir')
-  recorded = files.read_json(path / 'config.json', missing={})
-  if not recorded:
+  trained = files.read_json(path / 'config.json', missing={})
+  if not trained:
     raise ValueError(f'{path} is no workdir: there is no config.json in it')
-  later = _later_fields(recorded.get('dataset', ''))
-  config = ConfigDict({**later, **recorded})
+  later = _later_fields(trained.get('dataset', ''))
+  config = ConfigDict({**later, **trained})
   check.types(config)
   workdir = open_workdir(config, path)
   if not workdir.latest_step():

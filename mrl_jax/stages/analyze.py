@@ -21,8 +21,8 @@ from mrl_jax.analysis import superclass
 from mrl_jax.data import eval_sets
 from mrl_jax.page.records import Setting
 from mrl_jax.stages import baselines
-from mrl_jax.stages import build
 from mrl_jax.stages import projection
+from mrl_jax.stages import recorded
 from mrl_jax.stages import saliency
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import MetricWriter
@@ -87,7 +87,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   path = workdir.evaluation / 'val.json'
   found = checksums.read(path, 'delete it and run --mode=evaluate')
   evaluated = files.checked(found.record, str(path), _Evaluated)
-  class_names = build.source(config, config.eval_split).class_names
+  class_names = recorded.class_names(config, workdir)
   groups = load_groups(config.superclasses, class_names)
   results = results_lib.compute(
     dims,

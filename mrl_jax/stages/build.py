@@ -1,8 +1,7 @@
 """From a config to the objects the stages work with."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import functools
-import os
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -23,7 +22,6 @@ from mrl_jax.data import vector_batches
 from mrl_jax.data.damage import DamageLog
 from mrl_jax.data.evaluation import EvaluationBatches
 from mrl_jax.data.resident import ResidentBatches
-from mrl_jax.data.source import open_source
 from mrl_jax.data.source import Source
 from mrl_jax.data.stream import StreamBatches
 from mrl_jax.data.vector_batches import EvaluationVectors
@@ -34,6 +32,7 @@ from mrl_jax.models import geometry
 from mrl_jax.models.adaptor import Adaptor
 from mrl_jax.models.slimmable import SlimmableClassifier
 from mrl_jax.predictions import KINDS
+from mrl_jax.stages import recorded
 from mrl_jax.workdir import Workdir
 
 
@@ -58,32 +57,17 @@ def saved(config: ConfigDict) -> tuple[str, ...]:
   return tuple(kind for kind in KINDS if kind in wanted)
 
 
-def source(config: ConfigDict, split: str) -> Source | Vectors:
-  """Opens a split; its classes must fit the model's."""
-  if config.embeddings:
-    opened = vectors(config, split)
-  else:
-    opened = open_source(
-      config.dataset, split, config.data_dir, as_seen=config.as_seen
-    )
-  if config.num_classes and opened.num_classes > config.num_classes:
-    raise ValueError(
-      f'num_classes {config.num_classes}: dataset {config.dataset} has '
-      f'{opened.num_classes}'
-    )
-  _check_names(opened.class_names)
-  return opened
+def source(
+  config: ConfigDict, split: str, workdir: Workdir | None = None
+) -> Source | Vectors:
+  """Opens a split, with labels that are classes of the workdir's model.
 
-
-def _check_names(class_names: Sequence[str]) -> None:
-  for name in class_names:
-    try:
-      name.encode()
-    except UnicodeEncodeError:
-      raise ValueError(
-        f'class {os.fsencode(name)!r}: its name is not UTF-8, which the files '
-        'of a run are written in: rename the folder'
-      ) from None
+  Raises ValueError, naming the classes that came or went, if that is not
+  possible. Without a workdir the split is opened as it is.
+  """
+  if workdir is None:
+    return recorded.open_split(config, split)
+  return recorded.open_mapped(config, split, workdir)
 
 
 def vectors(config: ConfigDict, split: str) -> Vectors:

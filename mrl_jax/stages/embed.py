@@ -30,7 +30,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   """Writes embeddings/<split>-x.npy, -y.npy and .json for both splits."""
   mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
   sources = {
-    split: build.source(config, split)
+    split: build.source(config, split, workdir)
     for split in (config.train_split, config.eval_split)
   }
   trained = build.trained(

@@ -54,7 +54,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   evaluation of the config is `val_flip/…`.
   """
   mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
-  source = build.source(config, config.eval_split)
+  source = build.source(config, config.eval_split, workdir)
   trained = build.trained(
     config, workdir, mesh, source.num_classes, needed_by='evaluate'
   )
@@ -85,15 +85,11 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     )
 
 
-def open_sets(
-  config: ConfigDict, class_names: Sequence[str] | None = None
-) -> list[EvalSet]:
-  """The `eval_sets`, for a model of these classes; None: of the config's.
+def open_sets(config: ConfigDict, class_names: Sequence[str]) -> list[EvalSet]:
+  """The `eval_sets`, for a model of these classes.
 
   Raises ValueError with a reason for each that cannot be opened.
   """
-  if class_names is None:
-    class_names = build.source(config, config.eval_split).class_names
   opened, faults = [], []
   for entry in config.eval_sets:
     try:

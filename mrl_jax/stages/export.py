@@ -15,10 +15,12 @@ from mrl_jax import files
 from mrl_jax import sharding
 from mrl_jax import state as state_lib
 from mrl_jax import terminal
+from mrl_jax.data import provenance
 from mrl_jax.models import geometry
 from mrl_jax.models import torch_arrays
 from mrl_jax.stages import build
 from mrl_jax.stages import card
+from mrl_jax.stages import recorded
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import read_metrics
 
@@ -54,14 +56,14 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   `init_from` reads back; those of vectors have none there. `checksums.json` has
   the checksums of them all, which are checked when an export is opened.
   """
-  source = build.source(config, config.eval_split)
+  class_names = recorded.class_names(config, workdir)
   mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
   trained = build.trained(
-    config, workdir, mesh, source.num_classes, needed_by='export'
+    config, workdir, mesh, len(class_names), needed_by='export'
   )
   if jax.process_index():
     return
-  about = _about(config, workdir, trained, source)
+  about = _about(config, workdir, trained, class_names)
   preprocess = _preprocess(config)
   with files.replacing_folder(workdir.export) as folder:
     artifact = _artifact(config, trained, preprocess)
@@ -177,7 +179,7 @@ def _preprocess(config: ConfigDict) -> dict:
   }
 
 
-def _about(config, workdir, trained, source) -> dict:
+def _about(config, workdir, trained, class_names) -> dict:
   evaluated = [
     record
     for record in read_metrics(workdir.metrics)
@@ -192,7 +194,7 @@ def _about(config, workdir, trained, source) -> dict:
     'num_features': build.num_features(config),
     'head': config.head,
     'nesting_dims': list(config.nesting_dims),
-    'num_classes': config.num_classes or source.num_classes,
+    'num_classes': config.num_classes or len(class_names),
     'dataset': config.embeddings or config.dataset,
     'train_split': config.train_split,
     'eval_split': config.eval_split,
@@ -215,5 +217,14 @@ def _about(config, workdir, trained, source) -> dict:
     },
   }
   if not config.embeddings:
-    about['class_names'] = list(source.class_names)
+    about['class_names'] = list(class_names)
+  if dataset := recorded.read(workdir):
+    about['trained_on'] = {
+      'name': dataset.name,
+      'version': dataset.version,
+      'splits': {
+        split: provenance.digest(listing)
+        for split, listing in dataset.splits.items()
+      },
+    }
   return about

@@ -17,12 +17,15 @@ from mrl_jax import nesting
 from mrl_jax import stages
 from mrl_jax import terminal
 from mrl_jax.checkpoint import Checkpoints
+from mrl_jax.data import provenance
+from mrl_jax.data.provenance import Provenance
 from mrl_jax.models import geometry
 from mrl_jax.models import heads
 from mrl_jax.models import torch_import
 from mrl_jax.models.torch_form import Form
 from mrl_jax.stages import build
 from mrl_jax.stages import check
+from mrl_jax.stages import recorded
 from mrl_jax.state import State
 from mrl_jax.workdir import Workdir
 
@@ -46,7 +49,8 @@ def write(
     out: to be named by `config.init_from`. There is no state of the optimizer
       in it, so training does not go on there.
     config: which the model in the file must fit. The workdir is then one of
-      this config, in which training is finished. None: one of the model alone.
+      this config, in which training is finished, and the model's classes are
+      those of its dataset, in their order. None: one of the model alone.
     nesting_dims: of MRL-E, which the file does not tell, and without config;
       or the widths at which an encoder without a classifier is measured.
     prefix: what precedes the network's keys, in a file with several networks.
@@ -54,7 +58,8 @@ def write(
       not empty take the place of the config's.
 
   Raises:
-    ValueError: the file cannot be imported, or `out` has checkpoints.
+    ValueError: the file cannot be imported, `out` has checkpoints, or the
+      config's dataset is not there.
   """
   start = time.perf_counter()
   if config is not None:
@@ -67,6 +72,7 @@ def write(
     if not form.told or 'mean' not in form.told.image:
       pixels = f'pixels of mean {config.mean} and std {config.std}'
     workdir = Workdir(out, config.to_dict())
+    dataset, num_classes = None, config.num_classes
   else:
     config = build.resolve(config)
     check.check(config)
@@ -77,16 +83,11 @@ def write(
         f'{file}'
       )
     _check_pixels(file, form, config)
+    dataset = recorded.of_import(config)
+    num_classes = len(dataset.class_names)
     workdir = stages.open_workdir(config, out)
   if workdir.latest_step():
     raise ValueError(f'out {out}: has checkpoints; give a new folder')
-  num_classes = config.num_classes or (
-    form.classifier.num_classes if form.classifier else 0
-  )
-  if not num_classes and config.head != 'none':
-    raise ValueError(
-      f'{file} has no classifier: give a --config with num_classes'
-    )
   model = nnx.eval_shape(lambda: build.model(config, num_classes))
   form, has_head = torch_import.load(
     file,
@@ -97,7 +98,7 @@ def write(
   )
   if not has_head and config.head != 'none':
     model.head = _fresh_head(model.head, config.seed)
-  _save(model, config, workdir)
+  _save(model, workdir, dataset)
   seconds = time.perf_counter() - start
   stages.mark_finished('train', workdir, seconds)
   variant = geometry.changed(
@@ -108,6 +109,17 @@ def write(
   terminal.say(
     f'{form}: in {workdir.path}, {_heads(model, has_head)}, in {seconds:.1f} s'
   )
+  if dataset and has_head:
+    names = dataset.class_names
+    terminal.say(
+      f'its classes are taken to be those of {recorded.name_of(config)}, in '
+      f'their order: {names[0]} to {names[-1]}'
+    )
+  elif dataset and form.classifier:
+    terminal.say(
+      f'the heads in {file}, of {form.classifier.num_classes:,} classes at '
+      f'{form.classifier.widths}, do not fit and are left out'
+    )
 
 
 def _check_pixels(
@@ -218,7 +230,7 @@ def _fresh_head(abstract: nnx.Module, seed: int) -> heads.MatryoshkaHead:
 
 
 def _save(
-  model: models.Classifier, config: ConfigDict, workdir: Workdir
+  model: models.Classifier, workdir: Workdir, dataset: Provenance | None
 ) -> None:
   _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
   state = State(
@@ -230,4 +242,8 @@ def _save(
   workdir.path.mkdir(parents=True, exist_ok=True)
   workdir.write_config()
   with Checkpoints(workdir.checkpoints, keep=1) as checkpoints:
-    checkpoints.save(jax.block_until_ready(state), workdir.config)
+    checkpoints.save(
+      jax.block_until_ready(state),
+      workdir.config,
+      dataset=dataset and provenance.plain(dataset),
+    )

@@ -1,35 +1,45 @@
 """What a run starts from: the parameters of an earlier one, or of a file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import pathlib
 from typing import Any
 
 from flax import nnx
 import jax
 from ml_collections import ConfigDict
+import numpy as np
 
 from mrl_jax import files
 from mrl_jax import models
 from mrl_jax import terminal
 from mrl_jax.checkpoint import Checkpoints
+from mrl_jax.data import provenance
+from mrl_jax.data.provenance import Provenance
 from mrl_jax.models import geometry
 from mrl_jax.models import torch_import
 
 
-def initialise(config: ConfigDict, model: models.Classifier) -> None:
+def initialise(
+  config: ConfigDict,
+  model: models.Classifier,
+  class_names: Sequence[str] | None = None,
+) -> None:
   """Gives the fresh model the parameters that `config.init_from` names.
 
   They are in a workdir, or in a checkpoint of PyTorch. The encoder must be the
   same. The head is taken over where it is of the same kind, widths and classes,
   and else stays fresh. Raises ValueError if there is no checkpoint, or its
   encoder is another.
+
+  `class_names` are those of the model: the classes of a run's head are found by
+  theirs. None, or a run that has recorded none: they are of the same order.
   """
   if not config.init_from:
     return
   if torch_import.is_file(config.init_from):
     where, has_head = _from_file(config, model)
   else:
-    where, has_head = _from_run(config, model)
+    where, has_head = _from_run(config, model, class_names)
   heads = 'its heads' if has_head else 'fresh heads'
   terminal.say(f'train: starts from {where}, with {heads}')
 
@@ -52,11 +62,32 @@ def _from_file(
   return f'{path} ({form})', has_head
 
 
-def _from_run(config: ConfigDict, model: models.Classifier) -> tuple[str, bool]:
+def read_provenance(config: ConfigDict) -> Provenance | None:
+  """What the run in `config.init_from` was trained on; None if nobody knows."""
+  if not config.init_from or torch_import.is_file(config.init_from):
+    return None
+  directory, step = _find(config.init_from)
+  with Checkpoints(directory) as checkpoints:
+    step = checkpoints.latest_step if step is None else step
+    return _read_provenance(checkpoints, directory, step)
+
+
+def _read_provenance(checkpoints, directory, step) -> Provenance | None:
+  content = checkpoints.read_dataset(step)
+  where = str(directory / str(step))
+  return None if content is None else provenance.parse(content, where)
+
+
+def _from_run(
+  config: ConfigDict,
+  model: models.Classifier,
+  class_names: Sequence[str] | None,
+) -> tuple[str, bool]:
   directory, step = _find(config.init_from)
   with Checkpoints(directory) as checkpoints:
     step = checkpoints.latest_step if step is None else step
     recorded = checkpoints.read_config(step)
+    dataset = _read_provenance(checkpoints, directory, step)
     restored = checkpoints.restore_model(checkpoints.model_shapes(step), step)
   encoder, head = (_part(restored, name) for name in ('encoder', 'head'))
   where = f'{directory / str(step)} ({recorded["encoder"]})'
@@ -67,6 +98,11 @@ def _from_run(config: ConfigDict, model: models.Classifier) -> tuple[str, bool]:
     and tuple(recorded['nesting_dims']) == model.head.nesting_dims
     and _shapes(head) == _shapes(_state(model.head))
   )
+  if has_head and dataset and class_names is not None:
+    order = provenance.labels(class_names, dataset.class_names)
+    if -1 in order:
+      return f'{where}, whose head is of other classes', False
+    head = jax.tree.map(lambda x: x[..., np.array(order)], head)
   if has_head:
     _update(model.head, head)
   return where, has_head

@@ -38,7 +38,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   embedding_ND, label_N, manifest = embeddings.load(
     workdir.embeddings, config.eval_split
   )
-  source = build.source(config, config.eval_split)
+  source = build.source(config, config.eval_split, workdir)
   dims = tuple(config.nesting_dims)
   rows = _sample(label_N, config.seed)
   embedding_ND, label_N = np.array(embedding_ND[rows]), label_N[rows]

@@ -13,6 +13,7 @@ from mrl_jax import files
 from mrl_jax import saliency
 from mrl_jax.stages import build
 from mrl_jax.stages import examples
+from mrl_jax.stages import recorded
 from mrl_jax.workdir import Workdir
 
 _IMAGES = 8
@@ -35,7 +36,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   embedding_ND, label_N, manifest = embeddings.load(
     workdir.embeddings, config.eval_split
   )
-  source = build.source(config, config.eval_split)
+  source = build.source(config, config.eval_split, workdir)
   trained = examples.Trained(
     config, workdir, source.num_classes, needed_by='analyze'
   )
@@ -74,16 +75,16 @@ def explain(
   if not paths:
     raise ValueError('no images: name at least one')
   image_NHWC = np.stack([examples.read_image(config, path) for path in paths])
-  source = build.source(config, config.eval_split)
+  class_names = recorded.class_names(config, workdir)
   trained = examples.Trained(
-    config, workdir, source.num_classes, needed_by='saliency'
+    config, workdir, len(class_names), needed_by='saliency'
   )
   found, rollout_Nhw = trained(
     examples.normalized(config, saliency.explain), image_NHWC
   )
   record = describe(
     config,
-    source.class_names,
+    class_names,
     found,
     labels=[None] * len(paths),
     titles=[pathlib.Path(path).name for path in paths],

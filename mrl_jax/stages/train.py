@@ -16,6 +16,7 @@ from mrl_jax import sharding
 from mrl_jax import state as state_lib
 from mrl_jax import terminal
 from mrl_jax.checkpoint import Checkpoints
+from mrl_jax.data import provenance
 from mrl_jax.data.damage import DamageLog
 from mrl_jax.data.wait import InputWait
 from mrl_jax.preemption import EXIT_CODE
@@ -23,6 +24,7 @@ from mrl_jax.preemption import Preemption
 from mrl_jax.profile import Profile
 from mrl_jax.stages import build
 from mrl_jax.stages import initial
+from mrl_jax.stages import recorded
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import MetricWriter
 from mrl_jax.writer import read_metrics
@@ -48,8 +50,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   if config.loss_kernel == 'pallas':
     _check_can_tile(mesh)
   damage = DamageLog(config.max_damaged)
-  source = build.source(config, config.train_split)
-  eval_source = build.source(config, config.eval_split)
+  dataset, source, eval_source = recorded.open_for_training(config, workdir)
+  saved_dataset = provenance.plain(dataset)
   kind = 'vectors' if config.embeddings else 'images'
   terminal.say(
     f'train: {len(source):,} {kind} of {source.num_classes:,} classes, '
@@ -59,11 +61,11 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   steps_per_epoch = batches.steps_per_epoch
   total_steps = config.num_epochs * steps_per_epoch
   optimizer, schedule = build.optimizer(config, steps_per_epoch)
-  model = build.model(config, source.num_classes)
+  model = build.model(config, len(dataset.class_names))
   if not workdir.latest_step():
     if config.embeddings:
       model.encoder.fit(source.sample(_FIT_ROWS, seed=config.seed))
-    initial.initialise(config, model)
+    initial.initialise(config, model, dataset.class_names)
   graphdef, state = state_lib.create(
     model, optimizer, trainable=config.trainable
   )
@@ -177,13 +179,13 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         progress.say(
           f'SIGTERM: saves step {step}, from which a new start goes on'
         )
-        checkpoints.save(state, workdir.config)
+        checkpoints.save(state, workdir.config, None, saved_dataset)
         sys.exit(EXIT_CODE)
       score = None
       if last or epoch % config.eval_every_epochs == 0:
         score = measure(step, state)
       if last or epoch % config.checkpoint_every_epochs == 0:
-        checkpoints.save(state, workdir.config, score)
+        checkpoints.save(state, workdir.config, score, saved_dataset)
         progress.resume(step)
       wait.restart()
 

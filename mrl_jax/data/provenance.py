@@ -1,0 +1,212 @@
+"""What a model was trained on: its classes, and what its splits held.
+
+It is saved with every checkpoint. A label is a position among the classes, so
+that whoever opens a split later finds the classes again by their names.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import json
+from typing import Any, Protocol
+import unicodedata
+
+import msgspec
+import xxhash
+
+# Names that are listed in a message.
+_SHOWN = 5
+
+
+class Listed(Protocol):
+  """The attributes of a source that say what is in it.
+
+  `listing()` gives a text for each part of the split (class folders, or files),
+  which changes with what the part holds.
+  """
+
+  name: str
+  version: str
+  class_names: tuple[str, ...]
+
+  def listing(self) -> dict[str, str]: ...
+
+
+class Provenance(msgspec.Struct, frozen=True):
+  """The record of a training.
+
+  Attributes:
+    name: the dataset's, as TFDS has it, or `folder` or `vectors`.
+    version: the dataset's.
+    class_names: of the labels 0, 1, ….
+    splits: by the splits that were opened, the `listing` of each.
+  """
+
+  name: str
+  version: str
+  class_names: tuple[str, ...]
+  splits: dict[str, dict[str, str]]
+
+
+def record(
+  sources: Mapping[str, Listed], class_names: Sequence[str]
+) -> Provenance:
+  """The record of a training on these splits.
+
+  Args:
+    sources: by the names of the splits, the training split first.
+    class_names: of the model.
+
+  Raises:
+    ValueError: two class names are the same but for their Unicode form.
+  """
+  _numbers(class_names)
+  first = next(iter(sources.values()))
+  return Provenance(
+    first.name,
+    first.version,
+    tuple(class_names),
+    {split: opened.listing() for split, opened in sources.items()},
+  )
+
+
+def plain(provenance: Provenance) -> dict[str, Any]:
+  """The record as plain JSON types, for `parse`."""
+  return msgspec.to_builtins(provenance)
+
+
+def parse(content: Mapping[str, Any], where: str) -> Provenance:
+  """Reads what `plain` gave; raises ValueError naming `where` for all else."""
+  try:
+    return msgspec.convert(content, Provenance)
+  except msgspec.ValidationError as error:
+    raise ValueError(
+      f'{where}: the record of its dataset is not as expected: {error}'
+    ) from None
+
+
+def digest(listing: Mapping[str, str]) -> str:
+  """16 hexadecimal digits that change with a listing or its order."""
+  return xxhash.xxh3_64_hexdigest(json.dumps([*listing.items()]).encode())
+
+
+def labels(class_names: Sequence[str], trained: Sequence[str]) -> list[int]:
+  """The label of each class among those that were trained, -1 for none.
+
+  Names that differ only in their Unicode form, as macOS and Linux write them,
+  are the same.
+  """
+  number = _numbers(trained)
+  return [number.get(_normal(name), -1) for name in class_names]
+
+
+def compare(there: Provenance, split: str, opened: Listed) -> tuple[str, str]:
+  """How a split differs from what the model was trained on.
+
+  Returns:
+    What makes labels wrong (classes that came, were renamed, or hold each
+    other's files), and what may be meant so (classes without examples, other
+    files). Both are parts of a sentence, and either may be empty.
+  """
+  trained, now = _numbers(there.class_names), _numbers(opened.class_names)
+  came = [x for x in opened.class_names if _normal(x) not in trained]
+  # A model may have classes that its own dataset had no folder of.
+  had = {part for listing in there.splits.values() for part in listing}
+  went = [x for x in trained if x in had and x not in now]
+  after = opened.listing()
+  # Another split than those of the training has nothing to be compared with.
+  before = there.splits.get(split, after)
+  moved = {
+    new: old
+    for new, old in _moved(before, after).items()
+    if _normal(new) in now
+  }
+  told = [_verb(came, 'came'), _verb(went, 'went')]
+  told += [f'{new} holds the files of {old}' for new, old in moved.items()]
+  fault = bool(came) or bool(moved)
+  if not fault:
+    left = {part: text for part, text in before.items() if part not in went}
+    told.append(_another(there, opened) or _changed(left, after))
+  text = _list(filter(None, told))
+  return (text, '') if fault else ('', text)
+
+
+def compare_order(there: Provenance, split: str, opened: Listed) -> str:
+  """Why a training cannot go on with the same examples; empty if it can.
+
+  The order of the examples follows from the listing of the training split.
+  """
+  if split not in there.splits:
+    return ''
+  if other := _another(there, opened):
+    return other
+  trained = _numbers(there.class_names)
+  before, after = there.splits[split], opened.listing()
+  came = [x for x in opened.class_names if _normal(x) not in trained]
+  told = [
+    _verb(came, 'came'),
+    _verb([x for x in before if x in trained and x not in after], 'went'),
+  ]
+  moved = _moved(before, after)
+  told += [f'{new} holds the files of {old}' for new, old in moved.items()]
+  if not any(told):
+    told.append(_changed(before, after))
+  if not any(told) and [*before] != [*after]:
+    told.append('its classes come in another order')
+  return _list(filter(None, told))
+
+
+def _another(there: Provenance, opened: Listed) -> str:
+  was, now = (f'{x.name} {x.version}'.strip() for x in (there, opened))
+  return f'it was {was}, and is {now}' if was != now else ''
+
+
+def _moved(
+  before: Mapping[str, str], after: Mapping[str, str]
+) -> dict[str, str]:
+  """The parts that hold what another part held before, with that part."""
+  # Only what is not where it was: two parts may be alike by chance.
+  origin = {
+    text: name for name, text in before.items() if after.get(name) != text
+  }
+  return {
+    name: origin[text]
+    for name, text in after.items()
+    if before.get(name) != text and text in origin
+  }
+
+
+def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+  told = []
+  for part in {**before, **after}:
+    texts = [x.get(part) or '0 files ' for x in (before, after)]
+    if texts[0] != texts[1]:
+      # The last word is a digest, of which nobody learns anything.
+      was, now = (text.rpartition(' ')[0] for text in texts)
+      what = 'others' if was == now else f'{was} then, {now} now'
+      told.append(f'{part} ({what})')
+  return f'changed are {_list(told)}' if told else ''
+
+
+def _verb(names: Sequence[str], verb: str) -> str:
+  classes = 'classes' if len(names) > 1 else 'class'
+  return f'{classes} {_list(names)} {verb}' if names else ''
+
+
+def _normal(name: str) -> str:
+  return unicodedata.normalize('NFC', name)
+
+
+def _numbers(class_names: Sequence[str]) -> dict[str, int]:
+  numbers: dict[str, int] = {}
+  for i, name in enumerate(class_names):
+    if numbers.setdefault(_normal(name), i) != i:
+      raise ValueError(
+        f'classes {name!r} and {class_names[numbers[_normal(name)]]!r} have '
+        'the same name in another Unicode form: give one of them another'
+      )
+  return numbers
+
+
+def _list(names: Iterable[str]) -> str:
+  names = list(names)
+  more = f' and {len(names) - _SHOWN} more' if names[_SHOWN:] else ''
+  return ', '.join(names[:_SHOWN]) + more
