@@ -175,7 +175,7 @@ class Checkpoints:
     """What the run was trained on; None where it was not recorded."""
     saved = self._saved(step)
     with saved.told_apart():
-      return saved.read_text('dataset') if 'dataset' in saved.items() else None
+      return saved.read_dataset()
 
   def _restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays of some items, which are those of `like`, and as saved."""

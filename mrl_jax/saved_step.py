@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 import contextlib
 import json
+import os
 from typing import Any
 import zlib
 
@@ -28,7 +29,7 @@ class SavedStep:
   raise into a ValueError of one line.
   """
 
-  def __init__(self, directory: str, step: int):
+  def __init__(self, directory: str | os.PathLike, step: int):
     self.folder = epath.Path(directory) / str(step)
     self._step = step
 
@@ -76,11 +77,13 @@ class SavedStep:
     return self._parse('fingerprints/metadata') if has_some else None
 
   def read_text(self, item: str) -> dict[str, Any]:
-    """The content of an item saved as JSON."""
+    """The content of an item saved as JSON; one process alone may read it."""
     saved = self.numbers([item])
     content = self._parse(f'{item}/metadata')
-    if saved is not None:
-      self.check(saved, {item: content})
+    expected = {'step': self._step, item: _text_number(content)}
+    for name, number in expected.items() if saved is not None else ():
+      if saved.get(name) != number:
+        raise DamagedError(f'not as saved: {name}')
     return content
 
   def check_score(self) -> None:
@@ -98,9 +101,12 @@ class SavedStep:
       with contextlib.suppress(DamagedError):
         saved = self._parse('fingerprints/metadata')
     # Checkpoints had no number of the score before 2026-11-28.
-    found = fingerprints(self._step, {'metrics': content})['metrics']
-    if saved.get('metrics', found) != found:
+    if saved.get('metrics') not in (None, _text_number(content)):
       raise DamagedError('not as saved: metrics')
+
+  def read_dataset(self) -> dict[str, Any] | None:
+    """What the run was trained on; None where it was not recorded."""
+    return self.read_text('dataset') if 'dataset' in self.items() else None
 
   def metadata(self, item: str, saved: Mapping[str, int] | None) -> Any:
     """Orbax's description of an item's arrays, in their tree."""
@@ -110,7 +116,7 @@ class SavedStep:
     return found
 
   def check(self, saved: Mapping[str, int], items: Mapping[str, Any]) -> None:
-    """Raises DamagedError, in all processes alike, if a fingerprint differs."""
+    """Raises DamagedError, in all processes alike, if an array differs."""
     found = fingerprints(self._step, items)
     differing = [name for name in found if found[name] != saved.get(name)]
     if differing := sharding.union(differing):
@@ -153,9 +159,12 @@ def fingerprints(step: int, items: Mapping[str, Any]) -> dict[str, int]:
   found = {'step': step, **fingerprint.of_arrays(arrays)}
   for name in _TEXTS:
     if name in items:
-      text = json.dumps(items[name], sort_keys=True)
-      found[name] = zlib.crc32(text.encode())
+      found[name] = _text_number(items[name])
   return found
+
+
+def _text_number(content: Any) -> int:
+  return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def layouts(items: Mapping[str, Any]) -> dict[str, int]:

@@ -383,6 +383,9 @@ def test_the_card_and_the_numbers(exported):
   about = json.loads((workdir.export / 'config.json').read_text())
   assert about['nesting_dims'] == [2, 8, 64]
   assert about['class_names'] == ['cat', 'dog'] and about['num_classes'] == 2
+  trained_on = about['trained_on']
+  assert (trained_on['name'], trained_on['version']) == ('folder', '1.0.0')
+  assert all(len(digest) == 16 for digest in trained_on['splits'].values())
   assert about['accuracy'].keys() == {'2', '5', '8', '64'}
   assert about['accuracy']['64'].keys() == {'top1', 'top5', 'knn1'}
   assert about['accuracy']['5'].keys() == {'knn1'}

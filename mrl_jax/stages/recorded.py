@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from mrl_jax import sharding
 from mrl_jax import terminal
-from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.data import provenance
 from mrl_jax.data import tfds_source
 from mrl_jax.data.eval_sets import Relabelled
@@ -19,6 +18,7 @@ from mrl_jax.data.source import open_source
 from mrl_jax.data.source import Source
 from mrl_jax.data.vectors import open_vectors
 from mrl_jax.data.vectors import Vectors
+from mrl_jax.saved_step import SavedStep
 from mrl_jax.stages import initial
 from mrl_jax.workdir import Workdir
 
@@ -28,9 +28,11 @@ def read(workdir: Workdir) -> Provenance | None:
   step = workdir.latest_step()
   if not step:
     return None
-  with Checkpoints(workdir.checkpoints) as checkpoints:
-    content = checkpoints.read_dataset(step)
-  where = str(workdir.checkpoints / str(step))
+  # All processes open `Checkpoints` together, and one alone may need this.
+  saved = SavedStep(workdir.checkpoints, step)
+  with saved.told_apart():
+    content = saved.read_dataset()
+  where = f'checkpoint {saved.folder}'
   return None if content is None else provenance.parse(content, where)
 
 
