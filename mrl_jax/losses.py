@@ -12,22 +12,48 @@ from mrl_jax import fused
 from mrl_jax import nesting
 from mrl_jax.fused import contrastive
 
+# The label of an example that does not count.
+IGNORED = -1
+# A shorter prefix has no direction: its squares are lost in float32.
+_SHORTEST_SQUARE = 1e-26
+
 
 def cross_entropy(
   logits_GNC: jax.Array, label_N: jax.Array, *, label_smoothing: float = 0.0
 ) -> jax.Array:
   """Softmax cross-entropy of every example at every granularity, [G, N] nats.
 
-  With smoothing s the target is `(1 - s) * one_hot + s / C`, as in torch.
+  With smoothing s the target is `(1 - s) * one_hot + s / C`, as in torch. The
+  loss of an example of label -1 is 0, and NaN of another that is no class.
   """
+  safe_N, known_N = labels_to_read(label_N, logits_GNC.shape[-1])
   label_logit_GN = jnp.take_along_axis(
-    logits_GNC, label_N[None, :, None], axis=-1
+    logits_GNC, safe_N[None, :, None], axis=-1
   ).squeeze(-1)
   log_normalizer_GN = jax.nn.logsumexp(logits_GNC, axis=-1)
   target_logit_GN = (1 - label_smoothing) * label_logit_GN
   if label_smoothing:
     target_logit_GN += label_smoothing * logits_GNC.mean(-1)
-  return log_normalizer_GN - target_logit_GN
+  return mask_loss(log_normalizer_GN - target_logit_GN, label_N, known_N)
+
+
+def labels_to_read(
+  label_N: jax.Array, num_classes: int
+) -> tuple[jax.Array, jax.Array]:
+  """Labels with 0 in place of what is no class, and where they are classes."""
+  known_N = (label_N >= 0) & (label_N < num_classes)
+  return jnp.where(known_N, label_N, 0), known_N
+
+
+def mask_loss(
+  loss_GN: jax.Array, label_N: jax.Array, known_N: jax.Array
+) -> jax.Array:
+  """0 for examples of label -1, NaN for labels that are no class.
+
+  Under jit a label cannot be refused; a loss of NaN stops the training.
+  """
+  other_N = jnp.where(label_N == IGNORED, 0.0, jnp.nan)
+  return jnp.where(known_N[None, :], loss_GN, other_N[None, :])
 
 
 @checks.takes(
@@ -48,7 +74,7 @@ def matryoshka_cross_entropy(
 
   Args:
     logits_GNC: float logits of each granularity.
-    label_N: int classes in [0, C).
+    label_N: int classes in [0, C), or -1: the example does not count.
     weights_G: the paper's relative importance c_m, or the name of a preset
       (`nesting.PRESETS`); None means all ones.
     label_smoothing: in [0, 1).
@@ -60,17 +86,28 @@ def matryoshka_cross_entropy(
 
   Raises:
     ValueError: shapes that do not fit, an empty batch, weights of another
-      length or negative, smoothing outside [0, 1), and, where the labels are
-      concrete (outside jit), a label outside [0, C).
+      length or negative, smoothing outside [0, 1), labels that are no integers,
+      and, where they are concrete (outside jit), a label that is neither -1 nor
+      in [0, C). Inside jit the loss is NaN then.
   """
   if logits_GNC.ndim != 3:
     raise ValueError(f'logits of shape {logits_GNC.shape}: must be [G, N, C]')
   _, N, C = logits_GNC.shape
-  validate_targets(label_N, N, C, label_smoothing)
+  label_N = validate_targets(label_N, N, C, label_smoothing)
   loss_GN = cross_entropy(
     logits_GNC.astype(jnp.float32), label_N, label_smoothing=label_smoothing
   )
-  return weighted_sum(loss_GN, weights_G, mask_N)
+  return weighted_sum(loss_GN, weights_G, counted(label_N, mask_N))
+
+
+def counted(label_N: jax.Array, mask_N: jax.Array | None) -> jax.Array:
+  """Which examples count: those of the mask whose label is not -1, bool [N]."""
+  counted_N = label_N != IGNORED
+  if mask_N is None:
+    return counted_N
+  if mask_N.shape != label_N.shape:
+    raise ValueError(f'mask of shape {mask_N.shape}: must be {label_N.shape}')
+  return counted_N & mask_N
 
 
 def weighted_sum(
@@ -170,14 +207,14 @@ def matryoshka_contrastive(
 
 
 def _inverse_norms(embedding_ND: jax.Array, dims: tuple[int, ...]) -> jax.Array:
-  """1 / the norm of each prefix, float32 [G, N]; 0 for a prefix of zeros."""
+  """1 / the norm of each prefix, float32 [G, N]; 0 below a norm of 1e-13."""
   square_ND = jnp.square(embedding_ND.astype(jnp.float32))
   square_GN = itertools.accumulate(
     square_ND[:, start:end].sum(-1)
     for start, end in itertools.pairwise((0, *dims))
   )
   square_GN = jnp.stack(list(square_GN))
-  is_zero_GN = square_GN == 0
+  is_zero_GN = square_GN < _SHORTEST_SQUARE
   # A gradient through the root of zero would be NaN, whatever is then chosen.
   inverse_GN = jax.lax.rsqrt(jnp.where(is_zero_GN, 1, square_GN))
   return jnp.where(is_zero_GN, 0, inverse_GN)
@@ -188,8 +225,15 @@ def validate_targets(
   num_examples: int,
   num_classes: int,
   label_smoothing: float = 0.0,
-) -> None:
-  """Raises ValueError for what `matryoshka_cross_entropy` refuses of these."""
+) -> jax.Array:
+  """The labels as int32 [N], so that they can be subtracted from.
+
+  Raises ValueError for what `matryoshka_cross_entropy` refuses of these.
+  """
+  if not isinstance(label_N, jax.Array | np.ndarray):
+    label_N = np.asarray(label_N)
+  if label_N.dtype.kind not in 'iu':
+    raise ValueError(f'labels of {label_N.dtype}: must be integers')
   if label_N.shape != (num_examples,) or not num_examples:
     raise ValueError(
       f'labels of shape {label_N.shape} for {num_examples} examples: '
@@ -199,13 +243,14 @@ def validate_targets(
     raise ValueError(f'label_smoothing {label_smoothing}: must be in [0, 1)')
   if not isinstance(label_N, jax.core.Tracer):
     validate_labels(np.asarray(label_N), num_classes)
+  return jnp.asarray(label_N, jnp.int32)
 
 
 def validate_labels(label_N: np.ndarray, num_classes: int) -> None:
-  """Raises ValueError naming the first label outside [0, num_classes)."""
-  bad = np.flatnonzero((label_N < 0) | (label_N >= num_classes))
+  """Raises ValueError naming the first label that is neither -1 nor a class."""
+  bad = np.flatnonzero((label_N < IGNORED) | (label_N >= num_classes))
   if bad.size:
     raise ValueError(
       f'label {label_N[bad[0]]} at position {bad[0]}: '
-      f'must be in [0, {num_classes})'
+      f'must be in [0, {num_classes}), or -1 for an example that does not count'
     )

@@ -11,18 +11,18 @@ def label_rank(logits_GNC: jax.Array, label_N: jax.Array) -> jax.Array:
   """How many classes rank above the label, int32 [G, N]; ties to the lower id.
 
   Top-k is right where the rank is below k. A row with NaN logits ranks its
-  label last, so that a diverged model never counts as right.
+  label last, so that a diverged model never counts as right, and so does one of
+  label -1, which is to be masked.
   """
   C = logits_GNC.shape[-1]
-  label_1N1 = label_N[None, :, None]
+  label_1N1 = jnp.maximum(label_N, 0)[None, :, None]
   label_logit_GN1 = jnp.take_along_axis(logits_GNC, label_1N1, axis=-1)
   classes_11C = jnp.arange(C)[None, None, :]
   below = logits_GNC < label_logit_GN1
   tied_after = (logits_GNC == label_logit_GN1) & (classes_11C > label_1N1)
   above = ~(below | tied_after) & (classes_11C != label_1N1)
-  return above.sum(-1, dtype=jnp.int32) + C * jnp.isnan(
-    label_logit_GN1.squeeze(-1)
-  )
+  is_last_GN = jnp.isnan(label_logit_GN1.squeeze(-1)) | (label_N < 0)[None, :]
+  return jnp.where(is_last_GN, C, above.sum(-1, dtype=jnp.int32))
 
 
 def masked_sums(
@@ -46,6 +46,8 @@ def from_sums(
 ) -> dict[str, float]:
   """`val/loss@m` in nats, `val/top1@m` and `val/top5@m` in percent."""
   count = sums['count']
+  if not np.asarray(count).all():
+    raise ValueError('no example counts: there is nothing to average over')
   return {
     **per_width(f'{prefix}/loss', dims, sums['loss'] / count),
     **per_width(f'{prefix}/top1', dims, 100 * sums['top1'] / count),

@@ -10,6 +10,7 @@ from jax import numpy as jnp
 import numpy as np
 import optax
 
+from mrl_jax import losses
 from mrl_jax import metrics
 from mrl_jax import nesting
 from mrl_jax import trainable as trainable_lib
@@ -138,9 +139,11 @@ def make_train_step(
 
     def micro_step(carry, micro_batch):
       total, batch_stats = carry
+      share, *micro_batch = micro_batch
       grads, (values, batch_stats) = grad_fn(
         trained, frozen, batch_stats, key, *micro_batch
       )
+      grads, values = jax.tree.map(lambda x: share * x, (grads, values))
       return (jax.tree.map(jnp.add, total, grads), batch_stats), values
 
     if micro_batches == 1:
@@ -148,13 +151,21 @@ def make_train_step(
         trained, frozen, batch_stats, key, 0, image_NHWC, label_N
       )
       return grads, values, batch_stats
+    # A part weighs as many as its examples that count.
+    count = lambda x_N: losses.counted(x_N, None).sum()
+    label_PN = _split(label_N)
+    share_P = micro_batches * jax.vmap(count)(label_PN) / jnp.maximum(
+      count(label_N), 1
+    )  # fmt: skip
     zeros = jax.tree.map(jnp.zeros_like, trained)
     (total, batch_stats), values = jax.lax.scan(
       micro_step,
       (zeros, batch_stats),
       (
+        share_P,
         jnp.arange(micro_batches),
-        *jax.tree.map(_split, (image_NHWC, label_N)),
+        _split(image_NHWC),
+        label_PN,
       ),
     )
     mean = lambda total: total / micro_batches
@@ -217,7 +228,8 @@ def make_eval_step(
       embedding_ND += model.encoder(image_NHWC[:, :, ::-1])
       embedding_ND /= 2
     loss_GN, rank_GN = model.head.statistics(embedding_ND, batch['label'], dims)
-    return metrics.masked_sums(loss_GN, rank_GN, batch['mask'])
+    mask_N = losses.counted(batch['label'], batch['mask'])
+    return metrics.masked_sums(loss_GN, rank_GN, mask_N)
 
   return jax.jit(eval_step, out_shardings=sharding)
 
@@ -241,7 +253,9 @@ def evaluate(
     pending = sums
   _add(totals, pending)
   if not totals['count']:
-    raise ValueError('every image of the evaluation split is damaged')
+    raise ValueError(
+      'every image of the evaluation split is damaged, or has label -1'
+    )
   if not np.isfinite(totals['loss']).all():
     raise ValueError(f'the evaluation loss is not finite: {totals["loss"]}')
   return totals

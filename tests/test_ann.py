@@ -170,30 +170,53 @@ def small_cells(database):
   return Index('ivf', 4, 4, database, cells)
 
 
-def test_what_is_not_found_is_not_the_last_row(data):
+def test_what_is_not_found_is_not_the_last_row(data, indices, monkeypatch):
   # A5: id -1 as an index is the last row.
-  index = small_cells(data[1])
+  index = indices['ivf']
+  ids_QK = np.tile(np.array([7, 5, 11, -1, -1]), (1, 3))[:, :9]
+  found = lambda *_: (np.ones((1, 9)), ids_QK, 3)
+  monkeypatch.setattr(Index, '_scan', found)
   query = np.asarray(data[1].embedding_MD)[[7]]
-  labels = np.arange(M)
   for options in ({}, {'rerank_dim': D, 'shortlist': 9}):
-    ids, scores = index.search(query, 5, **options)
-    assert ids[0, 0] == 7
-    assert sorted(ids[0, :3]) == [5, 7, 11]
-    assert (ids[0, 3:] == -1).all() and (scores[0, 3:] == -np.inf).all()
-    assert ann.labels_of(labels, ids)[0, 3:].tolist() == [-1, -1]
+    ids, scores = index.search(query, 9, **options)
+    there = ids[0] >= 0
+    assert set(ids[0][there]) == {5, 7, 11} and not there[-3:].any()
+    assert (scores[0, ~there] == -np.inf).all()
+  labels = ann.labels_of(np.arange(M, dtype=np.uint8), ids)
+  assert labels[0, -3:].tolist() == [-1, -1, -1]
+
+
+def test_cells_that_hold_too_few_rows_are_not_the_last(data):
+  index = small_cells(data[1])
+  row = np.asarray(data[1].embedding_MD)[[7]]
+  # The cell of three rows, then the one of all others.
+  found = index.search(row, 5)
+  assert (found.ids_QK >= 0).all() and found.ids_QK[0, 0] == 7
+  assert found.cost.scanned == M and (found.scores_QK > -np.inf).all()
+  assert index.search(row, 3).cost.scanned == 3
+  # The nearest cell is empty.
+  found = index.search(-row, 2)
+  assert found.cost.scanned >= 3 and (found.ids_QK >= 0).all()
+  assert index.search(-row, M).ids_QK.min() == 0
+  found = index.search(row, M - 1, leave_one_out=[7])
+  assert set(found.ids_QK[0]) == {*range(M)} - {7}
+
+
+@pytest.mark.parametrize('kind', ['ivf', 'ivf_pq'])
+def test_more_cells_than_distinct_rows(kind):
+  distinct = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
+  rows = np.tile(distinct, (60, 1))
+  index = ann.build(rows, kind, 8, num_cells=40, code_bytes=2)
+  found = index.search(distinct, 61)
+  assert (found.ids_QK >= 0).all()
+  if kind == 'ivf':
+    np.testing.assert_array_equal(found.ids_QK[:, 0], np.arange(5))
 
 
 def test_an_empty_cell_keeps_its_number(data):
   # A8: dropped, every cell after it would be another's.
   index = small_cells(data[1])
   assert index.cells.size_C.tolist() == [M - 3, 0, 3, 0]
-  found = index.search(-np.asarray(data[1].embedding_MD)[[7]], 2)
-  assert found.cost.scanned == 0
-  assert found.ids_QK.tolist() == [[-1, -1]]
-  found = index.search(
-    -np.asarray(data[1].embedding_MD)[[7]], 2, rerank_dim=D, shortlist=4
-  )
-  assert found.ids_QK.tolist() == [[-1, -1]]
 
 
 @pytest.mark.parametrize('name', ['hnsw', 'ivf', 'opq'])

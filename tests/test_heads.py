@@ -160,3 +160,36 @@ def test_refuses_a_narrow_embedding():
   head = heads.MatryoshkaHead((8, 64), 10, rngs=nnx.Rngs(0))
   with pytest.raises(ValueError, match=r'\(5, 32\).*64'):
     head(embeddings())
+
+
+@pytest.mark.parametrize(
+  'kwargs',
+  [{'dtype': 'bogus'}, {'dtype': int}, {'loss_kernel': 'cuda'}],
+)
+def test_settings_are_refused_at_construction(kwargs):
+  (name,) = kwargs
+  with pytest.raises(ValueError, match=name):
+    heads.MatryoshkaHead((2, 4), 3, rngs=nnx.Rngs(0), **kwargs)
+
+
+@pytest.mark.parametrize('kept_bytes', [2**28, 0])
+def test_label_minus_one_is_ignored(kept_bytes, monkeypatch):
+  head = heads.MatryoshkaHead((2, 4), 3, rngs=nnx.Rngs(0))
+  spec = heads.fused.Spec
+  monkeypatch.setattr(
+    heads.fused,
+    'Spec',
+    lambda *args, **kwargs: spec(*args, kept_bytes=kept_bytes, **kwargs),
+  )
+  x_ND = jax.random.normal(jax.random.key(0), (5, 4))
+  label_N = np.array([0, 2, -1, 1, -1], np.int8)
+  kept = label_N >= 0
+  loss, loss_G = head.loss(x_ND, label_N)
+  expected, expected_G = head.loss(x_ND[kept], label_N[kept])
+  np.testing.assert_allclose(loss_G, expected_G, rtol=1e-6)
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)
+  gradient_ND = jax.grad(lambda x: head.loss(x, jnp.asarray(label_N))[0])(x_ND)
+  assert not gradient_ND[~kept].any() and gradient_ND[kept].any()
+  loss_GN, rank_GN = head.statistics(x_ND, label_N)
+  assert not loss_GN[:, ~kept].any() and (rank_GN[:, ~kept] == 5).all()
+  assert (rank_GN[:, kept] < 3).all()

@@ -73,7 +73,7 @@ def test_bfloat16_logits_lose_nothing_further():
   chex.assert_trees_all_equal(loss, expected)
 
 
-@pytest.mark.parametrize('label', [-1, 3])
+@pytest.mark.parametrize('label', [-2, 3])
 def test_refuses_labels_outside(label):
   with pytest.raises(ValueError, match=f'label {label} at position 1'):
     losses.matryoshka_cross_entropy(LOGITS, jnp.array([0, label]))
@@ -94,3 +94,51 @@ def test_refuses_labels_outside(label):
 def test_refuses(logits, labels, kwargs, match):
   with pytest.raises(ValueError, match=match):
     losses.matryoshka_cross_entropy(logits, labels, **kwargs)
+
+
+def test_label_minus_one_is_ignored():
+  label_N = np.array([0, -1], np.int8)
+  expected, expected_G = losses.matryoshka_cross_entropy(
+    LOGITS[:, :1], LABELS[:1], label_smoothing=0.1
+  )
+  for function in (
+    losses.matryoshka_cross_entropy,
+    jax.jit(losses.matryoshka_cross_entropy, static_argnames='label_smoothing'),
+  ):
+    loss, loss_G = function(LOGITS, label_N, label_smoothing=0.1)
+    np.testing.assert_allclose(loss_G, expected_G, rtol=1e-6)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+  gradient = jax.grad(
+    lambda x: losses.matryoshka_cross_entropy(x, jnp.array(label_N))[0]
+  )(LOGITS)
+  assert not gradient[:, 1].any() and gradient[:, 0].any()
+  loss, _ = losses.matryoshka_cross_entropy(LOGITS, [-1, -1])
+  assert loss == 0
+
+
+@pytest.mark.parametrize('label', [-2, -100, 3])
+def test_under_jit_a_label_that_is_no_class_is_no_number(label):
+  loss, _ = jax.jit(losses.matryoshka_cross_entropy)(
+    LOGITS, jnp.array([0, label])
+  )
+  assert jnp.isnan(loss)
+
+
+def test_labels_of_floats_are_refused():
+  with pytest.raises(ValueError, match='labels of float'):
+    losses.matryoshka_cross_entropy(LOGITS, np.array([0.0, 1.0]))
+
+
+def test_contrastive_prefixes_without_a_direction():
+  """A prefix of 1e-20 is as one of zeros: its row pairs with nothing."""
+  x_ND = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+  found = []
+  for value in (0, 1e-20):
+    x_ND[1, :2] = value
+    function = lambda x: losses.matryoshka_contrastive(
+      x, x, nesting_dims=(2, 8), temperature=0.1
+    )[0]
+    loss, gradient = jax.value_and_grad(function)(jnp.asarray(x_ND))
+    assert jnp.isfinite(gradient).all()
+    found.append(loss)
+  np.testing.assert_allclose(*found)

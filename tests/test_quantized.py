@@ -57,9 +57,8 @@ def test_binary_is_hamming_distance_ties_to_the_lower_id(
 def test_int8_is_brute_force_over_the_codes(data):
   index = quantized.quantize(data[1], 'int8')
   query = data[0] / np.linalg.norm(data[0], axis=1, keepdims=True)
-  scaled = query * index.scale_d
-  code = np.rint(scaled * (127 / np.abs(scaled).max(1, keepdims=True)))
-  score = code.astype(np.int64) @ index.code_MB.astype(np.int64).T
+  row = index.code_MB.astype(np.float64) * index.scale_d + index.center_d
+  score = query @ row.T
   ids = np.argsort(-score, axis=1, kind='stable')[:, :50]
   np.testing.assert_array_equal(index.search(data[0], 50).ids_QK, ids)
 

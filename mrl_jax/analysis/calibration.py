@@ -38,6 +38,10 @@ def measure(
       f'confidences {confidence_GN.shape}, results {right_GN.shape}, {bins} '
       'bins: shapes must be the same and not empty, bins at least 1'
     )
+  confidence_GN = np.asarray(confidence_GN, np.float64)
+  # A comparison that NaN fails.
+  if not ((confidence_GN >= 0) & (confidence_GN <= 1)).all():
+    raise ValueError('confidences must be in [0, 1], and not NaN')
   bin_GN = np.clip(np.ceil(confidence_GN * bins).astype(int) - 1, 0, bins - 1)
 
   def sums(values_GN):

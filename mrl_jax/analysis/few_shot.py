@@ -7,6 +7,8 @@ import numpy as np
 
 from mrl_jax import checks
 from mrl_jax import nesting
+from mrl_jax.retrieval import inputs
+from mrl_jax.retrieval import prefixes
 
 # Queries compared at a time.
 _BLOCK = 4096
@@ -48,14 +50,19 @@ def few_shot(
   queries of other classes do not count. At each width the support is
   normalised before the mean is taken. Of memmaps only the rows of the support
   and blocks of queries are read. `ways` None: all classes that the queries
-  have. Ties go to the lower class.
+  have. Ties go to the lower class. Examples of label -1 do not count, neither
+  as support nor as queries.
 
   Raises:
     ValueError: fewer classes than ways, a class with fewer examples than shots,
       no repeats, or dims that do not fit.
   """
   dims = nesting.validate(dims, support_MD.shape[1])
-  classes = np.unique(query_label_Q)
+  support_label_M = inputs.labels(
+    support_label_M, 'support labels', len(support_MD)
+  )
+  query_label_Q = inputs.labels(query_label_Q, 'query labels', len(query_QD))
+  classes = np.unique(query_label_Q[query_label_Q != inputs.IGNORED])
   ways = len(classes) if ways is None else ways
   if not 2 <= ways <= len(classes):
     raise ValueError(f'ways {ways}: must be in [2, {len(classes)}]')
@@ -97,14 +104,21 @@ def few_shot(
   neighbor_label_QK=checks.integers('QK'),
 )
 def vote(neighbor_label_QK: np.ndarray) -> np.ndarray:
-  """The most frequent label of each row [Q]; ties to the nearer neighbour."""
+  """The most frequent label of each row [Q]; ties to the nearer neighbour.
+
+  Neighbours of label -1 have no vote; where all are, the winner is -1.
+  """
+  neighbor_label_QK = inputs.integers(neighbor_label_QK, 'labels')
   same_QKK = neighbor_label_QK[:, :, None] == neighbor_label_QK[:, None, :]
+  same_QKK &= (neighbor_label_QK != inputs.IGNORED)[:, None, :]
   winner_Q = same_QKK.sum(2).argmax(1)
   return neighbor_label_QK[np.arange(len(winner_Q)), winner_Q]
 
 
 def _mean(support_WSd: np.ndarray) -> np.ndarray:
-  return _normalize(_normalize(support_WSd).mean(1))
+  W, S, d = support_WSd.shape
+  unit_WSd = prefixes.unit(support_WSd.reshape(-1, d), d).reshape(W, S, d)
+  return prefixes.unit(unit_WSd.mean(1), d)
 
 
 def _nearest(query_QD, counted, means) -> np.ndarray:
@@ -121,9 +135,3 @@ def _nearest(query_QD, counted, means) -> np.ndarray:
       ]
     )
   return np.concatenate(nearest, axis=1)
-
-
-def _normalize(x: np.ndarray) -> np.ndarray:
-  """Along the last axis."""
-  norm = np.linalg.norm(x, axis=-1, keepdims=True)
-  return x / np.maximum(norm, np.finfo(np.float32).tiny)

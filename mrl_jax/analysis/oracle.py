@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mrl_jax import checks
+from mrl_jax.analysis import outcomes
+from mrl_jax.retrieval import inputs
 
 
 class Oracle(NamedTuple):
@@ -77,7 +79,13 @@ def agreement(prediction_GN: np.ndarray) -> np.ndarray:
 def per_class(
   right_GN: np.ndarray, label_N: np.ndarray, num_classes: int
 ) -> np.ndarray:
-  """Accuracy of each width on each class [G, C]; NaN without examples."""
+  """Accuracy of each width on each class [G, C]; NaN without examples.
+
+  Examples of label -1 do not count.
+  """
+  label_N = outcomes.check_labels(label_N, right_GN.shape[1], num_classes)
+  counted_N = label_N != inputs.IGNORED
+  label_N, right_GN = label_N[counted_N], right_GN[:, counted_N]
   count_C = np.bincount(label_N, minlength=num_classes)
   right_GC = np.zeros((len(right_GN), len(count_C)))
   for g, x in enumerate(right_GN):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mrl_jax import checks
+from mrl_jax.retrieval import inputs
 
 # Examples read at a time; 9 widths of 1,000 classes take 18 MB in float32.
 _BLOCK = 512
@@ -42,7 +43,7 @@ def read(
 
   Args:
     logits_GNC: floats, of any precision.
-    label_N: classes.
+    label_N: classes, -1 where there is none.
     group_C: int group of each class.
     temperature: the logits are divided by it.
 
@@ -76,21 +77,22 @@ def read(
 
 
 def check_labels(label_N: np.ndarray, N: int, C: int) -> np.ndarray:
-  """The labels as an array; ValueError unless they are N classes below C."""
-  label_N = np.asarray(label_N)
+  """The labels as int64; ValueError unless they are N classes below C or -1."""
+  label_N = inputs.integers(label_N, 'labels')
   if label_N.shape != (N,) or not N:
     raise ValueError(f'labels of shape {label_N.shape}: must be ({N},), N > 0')
-  wrong = label_N[(label_N < 0) | (label_N >= C)]
+  wrong = label_N[(label_N < inputs.IGNORED) | (label_N >= C)]
   if wrong.size:
-    raise ValueError(f'label {wrong[0]}: must be in [0, {C})')
+    raise ValueError(f'label {wrong[0]}: must be in [0, {C}), or -1')
   return label_N
 
 
 def _within(block_NC, label_N, group_C):
   """The class predicted among those of the label's group."""
-  chosen_N = np.empty(len(label_N), np.int32)
-  group_N = group_C[label_N]
-  for group in np.unique(group_N):
+  chosen_N = np.full(len(label_N), inputs.IGNORED, np.int32)
+  known_N = label_N != inputs.IGNORED
+  group_N = np.where(known_N, group_C[label_N], -1)
+  for group in np.unique(group_N[known_N]):
     members = np.flatnonzero(group_C == group)
     rows = np.flatnonzero(group_N == group)
     chosen_N[rows] = members[block_NC[np.ix_(rows, members)].argmax(1)]

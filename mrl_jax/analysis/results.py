@@ -13,6 +13,7 @@ from mrl_jax.analysis import oracle
 from mrl_jax.analysis import outcomes
 from mrl_jax.analysis import structure
 from mrl_jax.analysis import superclass
+from mrl_jax.retrieval import inputs
 
 # Neighbours that are compared from width to width, and examples that have them.
 NEIGHBORS, SAMPLE = 10, 2000
@@ -34,7 +35,7 @@ def compute(
 ) -> dict[str, Any]:
   """The content of each file but few_shot.json, as arrays; see `plain`.
 
-  Accuracies are in percent.
+  Accuracies are in percent. Examples of label -1 do not count.
 
   Args:
     dims: the widths.
@@ -54,6 +55,16 @@ def compute(
     ValueError: too few examples, or what one of the analyses refuses.
   """
   num_classes = logits_GNC.shape[2]
+  label_N = outcomes.check_labels(label_N, logits_GNC.shape[1], num_classes)
+  counted = np.flatnonzero(label_N != inputs.IGNORED)
+  if not counted.size:
+    raise ValueError('no example has a label: there is nothing to analyse')
+  if counted.size < len(label_N):
+    logits_GNC, prediction_GN = (
+      logits_GNC[:, counted],
+      prediction_GN[:, counted],
+    )
+    label_N, embedding_ND = label_N[counted], embedding_ND[counted]
   group_C = None
   if groups:
     # A class without a name is rejected.
@@ -159,16 +170,9 @@ def _overlap(embedding_ND, dims, k, seed):
   query_QD = np.asarray(embedding_ND[rows])
   ids = []
   for dim in dims:
-    found = retrieval.search(query_QD, database, k + 1, dim=dim)
-    ids.append(_without(found.ids_QK, rows))
+    found = retrieval.search(query_QD, database, k, dim=dim, leave_one_out=rows)
+    ids.append(found.ids_QK)
   return structure.neighborhood_overlap(np.stack(ids))
-
-
-def _without(ids_QK, row_Q):
-  """Each row's neighbours but itself, or, if it is not there, the last."""
-  itself_QK = ids_QK == row_Q[:, None]
-  itself_QK[~itself_QK.any(1), -1] = True
-  return ids_QK[~itself_QK].reshape(len(ids_QK), -1)
 
 
 def plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 
 from mrl_jax import checks
 from mrl_jax import nesting
+from mrl_jax.retrieval import prefixes
 
 # Rows worked on at a time.
 _BLOCK = 4096
@@ -80,9 +81,7 @@ def neighbor_maps(
     raise ValueError(f'{N} embeddings: t-SNE needs at least 4')
   points = []
   for dim in dims:
-    prefix_Nd = embedding_ND[:, :dim]
-    norm_N1 = np.linalg.norm(prefix_Nd, axis=1, keepdims=True)
-    prefix_Nd = prefix_Nd / np.maximum(norm_N1, 1e-12)
+    prefix_Nd = prefixes.unit(embedding_ND, dim)
     start_N2 = points[-1] if points else _pca(prefix_Nd, 2)
     # t-SNE begins small; sklearn scales its own starts so.
     start_N2 = 1e-4 * start_N2 / max(start_N2[:, 0].std(), 1e-12)

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mrl_jax import files
+from mrl_jax.analysis import outcomes as outcomes_lib
 from mrl_jax.analysis.outcomes import Outcomes
+from mrl_jax.retrieval import inputs
 
 REJECT = 'reject'
 # Unknown classes that an error lists.
@@ -57,10 +59,21 @@ def load_groups(
 def measure(
   outcomes: Outcomes, label_N: np.ndarray, group_C: np.ndarray, num_groups: int
 ) -> Superclasses:
-  """Of the outcomes that were read with `group_C`."""
+  """Measures outcomes that were read with `group_C`, without labels of -1."""
   prediction_GN, _, within_GN = outcomes
   if within_GN is None:
     raise ValueError('outcomes without groups: read them with group_C')
+  label_N = outcomes_lib.check_labels(
+    label_N, prediction_GN.shape[1], len(group_C)
+  )
+  counted_N = label_N != inputs.IGNORED
+  if not counted_N.any():
+    raise ValueError('no example has a label: there is nothing to measure')
+  label_N = label_N[counted_N]
+  prediction_GN, within_GN = (
+    prediction_GN[:, counted_N],
+    within_GN[:, counted_N],
+  )
   group_N = group_C[label_N]
   right_GN = prediction_GN == label_N[None]
   same_GN = group_C[prediction_GN] == group_N[None]

@@ -15,6 +15,7 @@ from mrl_jax import optim
 from mrl_jax import terminal
 from mrl_jax.data import order
 from mrl_jax.models.heads import MatryoshkaHead
+from mrl_jax.retrieval import inputs
 
 # Rows of a step; passes, or more where those are less than so many steps.
 _BATCH, _EPOCHS, _LEAST_STEPS = 1024, 20, 2000
@@ -44,9 +45,9 @@ def top1(
 
   Args:
     row_MD: to fit on; may stay on disk, and is read a batch at a time.
-    row_label_M: their classes.
+    row_label_M: their classes; rows of label -1 are left out.
     query_QD: to classify; may stay on disk.
-    query_label_Q: their classes.
+    query_label_Q: their classes; those of label -1 do not count.
     dims: the widths of the prefixes.
     num_classes: C.
     order_D: the dims in the order that prefixes are taken of; None: as stored.
@@ -58,7 +59,8 @@ def top1(
   """
   D = row_MD.shape[1]
   dims = nesting.validate(dims, D)
-  losses.validate_labels(row_label_M, num_classes)
+  row_MD, row_label_M = _labelled(row_MD, row_label_M, num_classes)
+  query_QD, query_label_Q = _labelled(query_QD, query_label_Q, num_classes)
   prepare = _standardization(
     row_MD, np.arange(D) if order_D is None else order_D
   )
@@ -81,6 +83,18 @@ def top1(
     found_GB = np.asarray(classify(params, query_QD[block]))
     right_G += (found_GB == query_label_Q[block]).sum(1)
   return dict(zip(dims, (100 * right_G / len(query_QD)).tolist(), strict=True))
+
+
+def _labelled(row_ND, label_N, num_classes):
+  """The rows whose label is not -1; a copy only where some are."""
+  label_N = inputs.labels(label_N, 'labels', len(row_ND))
+  losses.validate_labels(label_N, num_classes)
+  counted = np.flatnonzero(label_N != inputs.IGNORED)
+  if not counted.size:
+    raise ValueError('every row has label -1: there is nothing to fit or test')
+  if counted.size == len(label_N):
+    return row_ND, label_N
+  return row_ND[counted], label_N[counted]
 
 
 def _fit(loss, params, row_MD, row_label_M, seed):

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from mrl_jax import embeddings
+from mrl_jax import losses
 from mrl_jax import stages
 from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.comparison import probe as probe_lib
@@ -186,4 +187,5 @@ def neighbor_baselines(
 
 
 def _percent(predicted_Q, label_Q) -> float:
-  return 100 * float((predicted_Q == label_Q).mean())
+  counted_Q = label_Q != losses.IGNORED
+  return 100 * float((predicted_Q == label_Q)[counted_Q].mean())

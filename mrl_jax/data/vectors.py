@@ -36,14 +36,15 @@ class Vectors:
   ):
     """`index_N`: the rows of the file that are in the split; None: all.
 
-    Raises ValueError for a label outside [0, num_classes).
+    Raises ValueError for a label that is neither in [0, num_classes) nor -1,
+    which stands for a row that does not count.
     """
-    wrong_N = (label_N < 0) | (label_N >= num_classes)
+    wrong_N = (label_N < -1) | (label_N >= num_classes)
     if wrong_N.any():
       row = int(wrong_N.argmax())
       raise ValueError(
         f'label {label_N[row]} of row {row} of {path}: must be in '
-        f'[0, {num_classes}), the classes that are trained'
+        f'[0, {num_classes}), the classes that are trained, or -1'
       )
     self._row_ND = row_ND
     self._index_N = np.arange(len(row_ND)) if index_N is None else index_N
@@ -158,7 +159,7 @@ def open_vectors(
       f'{x_path} has rows of width {row_ND.shape[1]}, {train_path} of '
       f'{train_ND.shape[1]}: must be the same'
     )
-  num_classes = num_classes or int(train_label_N.max()) + 1
+  num_classes = num_classes or _num_classes(train_label_N, train_path)
   return Vectors(row_ND, label_N, num_classes=num_classes, path=x_path)
 
 
@@ -182,6 +183,13 @@ def _part(
     row_ND,
     label_N,
     index_N=index_N,
-    num_classes=num_classes or int(label_N.max()) + 1,
+    num_classes=num_classes or _num_classes(label_N, path),
     path=path,
   )
+
+
+def _num_classes(label_N: np.ndarray, path: pathlib.Path) -> int:
+  num_classes = int(label_N.max()) + 1
+  if num_classes < 1:
+    raise ValueError(f'{path}: every row has label -1, so that none counts')
+  return num_classes

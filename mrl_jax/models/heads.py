@@ -16,6 +16,7 @@ from mrl_jax import nesting
 from mrl_jax.models import initializers
 
 KINDS = ('mrl', 'mrl_e', 'fixed')
+LOSS_KERNELS = ('xla', 'pallas', 'interpret')
 
 
 class MatryoshkaHead(nnx.Module):
@@ -52,13 +53,14 @@ class MatryoshkaHead(nnx.Module):
     loss_kernel: Literal['xla', 'pallas'] = 'xla',
     rngs: nnx.Rngs,
   ):
-    """Raises ValueError for bad dims, an unknown kind, or less than a class.
+    """Raises ValueError for bad dims, less than a class, or an unknown kind,
+    dtype or loss_kernel.
 
     Args:
       nesting_dims: prefix widths, strictly increasing; for `fixed`, just one.
       num_classes: C.
       kind: which of the three heads.
-      dtype: of the products' inputs; they accumulate in float32.
+      dtype: float dtype of the products' inputs; they accumulate in float32.
       loss_kernel: see `fused.Spec.kernel`.
       rngs: the `params` stream initialises the parameters.
     """
@@ -66,6 +68,8 @@ class MatryoshkaHead(nnx.Module):
       raise ValueError(f'head {kind!r}: must be one of {KINDS}')
     if num_classes < 1:
       raise ValueError(f'num_classes {num_classes}: must be at least 1')
+    if loss_kernel not in LOSS_KERNELS:
+      raise ValueError(f'loss_kernel {loss_kernel!r}: must be {LOSS_KERNELS}')
     # The embedding's width is not known yet; `__call__` checks it.
     dims = nesting.validate(nesting_dims, sys.maxsize)
     if kind == 'fixed' and len(dims) > 1:
@@ -73,7 +77,7 @@ class MatryoshkaHead(nnx.Module):
     self.nesting_dims = dims
     self.num_classes = num_classes
     self.kind = kind
-    self.dtype = dtype
+    self.dtype = _floating(dtype)
     self.loss_kernel = loss_kernel
     # The bound of each row of the kernel, and of each row of the bias.
     if kind == 'mrl':
@@ -151,9 +155,10 @@ class MatryoshkaHead(nnx.Module):
     has the arguments, units and errors, without all logits in memory.
     """
     _check_width(embedding_ND, self.nesting_dims[-1])
-    losses.validate_targets(
+    label_N = losses.validate_targets(
       label_N, len(embedding_ND), self.num_classes, label_smoothing
     )
+    safe_N, known_N = losses.labels_to_read(label_N, self.num_classes)
     loss_GN = fused.cross_entropy(
       self._spec(
         self.nesting_dims,
@@ -163,9 +168,11 @@ class MatryoshkaHead(nnx.Module):
       embedding_ND,
       self.kernel[...],
       self.bias[...],
-      label_N,
+      safe_N,
     )
-    return losses.weighted_sum(loss_GN, weights_G, mask_N)
+    loss_GN = losses.mask_loss(loss_GN, label_N, known_N)
+    counted_N = losses.counted(label_N, mask_N)
+    return losses.weighted_sum(loss_GN, weights_G, counted_N)
 
   @checks.takes(
     embedding_ND=checks.floats('ND'),
@@ -179,18 +186,24 @@ class MatryoshkaHead(nnx.Module):
   ) -> tuple[jax.Array, jax.Array]:
     """Loss in nats and rank of each label, both [G, N], for evaluation.
 
-    Ranks are those of `metrics.label_rank` up to 4; 5 stands for any beyond.
-    `dims` as in `at`; None means the nesting dims.
+    Ranks are those of `metrics.label_rank` up to 4; 5 stands for any beyond,
+    and for examples of label -1, whose loss is 0. `dims` as in `at`; None means
+    the nesting dims.
     """
     _check_width(embedding_ND, self.nesting_dims[-1])
-    losses.validate_targets(label_N, len(embedding_ND), self.num_classes)
-    return fused.statistics(
+    label_N = losses.validate_targets(
+      label_N, len(embedding_ND), self.num_classes
+    )
+    safe_N, known_N = losses.labels_to_read(label_N, self.num_classes)
+    loss_GN, rank_GN = fused.statistics(
       self._spec(self._between(dims) if dims else self.nesting_dims),
       embedding_ND,
       self.kernel[...],
       self.bias[...],
-      label_N,
+      safe_N,
     )
+    loss_GN = losses.mask_loss(loss_GN, label_N, known_N)
+    return loss_GN, jnp.where(known_N[None, :], rank_GN, 5)
 
   def _logits(
     self, dims: tuple[int, ...], embedding_ND: jax.Array
@@ -211,6 +224,17 @@ class MatryoshkaHead(nnx.Module):
     return fused.Spec(
       dims, shared=self.kind != 'mrl', dtype=self.dtype, **kwargs
     )
+
+
+def _floating(dtype: jnp.dtype) -> jnp.dtype:
+  """`dtype` as it is; ValueError if it is not one of floating numbers."""
+  try:
+    is_floating = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+  except TypeError:
+    is_floating = False
+  if not is_floating:
+    raise ValueError(f'dtype {dtype!r}: must be floating, such as bfloat16')
+  return dtype
 
 
 def _check_width(embedding_ND: jax.Array, least: int) -> None:

@@ -4,13 +4,15 @@
 
 Both files hold floats [N, D] of one width and dtype; nothing else is needed.
 With the labels of both the table shows the paper's metrics, without them how
-many of the neighbours at full width were found. Writes retrieval.json and, for
-each search, <widths>.npz with ids and scores.
+many of the neighbours at full width were found. Queries that are rows of the
+database find themselves; --leave_one_out leaves each its own row out. Writes
+retrieval.json and, for each search, <widths>.npz with ids and scores.
 """
 
 import argparse
 from collections.abc import Sequence
 import pathlib
+import sys
 
 import numpy as np
 import tqdm
@@ -31,32 +33,62 @@ def run(args: argparse.Namespace) -> None:
   database_MD, manifest = arrays.load_rows(args.database)
   query_QD, _ = arrays.load_rows(args.queries)
   arrays.check_pair(query_QD, database_MD)
-  M, D = database_MD.shape
+  (M, D), query_QD = database_MD.shape, np.array(query_QD)
   dims = nesting.validate(args.dims or arrays.default_dims(D, manifest), D)
-  if not 1 <= args.k <= args.shortlist <= M:
+  most = M - 1 if args.leave_one_out else M
+  if not 1 <= args.k <= args.shortlist <= most:
     raise ValueError(
       f'--k={args.k} --shortlist={args.shortlist}: must be '
-      f'1 <= k <= shortlist <= {M}, the rows of the database'
+      f'1 <= k <= shortlist <= {most}, the rows of the database'
     )
   methods = compare.plan(
     dims, dict.fromkeys((*dims, D)), k=args.k, shortlist=args.shortlist
   )
   judge_labels = load_labels(args, len(query_QD), M)
   database = retrieval.prepare(database_MD, dims)
-  query_QD = np.array(query_QD)
-  judge = compare.make_judge(query_QD, database, args.k, **judge_labels)
+  nearest_Q = retrieval.search(query_QD, database, 1).ids_QK[:, 0]
+  own_Q = arrays.own_rows(query_QD, database_MD, nearest_Q)
+  check_own_rows(args, own_Q)
+  judge = compare.make_judge(
+    query_QD, database, args.k, **judge_labels,
+    leave_one_out=own_Q if args.leave_one_out else False,
+  )  # fmt: skip
   out, results = pathlib.Path(args.out), {}
   for name, neighbors, results[name] in tqdm.tqdm(
     compare.run(query_QD, database, methods, judge),
     total=len(methods), unit='search', disable=None, leave=False,
   ):  # fmt: skip
     compare.write_neighbors(out, name, neighbors)
-  record = {'queries': len(query_QD), 'database': M, 'methods': results}
+  record = {
+    'queries': len(query_QD),
+    'database': M,
+    'leave_one_out': args.leave_one_out,
+    'methods': results,
+  }
   written = [out / f'{name}.npz' for name in results]
   checksums.write(out / 'retrieval.json', record, written)
   print(f'{len(query_QD):,} queries in {M:,} rows of width {D}')
   print(terminal.table(tables.retrieval(results)))
   print(f'ids, scores and retrieval.json are in {out}/')
+
+
+def check_own_rows(args: argparse.Namespace, own_Q: np.ndarray) -> None:
+  """Warns that queries will find themselves, where nothing prevents it.
+
+  Raises ValueError for --leave_one_out where no query is a row.
+  """
+  num_own = np.count_nonzero(own_Q >= 0)
+  if args.leave_one_out and not num_own:
+    raise ValueError(
+      f'--leave_one_out: no row of {args.queries} is one of {args.database}'
+    )
+  if num_own and not args.leave_one_out:
+    print(
+      f'warning: {num_own:,} of {len(own_Q):,} queries are rows of '
+      f'{args.database}, and find themselves: --leave_one_out leaves each its '
+      'own row out',
+      file=sys.stderr,
+    )
 
 
 def load_labels(
@@ -99,6 +131,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   add('--k', type=int, default=100, help='neighbours of a query')
   add('--shortlist', type=int, default=200, help='rows that are reranked')
+  add(
+    '--leave_one_out',
+    action='store_true',
+    help='a query that is a row of the database does not find itself',
+  )
   add(
     '--out', type=arguments.path, default='retrieval', help='folder to write to'
   )

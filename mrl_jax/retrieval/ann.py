@@ -26,6 +26,7 @@ from mrl_jax.retrieval import cells as cells_lib
 from mrl_jax.retrieval import codes as codes_lib
 from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval import graph as graph_lib
+from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval.database import Database
 from mrl_jax.retrieval.index import Index
 
@@ -80,8 +81,12 @@ def build(
   rows_MD = database.embedding_MD
   M, D = rows_MD.shape
   scan_dim = dim if scan_dim is None else scan_dim
-  for width in (dim, scan_dim):
-    nesting.validate((width,), D)
+  dim, scan_dim = (nesting.validate((x,), D)[0] for x in (dim, scan_dim))
+  num_cells = inputs.number(num_cells, 'num_cells')
+  code_bytes = inputs.number(code_bytes, 'code_bytes')
+  for name, value in (('links', links), ('effort', effort)):
+    if inputs.number(value, name) < 1:
+      raise ValueError(f'{name} {value}: must be at least 1')
   if not kind.startswith('ivf') and scan_dim != dim:
     raise ValueError(
       f'scan_dim {scan_dim}: {kind} is built at one width, {dim}'
@@ -119,12 +124,14 @@ def build(
 def labels_of(
   label_M: np.ndarray, ids_QK: np.ndarray, missing: int = -1
 ) -> np.ndarray:
-  """The labels of neighbours [Q, K]; `missing` where the id is -1."""
-  if ids_QK.max() >= len(label_M):
+  """The labels of neighbours, int64 [Q, K]; `missing` where the id is -1."""
+  ids_QK = inputs.integers(ids_QK, 'ids')
+  label_M = inputs.integers(label_M, 'labels')
+  if ids_QK.size and ids_QK.max() >= len(label_M):
     raise ValueError(
-      f'id {ids_QK.max()}: must be below {len(label_M)}, the labels given'
+      f'id {ids_QK.max()}: must be below {len(label_M)}, the rows'
     )
-  return np.where(ids_QK < 0, missing, np.asarray(label_M)[ids_QK])
+  return np.where(ids_QK < 0, missing, label_M[ids_QK])
 
 
 def _check_codes(dim, code_bytes, M):

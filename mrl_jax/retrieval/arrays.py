@@ -8,6 +8,7 @@ import numpy as np
 
 from mrl_jax import checksums
 from mrl_jax import nesting
+from mrl_jax.retrieval import inputs
 
 # What to do about a file that is not as its manifest says.
 _REMEDY = 'run --mode=embed again, or copy it and its manifest again'
@@ -46,7 +47,7 @@ def load_rows(path: str | os.PathLike) -> tuple[np.memmap, dict[str, Any]]:
 
 
 def load_labels(path: str | os.PathLike, count: int) -> np.ndarray:
-  """Integer labels, one for each of `count` rows, or ValueError.
+  """Integer labels as int64, one for each of `count` rows, or ValueError.
 
   Those of `X-y.npy` are compared with the checksum in `X.json`.
   """
@@ -59,7 +60,26 @@ def load_labels(path: str | os.PathLike, count: int) -> np.ndarray:
       f'{path} holds {label_N.dtype} of shape {label_N.shape}: must be integer '
       f'labels of shape ({count},)'
     )
-  return label_N
+  return inputs.integers(label_N, str(path))
+
+
+def own_rows(
+  query_QD: np.ndarray, database_MD: np.ndarray, nearest_Q: np.ndarray
+) -> np.ndarray:
+  """The row of the database that each query is, int64 [Q]; -1: none.
+
+  That is row i for query i if their numbers are the same, else the nearest row
+  if its are.
+  """
+  own_Q = np.full(len(query_QD), -1)
+  both = min(len(query_QD), len(database_MD))
+  for rows_Q in (nearest_Q[:both], np.arange(both)):
+    same_Q = (database_MD[rows_Q] == query_QD[:both]).all(1)
+    own_Q[:both][same_Q] = rows_Q[same_Q]
+  rest = slice(both, None)
+  same_Q = (database_MD[nearest_Q[rest]] == query_QD[rest]).all(1)
+  own_Q[rest][same_Q] = nearest_Q[rest][same_Q]
+  return own_Q
 
 
 def check_pair(query_QD: np.ndarray, database_MD: np.ndarray) -> None:

@@ -6,6 +6,8 @@ what is left, and what rounding may cost.
 
 import numpy as np
 
+from mrl_jax.retrieval import inputs
+
 BEHIND = 2
 # Of float32 sums, as a share of the norms of what is multiplied.
 _ROUNDING = 1e-5
@@ -20,7 +22,8 @@ def behind_queries(query_Qd: np.ndarray, width: int) -> np.ndarray:
 
 def behind_rows(whole: np.ndarray, part: np.ndarray) -> np.ndarray:
   """Of rows with these norms, of all and of the prefix: [..., BEHIND]."""
-  # A norm of 1 may stand for 0.
-  part = np.where(part == 1, 0, part)
+  # NO_DIRECTION stands for any norm below SHORTEST.
+  whole = np.where(whole == inputs.NO_DIRECTION, inputs.SHORTEST, whole)
+  part = np.where(part == inputs.NO_DIRECTION, 0, part)
   squares = np.maximum(whole**2 - part**2, 0)
   return np.stack([np.sqrt(squares + _ROUNDING * whole**2), whole], axis=-1)

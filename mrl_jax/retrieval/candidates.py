@@ -9,6 +9,8 @@ from mrl_jax.retrieval import kernels
 
 # Rows of each query, on average, that there is room for where all are kept.
 ROOM = 8192
+# The bound of scores that are no cosines.
+UNLIMITED = np.float32(np.inf)
 
 
 class TooManyError(Exception):
@@ -23,13 +25,22 @@ class Candidates:
       would not fit.
   """
 
-  def __init__(self, floor_Q: np.ndarray, k: int | None, *, block: int):
+  def __init__(
+    self,
+    floor_Q: np.ndarray,
+    k: int | None,
+    *,
+    block: int,
+    most: np.float32 = UNLIMITED,
+  ):
     """`block`: rows that are added at a time.
 
     `k`: the best to keep; None: all, for which `TooManyError` may be raised.
+
+    `most`: what the scores of `add_rows` are cut to, as cosines are to 1.
     """
     self.floor_Q = floor_Q.copy()
-    self._k = k
+    self._k, self._most = k, most
     # Of this only what is written to is taken from memory.
     size = len(floor_Q) * (2 * k + kernels.TILE if k else ROOM) + block
     self._found = _empty(size)
@@ -50,6 +61,7 @@ class Candidates:
         # Read-only, as files are: one compiled function for both.
         read_only(rows_Bd[done:]),
         norm_B[done:],
+        self._most,
         self.floor_Q,
         first + done,
         *self._found,

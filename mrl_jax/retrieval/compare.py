@@ -1,6 +1,7 @@
 """Searches compared with each other: which, how good, and at what cost."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 from mrl_jax import files
 from mrl_jax import retrieval
 from mrl_jax.retrieval import cost
+from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval import metrics
 from mrl_jax.retrieval.database import Database
 from mrl_jax.retrieval.neighbors import Neighbors
@@ -21,11 +23,22 @@ Method = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class Judge(NamedTuple):
-  """What neighbours are measured by: labels, or the true neighbours' ids."""
+  """What neighbours are measured by: labels, or the true neighbours.
+
+  Attributes:
+    query_label_Q: -1 for a query that does not count.
+    database_label_M: -1 for a row that is never relevant.
+    true_ids_QK: the nearest rows at full width, of each query.
+    score: `ids_QK -> scores_QK` at full width, by which equal rows are known;
+      None: only the ids count.
+    leave_one_out: as in `neighbors.search`.
+  """
 
   query_label_Q: np.ndarray | None = None
   database_label_M: np.ndarray | None = None
   true_ids_QK: np.ndarray | None = None
+  score: Callable[[np.ndarray], np.ndarray] | None = None
+  leave_one_out: inputs.LeaveOneOut = False
 
   def __call__(self, ids_QK: np.ndarray) -> dict[str, float]:
     """In percent, for every k retrieved of 1, 10, 25, 50 and 100.
@@ -35,16 +48,29 @@ class Judge(NamedTuple):
     """
     ks = [k for k in (1, 10, 25, 50, 100) if k <= ids_QK.shape[1]]
     if self.true_ids_QK is not None:
+      score_QK = true_score_QK = None
+      if self.score is not None:
+        score_QK = self.score(ids_QK)
+        true_score_QK = self.score(self.true_ids_QK)
+      upto = lambda x_QK, k: None if x_QK is None else x_QK[:, :k]
       values = {
-        f'krecall{k}': metrics.k_recall(ids_QK[:, :k], self.true_ids_QK[:, :k])
+        f'krecall{k}': metrics.k_recall(
+          ids_QK[:, :k],
+          self.true_ids_QK[:, :k],
+          scores_QN=upto(score_QK, k),
+          true_scores_QK=upto(true_score_QK, k),
+        )
         for k in ks
       }
       return {name: 100 * value for name, value in values.items()}
     relevant_Q = metrics.count_relevant(
-      self.database_label_M, self.query_label_Q
+      self.database_label_M,
+      self.query_label_Q,
+      leave_one_out=self.leave_one_out,
     )
     values = metrics.summary(
-      self.database_label_M[ids_QK],
+      # The label of a row that was not found, -1, is relevant to none.
+      np.where(ids_QK < 0, inputs.IGNORED, self.database_label_M[ids_QK]),
       self.query_label_Q,
       ks,
       # The recall of a query without a relevant row is 0.
@@ -61,14 +87,31 @@ def make_judge(
   *,
   query_label_Q: np.ndarray | None = None,
   database_label_M: np.ndarray | None = None,
+  leave_one_out: inputs.LeaveOneOut = False,
 ) -> Judge:
   """By labels if both are given; else by the exact search at full width."""
   if (query_label_Q is None) != (database_label_M is None):
     raise ValueError('labels of one side: give those of both, or none')
   if query_label_Q is not None:
-    return Judge(query_label_Q, database_label_M)
-  exact = retrieval.search(query_QD, database, k)
-  return Judge(true_ids_QK=exact.ids_QK)
+    return Judge(
+      query_label_Q, database_label_M, leave_one_out=leave_one_out
+    )  # fmt: skip
+  exact = retrieval.search(query_QD, database, k, leave_one_out=leave_one_out)
+  score = functools.partial(_scores, query_QD, database)
+  return Judge(None, None, exact.ids_QK, score, leave_one_out)
+
+
+def _scores(query_QD, database, ids_QK) -> np.ndarray:
+  """The cosines at full width of rows found [Q, K]; -inf for an id of -1."""
+  rows_QK = np.maximum(ids_QK, 0)
+  found = retrieval.rerank(query_QD, database, rows_QK, rows_QK.shape[1])
+  # What was sorted by score goes back to where its id stands.
+  score_QK = np.empty(rows_QK.shape, np.float32)
+  order_QK = np.argsort(rows_QK, axis=1)
+  by_id_QK = np.argsort(found.ids_QK, axis=1)
+  by_id_QK = np.take_along_axis(found.scores_QK, by_id_QK, axis=1)
+  np.put_along_axis(score_QK, order_QK, by_id_QK, axis=1)
+  return np.where(ids_QK < 0, -np.inf, score_QK)
 
 
 def plan(
@@ -110,15 +153,16 @@ def run(
 ) -> Iterator[tuple[str, Neighbors, dict[str, Any]]]:
   """Yields of each method its name, neighbours, and record for retrieval.json.
 
-  The second of two searches is timed, so that compiling does not count.
+  The second of two searches is timed, so that compiling does not count. Where
+  the judge leaves each query's own row out, the searches do.
   """
   num_rows = database.shape[0]
   for name, (dims, shortlists) in methods.items():
-    find = lambda query_QD, dims=dims, shortlists=shortlists: retrieval.funnel(
-      query_QD, database, dims=dims, shortlists=shortlists
+    find = functools.partial(
+      retrieval.funnel, database_MD=database, dims=dims, shortlists=shortlists
     )
     find(query_QD[:_WARM_UP])
-    neighbors = find(query_QD)
+    neighbors = find(query_QD, leave_one_out=judge.leave_one_out)
     yield (
       name,
       neighbors,

@@ -10,14 +10,17 @@ import numpy as np
 from mrl_jax import checks
 from mrl_jax import forks
 from mrl_jax import nesting
+from mrl_jax.retrieval import inputs
 
 # Embeddings at least this wide get norms of 1/64 and 1/16 of their width, too,
 # by which an exact search leaves rows out.
 _WIDE = 512
 # Bytes of rows worked on at a time.
 BLOCK_BYTES = 64 << 20
-# Squares of the numbers of a shorter row are lost in float32.
-_SHORTEST = 1e-13
+# What rows may be kept in; codes of fewer bits need a scale.
+_DTYPES = ('bfloat16', 'float16', 'float32', 'float64')
+# A row's id has 32 bits while it is sorted.
+_MOST_ROWS = 1 << 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Database:
 
   Attributes:
     embedding_MD: an array, or a `np.memmap`, which stays on disk.
-    norms: norm_M of the prefix of each prepared width; 1 where it is all zero,
-      so that such a row scores 0.
+    norms: norm_M of the prefix of each prepared width; NO_DIRECTION where it
+      is shorter than SHORTEST (see `inputs`), so that such a row scores 0.
     dtype: that queries must have, the database's own.
   """
 
@@ -62,24 +65,20 @@ def host_database(
   dtype: str | None = None,
 ) -> Database:
   """A database on the host, as `neighbors.prepare` documents it."""
-  if database_MD.ndim != 2 or not len(database_MD):
+  database_MD = inputs.floats(database_MD, 'database')
+  if database_MD.ndim != 2 or not database_MD.size:
     raise ValueError(
-      f'database of shape {database_MD.shape}: must be [M, D], M at least 1'
+      f'database of shape {database_MD.shape}: must be [M, D], M and D at '
+      'least 1'
     )
-  if not jnp.issubdtype(database_MD.dtype, jnp.floating):
-    raise ValueError(f'database of {database_MD.dtype}: must be floating')
-  if not np.dtype(database_MD.dtype).isnative:
-    raise ValueError(
-      f'database of {database_MD.dtype}: must be in the byte order of this '
-      'machine'
-    )
-  width = database_MD.shape[1]
+  M, width = database_MD.shape
+  if M > _MOST_ROWS:
+    raise ValueError(f'database of {M} rows: must be at most {_MOST_ROWS}')
   dims = nesting.validate((width,) if dims is None else dims, width)
-  original = np.dtype(database_MD.dtype)
-  if dtype is not None and np.dtype(dtype) != original:
-    database_MD = database_MD.astype(dtype)
-  # Of a CPU's jax.Array that is no copy.
-  database_MD = np.asanyarray(database_MD)
+  original = database_MD.dtype
+  if dtype is not None and _stored(dtype) != original:
+    with np.errstate(over='ignore'):  # Infinity is refused with the row's name.
+      database_MD = database_MD.astype(_stored(dtype))
   bounding = (width // 64, width // 16) if width >= _WIDE else ()
   dims = tuple(sorted({*dims, *bounding, width}))
   norms = _prefix_norms(database_MD, dims)
@@ -107,9 +106,29 @@ def _prefix_norms(
     norm_BG = block_norms(embedding_MD[start : start + size], dims=dims)
     if dims[-1] == D:
       check_norms(norm_BG[:, -1], 'database', start)
-    blocks.append(jnp.where(norm_BG == 0, 1, norm_BG))
+    short_BG = norm_BG < inputs.SHORTEST
+    blocks.append(jnp.where(short_BG, inputs.NO_DIRECTION, norm_BG))
   norm_GM = np.ascontiguousarray(np.concatenate(blocks).T)
   return dict(zip(dims, norm_GM, strict=True))
+
+
+def _stored(dtype) -> np.dtype:
+  try:
+    stored = np.dtype(dtype)
+  except TypeError:
+    stored = None
+  if stored is None or stored.name not in _DTYPES:
+    raise ValueError(
+      f'dtype {dtype!r}: must be one of {_DTYPES}; codes of int8 and of single '
+      'bits are made by retrieval.quantized.quantize'
+    )
+  return stored
+
+
+def check_queries(query_QD: np.ndarray) -> None:
+  """Raises ValueError for a query that `prepare` would refuse as a row."""
+  norm_Q1 = block_norms(query_QD, dims=(query_QD.shape[1],))
+  check_norms(norm_Q1[:, 0], 'queries')
 
 
 def check_norms(norm_N: jax.Array, name: str, first: int = 0) -> None:
@@ -118,10 +137,10 @@ def check_norms(norm_N: jax.Array, name: str, first: int = 0) -> None:
   `first` is the number of the first.
   """
   norm_N = np.asarray(norm_N)
-  right_N = np.isfinite(norm_N) & (norm_N >= _SHORTEST)
+  right_N = np.isfinite(norm_N) & (norm_N >= inputs.SHORTEST)
   if not right_N.all():
     row = right_N.argmin()
     fault = 'not finite, or its length is no float32'
-    if norm_N[row] < _SHORTEST:
-      fault = f'all zero, or its length is below {_SHORTEST}'
+    if norm_N[row] < inputs.SHORTEST:
+      fault = f'all zero, or its length is below {inputs.SHORTEST}'
     raise ValueError(f'row {first + row} of the {name} is {fault}')

@@ -12,10 +12,12 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 from jax.experimental import multihost_utils
+from jax.sharding import AxisType
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval.database import host_database
 
 # Queries and rows scored at a time; and the bytes that the candidates gathered
@@ -24,6 +26,8 @@ _QUERIES, _ROWS = 512, 32768
 _GATHER_BYTES = 64 << 20
 # Scores whose maximum stands for them while the top k are looked for.
 _GROUP = 32
+# Ids are int32 on devices.
+_MOST_ROWS = np.iinfo(np.int32).max
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +37,7 @@ class DeviceDatabase:
   Attributes:
     mesh: its S devices, each with R / S rows, the last of them padding.
     embedding_RD: the rows of all shards.
-    norms: norm_R of the prefix of each prepared width.
+    norms: norm_R of the prefix of each prepared width, as in `Database`.
     first_S: the id of each shard's first row.
     count_S: how many of its rows are no padding.
     shape: (M, D).
@@ -66,7 +70,7 @@ class DeviceDatabase:
     `recall` is that of `jax.lax.approx_max_k`; None: exact.
     """
     rows = self._rows(query_Qd.shape[1], cosine)
-    find = functools.partial(_nearest, self.mesh, k, recall)
+    find = functools.partial(_nearest, self.mesh, k, recall, cosine)
     return _by_blocks(lambda x: find(x, *rows), _QUERIES, query_Qd)
 
   def rescore(
@@ -74,7 +78,7 @@ class DeviceDatabase:
   ) -> tuple[np.ndarray, np.ndarray]:
     """(ids [Q, k], scores [Q, k]), the best of the rows `ids_QK`."""
     rows = self._rows(query_Qd.shape[1], cosine)
-    find = functools.partial(_rescore, self.mesh, k)
+    find = functools.partial(_rescore, self.mesh, k, cosine)
     row_bytes = 4 * query_Qd.shape[1] * ids_QK.shape[1]
     size = min(_QUERIES, max(1, _GATHER_BYTES // row_bytes))
     # In the order of the rows, for the ties.
@@ -101,6 +105,7 @@ def place(
   those of the first process, then of the next. Raises ValueError as `prepare`
   does.
   """
+  mesh = _automatic(mesh)
   # Checks the rows and computes the norms where they are.
   local = host_database(database_MD, dims, dtype=dtype)
   rows_MD, M = local.embedding_MD, len(local.embedding_MD)
@@ -108,6 +113,10 @@ def place(
   counts_P[jax.process_index()] = M
   if len({device.process_index for device in mesh.devices.flat}) > 1:
     counts_P = multihost_utils.process_allgather(counts_P).sum(0)
+  if counts_P.sum() > _MOST_ROWS:
+    raise ValueError(
+      f'database of {counts_P.sum()} rows: must be at most {_MOST_ROWS}'
+    )
   first_S, count_S, size = _layout(mesh, counts_P)
   offset = counts_P[: jax.process_index()].sum()
   sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
@@ -137,6 +146,14 @@ def place(
     (int(counts_P.sum()), rows_MD.shape[1]),
     local.dtype,
   )
+
+
+def _automatic(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
+  """The same devices by automatic axes; `jax.make_mesh` has explicit ones."""
+  if not isinstance(mesh, jax.sharding.Mesh):
+    raise ValueError(f'mesh {mesh!r}: must be a jax.sharding.Mesh')
+  types = (AxisType.Auto,) * len(mesh.axis_names)
+  return jax.sharding.Mesh(mesh.devices, mesh.axis_names, axis_types=types)
 
 
 def _layout(mesh, counts_P) -> tuple[np.ndarray, np.ndarray, int]:
@@ -172,13 +189,17 @@ def _by_blocks(find, size: int, *arrays) -> tuple[np.ndarray, np.ndarray]:
   return np.concatenate(ids).astype(np.int64), np.concatenate(scores)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _nearest(mesh, k, recall, query_Qd, rows_RD, norm_R, first_S, count_S):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _nearest(
+  mesh, k, recall, cosine, query_Qd, rows_RD, norm_R, first_S, count_S
+):
   size = rows_RD.shape[0] // mesh.size
   over = PartitionSpec(mesh.axis_names)
 
   def best_of_shard(query_Qd, *shard):
-    score_QK, ids_QK = _best_rows(query_Qd, *shard, min(k, size), recall)
+    score_QK, ids_QK = _best_rows(
+      query_Qd, *shard, min(k, size), recall, cosine
+    )
     return score_QK[None], ids_QK[None]
 
   found = jax.shard_map(
@@ -199,10 +220,18 @@ def _nearest(mesh, k, recall, query_Qd, rows_RD, norm_R, first_S, count_S):
   return -falling_QX[:, :k], ids_QX[:, :k]
 
 
-def _best_rows(query_Qd, rows_RD, norm_R, first_1, count_1, k, recall):
+def _best_rows(query_Qd, rows_RD, norm_R, first_1, count_1, k, recall, cosine):
   """The k best rows of a shard, block by block: (scores [Q, k], ids [Q, k])."""
   (Q, dim), R = query_Qd.shape, len(rows_RD)
   size = min(_ROWS, R)
+  # Rounded, a query is not of length 1 any more, and scores would pass 1.
+  query_Qd = query_Qd.astype(rows_RD.dtype)
+  length_Q1 = jnp.ones((Q, 1))
+  if cosine and rows_RD.dtype != jnp.float32:
+    length_Q1 = jnp.linalg.norm(
+      query_Qd.astype(jnp.float32), axis=1, keepdims=True
+    )
+    length_Q1 = jnp.where(length_Q1 == 0, 1, length_Q1)
 
   def merge_block(i, best):
     # The last block reaches back, and its first rows do not count again.
@@ -210,7 +239,9 @@ def _best_rows(query_Qd, rows_RD, norm_R, first_1, count_1, k, recall):
     rows_Bd = jax.lax.dynamic_slice(rows_RD, (start, 0), (size, dim))
     norm_B = jax.lax.dynamic_slice(norm_R, (start,), (size,))
     row_B = start + jnp.arange(size, dtype=jnp.int32)
-    score_QB = _dot(query_Qd, rows_Bd) / norm_B[None, :]
+    score_QB = _dot(query_Qd, rows_Bd) / (norm_B[None, :] * length_Q1)
+    if cosine:
+      score_QB = jnp.clip(score_QB, -1, 1)
     counts_B = (row_B >= i * size) & (row_B < count_1[0])
     score_QB = jnp.where(counts_B[None, :], score_QB, -jnp.inf)
     if recall is None:
@@ -230,8 +261,10 @@ def _best_rows(query_Qd, rows_RD, norm_R, first_1, count_1, k, recall):
   return score_Qk, first_1[0] + row_Qk
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _rescore(mesh, k, query_Qd, ids_QK, rows_RD, norm_R, first_S, count_S):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _rescore(
+  mesh, k, cosine, query_Qd, ids_QK, rows_RD, norm_R, first_S, count_S
+):
   over, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
 
   def score_own(query_Qd, ids_QK, rows_RD, norm_R, first_1, count_1):
@@ -242,6 +275,8 @@ def _rescore(mesh, k, query_Qd, ids_QK, rows_RD, norm_R, first_S, count_S):
     # Not a matrix product: that rounds a row by its place in the block, and
     # equal rows would not tie. Reading the rows costs more than either.
     score_QK = (query_Qd[:, None, :] * rows_QKd).sum(-1) / norm_R[row_QK]
+    if cosine:
+      score_QK = jnp.clip(score_QK, -1, 1)
     return jax.lax.pmax(jnp.where(own_QK, score_QK, -jnp.inf), mesh.axis_names)
 
   score_QK = jax.shard_map(
@@ -276,7 +311,7 @@ def top_k(score_QB: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 def _dot(query_Qd, rows_Bd):
   """float32 [Q, B]; rows in bfloat16 are multiplied in it."""
   return jnp.matmul(
-    query_Qd.astype(rows_Bd.dtype),
+    query_Qd,
     rows_Bd.T,
     precision='highest',
     preferred_element_type=jnp.float32,
@@ -286,4 +321,4 @@ def _dot(query_Qd, rows_Bd):
 @functools.partial(jax.jit, static_argnums=1)
 def _norms(rows_RD: jax.Array, dim: int) -> Any:
   norm_R = jnp.linalg.norm(rows_RD[:, :dim].astype(jnp.float32), axis=1)
-  return jnp.where(norm_R == 0, 1, norm_R)
+  return jnp.where(norm_R < inputs.SHORTEST, inputs.NO_DIRECTION, norm_R)

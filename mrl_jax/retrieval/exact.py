@@ -23,6 +23,7 @@ from mrl_jax.retrieval.candidates import best
 from mrl_jax.retrieval.candidates import read_only
 from mrl_jax.retrieval.candidates import ROOM
 from mrl_jax.retrieval.candidates import TooManyError
+from mrl_jax.retrieval.candidates import UNLIMITED
 from mrl_jax.retrieval.rescore import Rescored
 
 # Neighbours found in one reading of the rows, and queries.
@@ -119,7 +120,7 @@ def _prefix(query_Qd, sample, norms, floor_Q, M, k) -> int | None:
     return None  # Such rows are scored as fast as they are looked up.
   tried = _spread(len(query_Qd), _TRIED_QUERIES)
   rows = _spread(len(sample.ids_S), _TRIED_ROWS)
-  sample = floors.Sample(*(x_S[rows] for x_S in sample))
+  sample = floors.Sample(*(x_S[rows] for x_S in sample[:3]), sample.most)
   reach = {
     width: M * _share(query_Qd[tried], floor_Q[tried], sample, norms, width)
     for width in _widths(norms, dim)
@@ -202,6 +203,7 @@ def _bounded(
     query_Qd,
     read_only(embedding_MD),
     np.ones(M, np.float32) if norm_M is None else norm_M,
+    UNLIMITED if norm_M is None else np.float32(1),
     behind_QA,
     behind_MA,
     ids_QK,

@@ -31,6 +31,7 @@ from mrl_jax import ending
 from mrl_jax import files
 from mrl_jax import nesting
 from mrl_jax.retrieval import arrays
+from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval import qdrant
 
 # Rows in memory at a time, in float32.
@@ -58,7 +59,7 @@ def export(
     ValueError: dims that do not fit, a row that is all zero or not finite (its
       number is told), labels of another length, or a folder that is no export.
   """
-  check(row_ND, dims, label_N)
+  label_N = check(row_ND, dims, label_N)
   if to not in _WRITERS:
     raise ValueError(f'to {to!r}: must be one of {tuple(_WRITERS)}')
   if label_N is not None and to == 'faiss':
@@ -79,15 +80,18 @@ def export(
 
 def check(
   row_ND: np.ndarray, dims: Sequence[int], label_N: np.ndarray | None
-) -> None:
+) -> np.ndarray | None:
+  """The labels as int64; ValueError for dims or labels that do not fit."""
   nesting.validate(dims, row_ND.shape[1])
   if label_N is None:
-    return
+    return None
+  label_N = inputs.to_array(label_N, 'labels')
   if label_N.shape != (len(row_ND),) or label_N.dtype.kind not in 'iu':
     raise ValueError(
       f'labels of {label_N.dtype} and shape {label_N.shape}: must be integers '
       f'of shape ({len(row_ND)},)'
     )
+  return inputs.integers(label_N, 'labels')
 
 
 def unit_prefixes(
@@ -95,9 +99,9 @@ def unit_prefixes(
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
   """Yields (first row, float32 unit prefixes [B, dim] of each width).
 
-  A row may be all zero at a narrow width: it stays so, and scores 0 as it does
-  in the search. Raises ValueError for one that is at `widest`, or not finite;
-  None: the last of dims.
+  A row that is too short at a narrow width (`inputs.SHORTEST`) becomes zeros,
+  and scores 0 as it does in the search. Raises ValueError for one that is at
+  `widest`, or not finite; None: the last of dims.
   """
   widest = widest or dims[-1]
   size = max(1, _BLOCK_BYTES // (4 * row_ND.shape[1]))
@@ -109,14 +113,14 @@ def unit_prefixes(
       [np.linalg.norm(row_BD[:, :dim], axis=1) for dim in dims], axis=1
     )
     norm_B = np.linalg.norm(row_BD, axis=1)
-    bad_B = ~np.isfinite(norm_B) | (norm_B == 0)
+    bad_B = ~np.isfinite(norm_B) | (norm_B < inputs.SHORTEST)
     if bad_B.any():
       row = int(bad_B.argmax())
       raise ValueError(
         f'row {first + row}: its first {widest} dims have the norm '
         f'{norm_B[row]}, and no direction'
       )
-    norm_BG[norm_BG == 0] = 1
+    norm_BG[norm_BG < inputs.SHORTEST] = np.inf
     yield (
       first,
       [row_BD[:, :dim] / norm_BG[:, g, None] for g, dim in enumerate(dims)],
@@ -151,7 +155,7 @@ def to_server(
   from qdrant_client import QdrantClient
   from qdrant_client.http import exceptions
 
-  check(row_ND, dims, label_N)
+  label_N = check(row_ND, dims, label_N)
   # It would ask for the version in a thread of its own, and warn from there.
   client = QdrantClient(url=url, check_compatibility=False)
   try:
@@ -194,7 +198,7 @@ def _to_parquet(row_ND, folder, dims, label_N, collection) -> None:
       end = first + len(prefixes[0])
       columns = [np.arange(first, end)]
       if label_N is not None:
-        columns.append(label_N[first:end].astype(np.int64))
+        columns.append(label_N[first:end])
       columns += [
         pyarrow.FixedSizeListArray.from_arrays(prefix_Bd.ravel(), dim)
         for dim, prefix_Bd in zip(dims, prefixes, strict=True)

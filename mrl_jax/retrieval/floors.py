@@ -10,6 +10,7 @@ import numpy as np
 
 from mrl_jax import cores
 from mrl_jax.retrieval import scan
+from mrl_jax.retrieval.candidates import UNLIMITED
 
 # Rows sampled for the floors, at narrow and at wide widths.
 _SAMPLE, _WIDE_SAMPLE, _WIDE = 8192, 2048, 256
@@ -17,16 +18,22 @@ _SAMPLE, _WIDE_SAMPLE, _WIDE = 8192, 2048, 256
 _RUN = 16
 # Queries whose floors are looked for together.
 _QUERIES = 512
+# Of scores in float32, as a share.
+_ROUNDING = np.float32(1e-6)
 # Scores of the sample that one maximum stands for while it is sorted.
 _SPREAD = 8
 
 
 class Sample(NamedTuple):
-  """Rows from all over the database; `norm_S` divides their scores."""
+  """Rows from all over the database; `norm_S` divides their scores.
+
+  Then the scores are cut to [-most, most].
+  """
 
   ids_S: np.ndarray
   rows_Sd: np.ndarray
   norm_S: np.ndarray
+  most: np.float32
 
 
 def sample_rows(
@@ -41,8 +48,9 @@ def sample_rows(
     first_S = np.linspace(0, M - _RUN, size // _RUN).astype(np.int64)
     ids_S = np.unique(first_S[:, None] + np.arange(_RUN))
   rows_Sd = np.asarray(embedding_MD[ids_S, :dim], np.float32)
-  norm_S = np.ones(len(ids_S), np.float32) if norm_M is None else norm_M[ids_S]
-  return Sample(ids_S, rows_Sd, norm_S)
+  if norm_M is None:
+    return Sample(ids_S, rows_Sd, np.ones(len(ids_S), np.float32), UNLIMITED)
+  return Sample(ids_S, rows_Sd, norm_M[ids_S], np.float32(1))
 
 
 def falling(
@@ -73,23 +81,23 @@ def falling(
 def _kth(query_Bd, sample, rank, pool):
   """At most the `rank`-th best score of each query, and hardly less."""
   fold = _SPREAD if 8 * rank * _SPREAD <= len(sample.rows_Sd) else 1
-  score_BS = np.asarray(
-    _spread_maxima(query_Bd, sample.rows_Sd, sample.norm_S, fold=fold)
-  )
+  score_BS = np.asarray(_spread_maxima(query_Bd, *sample[1:], fold=fold))
   place = score_BS.shape[1] - rank
   parts = np.array_split(score_BS, cores.count())
   kth = pool.map(lambda x: np.partition(x, place, axis=1)[:, place], parts)
-  return np.concatenate(list(kth))
+  kth_B = np.concatenate(list(kth))
+  # A product of another shape may round the same row to less.
+  return kth_B - _ROUNDING * np.abs(kth_B)
 
 
 @jax.jit(static_argnames='fold')
-def _spread_maxima(query_Bd, rows_Sd, norm_S, *, fold):
+def _spread_maxima(query_Bd, rows_Sd, norm_S, most, *, fold):
   """Maxima of `fold` scores each, of rows that stand far from each other.
 
   Neighbours would not do: they often are of one class.
   """
   size = len(rows_Sd) // fold
   score_QS = scan.scores(
-    query_Bd, rows_Sd[: fold * size], norm_S[: fold * size]
+    query_Bd, rows_Sd[: fold * size], norm_S[: fold * size], most
   )
   return score_QS.reshape(len(score_QS), fold, size).max(1)

@@ -13,6 +13,7 @@ from mrl_jax import nesting
 from mrl_jax.retrieval import cells as cells_lib
 from mrl_jax.retrieval import codes as codes_lib
 from mrl_jax.retrieval import graph as graph_lib
+from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval import neighbors
 from mrl_jax.retrieval import prefixes
 from mrl_jax.retrieval.cells import Cells
@@ -106,22 +107,26 @@ class Index:
     effort: int | None = None,
     rerank_dim: int | None = None,
     shortlist: int | None = None,
+    leave_one_out: inputs.LeaveOneOut = False,
   ) -> Neighbors:
     """The k nearest rows that the index finds, and what that cost.
 
-    Where fewer rows are found than asked for, as in small cells, ids end in -1
-    and scores in -inf; `ann.labels_of` knows them. Among equal scores found the
-    lower id comes first; which of equal rows Faiss cuts off at the end is open.
+    Where the cells probed hold fewer rows than asked for, the next ones are
+    probed, too. A graph may find fewer: then ids end in -1 and scores in -inf;
+    `ann.labels_of` knows them. Among equal scores found the lower id comes
+    first; which of equal rows Faiss cuts off at the end is open.
 
     Args:
-      query_QD: as wide as the database.
+      query_QD: as `neighbors.search` takes them, or cut to the wider of
+        `scan_dim` and `rerank_dim`, if cells are not looked up at more.
       k: neighbours, at most M.
       scan_dim: width (d_s) of the scan; None: as built.
       coarse_dim: width at which cells are looked up, at most d_c, the default.
-      probes: cells scanned, 1 by default.
+      probes: cells scanned, 1 by default; more where they hold too few rows.
       effort: HNSW's efSearch, 16 by default.
       rerank_dim: scores `shortlist` rows again at this width; None: no rerank.
       shortlist: rows that the index finds for the rerank, at least k.
+      leave_one_out: as in `neighbors.search`.
 
     Raises:
       ValueError: k or shortlist beyond M, a width beyond the embedding's, codes
@@ -130,21 +135,33 @@ class Index:
     """
     start = time.perf_counter()
     forks.check()
-    M, D = self.database.embedding_MD.shape
+    M, looked_up = self.database.shape[0], coarse_dim is not None
     scan_dim = self._check_widths(scan_dim, coarse_dim, rerank_dim)
-    count = prefixes.check_shortlist(k, rerank_dim, shortlist, M)
-    if self.cells is None and (probes, coarse_dim) != (None, None):
+    coarse_dim = coarse_dim or self.dim
+    widest = max(rerank_dim or 0, coarse_dim if self.cells else 0)
+    query_QD, query_Qd = prefixes.unit_queries(
+      query_QD, self.database, scan_dim, widest
+    )
+    own_Q = inputs.own_rows(leave_one_out, len(query_QD), M)
+    most = M if own_Q is None else M - 1
+    count = prefixes.check_shortlist(k, rerank_dim, shortlist, most)
+    if self.cells is None and (probes is not None or looked_up):
       raise ValueError(f'probes, coarse_dim: kind {self.kind!r} has no cells')
     if self.kind != 'hnsw' and effort is not None:
       raise ValueError(f'effort {effort}: only hnsw has it')
-    effort = 16 if effort is None else effort
+    effort = 16 if effort is None else inputs.number(effort, 'effort')
     if effort < 1:
       raise ValueError(f'effort {effort}: must be at least 1')
-    query_Qd = prefixes.unit_queries(query_QD, scan_dim, D)
-    coarse_dim = coarse_dim or self.dim
-    cell_QP = self._probe(query_QD, probes, coarse_dim)
-    score_QK, ids_QK, scanned = self._scan(query_Qd, count, cell_QP, effort)
+    found_count = count + M - most
+    cell_QP = self._probe(query_QD, probes, coarse_dim, found_count)
+    score_QK, ids_QK, scanned = self._scan(
+      query_Qd, found_count, cell_QP, effort
+    )
+    if not self.code_bytes:  # Codes decode to rows of other lengths.
+      score_QK = np.clip(score_QK, -1, 1)
     found = _in_order(score_QK, ids_QK)
+    if own_Q is not None:
+      found = Neighbors(*inputs.drop_own(own_Q, *found))
     cost = self.mflops(
       scan_dim=scan_dim, coarse_dim=coarse_dim, scanned=scanned
     )
@@ -173,14 +190,28 @@ class Index:
       )
     return scan_dim
 
-  def _probe(self, query_QD, probes, coarse_dim) -> np.ndarray | None:
+  def _probe(self, query_QD, probes, coarse_dim, count) -> np.ndarray | None:
+    """Cells [Q, P] that hold `count` rows, -1 behind a query's last one."""
     if self.cells is None:
       return None
     num_cells = len(self.cells.centroid_Cd)
-    probes = 1 if probes is None else probes
+    probes = 1 if probes is None else inputs.number(probes, 'probes')
     if not 1 <= probes <= num_cells:
       raise ValueError(f'probes {probes}: must be in [1, {num_cells}], cells')
-    return self.cells.nearest(np.asarray(query_QD), probes, coarse_dim)
+    cell_QP = self.cells.nearest(query_QD, probes, coarse_dim)
+    size_C = self.cells.size_C
+    few_Q = size_C[cell_QP].sum(1) < count
+    if not few_Q.any():
+      return cell_QP
+    every_FC = self.cells.nearest(query_QD[few_Q], num_cells, coarse_dim)
+    # The cells before the one that fills the list up, and that one.
+    short_FC = size_C[every_FC].cumsum(1) < count
+    short_FC = np.pad(short_FC, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
+    more = int(short_FC.sum(1).max())
+    padded_QP = np.full((len(cell_QP), more), -1)
+    padded_QP[:, :probes] = cell_QP
+    padded_QP[few_Q] = np.where(short_FC, every_FC, -1)[:, :more]
+    return padded_QP
 
   def _scan(self, query_Qd, k, cell_QP, effort):
     dim, rows_MD = query_Qd.shape[1], self.database.embedding_MD
@@ -196,7 +227,8 @@ class Index:
       )
     if self.kind == 'hnsw':
       return graph_lib.walk(self.scanners[dim], query_Qd, k, effort)
-    scanned = self.cells.size_C[cell_QP].sum(1).mean()
+    size_QP = np.where(cell_QP < 0, 0, self.cells.size_C[cell_QP])
+    scanned = size_QP.sum(1).mean()
     return *cells_lib.scan(self.scanners[dim], query_Qd, k, cell_QP), scanned
 
 

@@ -19,13 +19,14 @@ _sum = numba.njit(fastmath={'contract', 'nsz', 'reassoc'}, **_options)
 
 @_loop
 def scan_rows(
-  query_Qd, rows_Bd, norm_B, floor_Q, first, query_N, id_N, score_N, count
+  query_Qd, rows_Bd, norm_B, most, floor_Q, first, query_N, id_N, score_N, count
 ):
   """Adds the rows whose score / norm reaches a query's floor.
 
   Queries are padded with zeros to a multiple of LANE; `first` is the id of the
-  first row. Returns (rows that were scored, count): fewer than there are if the
-  arrays might not hold those of another TILE.
+  first row; scores are cut to [-most, most], so that no cosine is beyond 1 by
+  rounding. Floors are at most `most`. Returns (rows that were scored, count):
+  fewer than there are if the arrays might not hold those of another TILE.
   """
   Q, B, dim = len(query_Qd), len(rows_Bd), rows_Bd.shape[1]
   rows_dT = np.zeros((query_Qd.shape[1], TILE), np.float32)
@@ -64,7 +65,7 @@ def scan_rows(
       for w in range(TILE // 8):
         if any_T8[w]:
           for t in range(8 * w, min(8 * w + 8, size)):
-            score = score_T[t] / norm_T[t]
+            score = min(max(score_T[t] / norm_T[t], -most), most)
             if passes_T[t] and score >= floor:
               query_N[count], id_N[count] = q, first + start + t
               score_N[count] = score
@@ -134,6 +135,7 @@ def best_dots(
   query_Qd,
   rows_MD,
   norm_M,
+  most_score,
   more_QA,
   more_MA,
   ids_QK,
@@ -146,7 +148,8 @@ def best_dots(
 ):
   """Writes the scores of the rows that may be among the k best of a query.
 
-  Rows come by falling bounds, and -1 behind the last. A row whose bound at
+  Scores are cut as in `scan_rows`. Rows come by falling bounds, and -1 behind
+  the last. A row whose bound at
   `width`, of the product of `more` and of prefixes, falls short too is not read
   to the end, nor are those after the k-th best score has passed their bound;
   they get -inf. Returns the multiply-adds.
@@ -171,7 +174,7 @@ def best_dots(
       for i in range(width, dim):
         total += query_Qd[query, i] * rows_MD[row, i]
       products += dim - width
-      score = total / norm_M[row]
+      score = min(max(total / norm_M[row], -most_score), most_score)
       score_QK[query, j] = score
       if score > heap_k[0]:
         _replace_top(heap_k, score)

@@ -1,26 +1,32 @@
 """Prefixes of unit length, block by block; and how many rows to rerank."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
+
+from mrl_jax.retrieval import database as database_lib
+from mrl_jax.retrieval import inputs
+from mrl_jax.retrieval.database import Database
 
 # Rows worked on at a time.
 _BLOCK = 16384
 
 
 def unit(rows_ND: np.ndarray | jax.Array, dim: int, first: int = 0):
-  """Prefixes of length 1, float32 [N, dim]; an all-zero prefix stays zero.
+  """Prefixes of length 1, float32 [N, dim]; zeros for one that is too short.
 
-  Raises ValueError for a row with NaN or infinity; `first` is the number of the
-  first row.
+  Too short is below `inputs.SHORTEST`, as in the exact search. Raises
+  ValueError for a row with NaN or infinity; `first` is the number of the first
+  row.
   """
   row_Nd = np.ascontiguousarray(np.asarray(rows_ND[:, :dim]), np.float32)
   norm_N1 = np.linalg.norm(row_Nd, axis=1, keepdims=True)
   finite_N = np.isfinite(norm_N1[:, 0])
   if not finite_N.all():
     raise ValueError(f'row {first + finite_N.argmin()} is not finite')
-  return row_Nd / np.where(norm_N1 == 0, 1, norm_N1)
+  return row_Nd / np.where(norm_N1 < inputs.SHORTEST, np.inf, norm_N1)
 
 
 def unit_blocks(
@@ -46,15 +52,18 @@ def unit_sample(
 
 
 def unit_queries(
-  query_QD: np.ndarray | jax.Array, dim: int, width: int
-) -> np.ndarray:
-  """Unit prefixes of queries, which must be as wide as the database."""
-  if query_QD.ndim != 2 or not len(query_QD) or query_QD.shape[1] != width:
-    raise ValueError(
-      f'queries of shape {query_QD.shape} for a database of width {width}: '
-      f'must be [Q, {width}], Q at least 1'
-    )
-  return unit(query_QD, dim)
+  query_QD: Any, database: Database, dim: int, rerank_dim: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Queries as `inputs.queries` takes them, and their unit prefixes [Q, dim].
+
+  They may be cut to the wider of `dim` and `rerank_dim`.
+  """
+  D = database.shape[1]
+  query_QD = inputs.queries(
+    query_QD, D, database.dtype, max(dim, rerank_dim or 0)
+  )
+  database_lib.check_queries(query_QD)
+  return query_QD, unit(query_QD, dim)
 
 
 def check_shortlist(
@@ -65,11 +74,12 @@ def check_shortlist(
   Raises ValueError for one of `rerank_dim` and `shortlist` without the other,
   or unless 1 <= k <= shortlist <= M.
   """
+  k = inputs.number(k, 'k')
   if (rerank_dim is None) != (shortlist is None):
     raise ValueError(
       f'rerank_dim {rerank_dim}, shortlist {shortlist}: give both or neither'
     )
-  count = k if shortlist is None else shortlist
+  count = k if shortlist is None else inputs.number(shortlist, 'shortlist')
   if not 1 <= k <= count <= M:
     raise ValueError(
       f'k {k} of a shortlist of {count}: needs 1 <= k <= shortlist <= {M} rows'

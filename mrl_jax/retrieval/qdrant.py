@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 
 from mrl_jax import nesting
+from mrl_jax.retrieval import database as database_lib
+from mrl_jax.retrieval import inputs
+from mrl_jax.retrieval import prefixes
 
 # Points a request.
 _BATCH = 1000
@@ -92,9 +95,12 @@ def funnel_query(
   """
   from qdrant_client import models
 
-  query_D = np.asarray(query_D, np.float32)
+  query_D = inputs.floats(query_D, 'query')
+  if query_D.ndim != 1:
+    raise ValueError(f'query of shape {query_D.shape}: must be [D]')
+  database_lib.check_queries(query_D[None])
   dims = nesting.validate(dims, len(query_D))
-  shortlists = list(shortlists)
+  shortlists = list(inputs.numbers(shortlists, 'shortlists'))
   if len(shortlists) != len(dims):
     raise ValueError(
       f'shortlists {shortlists}: one is needed for each of {dims}'
@@ -105,7 +111,7 @@ def funnel_query(
   for i, (dim, kept) in enumerate(zip(dims, shortlists, strict=True)):
     # What a step is limited to is what the step around it scores.
     inner = {'prefetch': models.Prefetch(**step)} if i else {}
-    prefix_d = query_D[:dim] / np.linalg.norm(query_D[:dim])
+    (prefix_d,) = prefixes.unit(query_D[None], dim)
     step = {
       'query': prefix_d.tolist(), 'using': str(dim), 'limit': kept, **inner
     }  # fmt: skip

@@ -1,7 +1,8 @@
 """int8 and binary prefixes: a first stage of few bytes, rescored in float.
 
-Integer products are exact in float32 up to 2**24, so that equal codes tie, and
-ties go to the lower id.
+Queries of int8 codes stay in float: in int8 steps of its largest dim a query
+would lose all others where one dwarfs them, as in OpenAI's ada-002. Equal codes
+tie, and ties go to the lower id.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from mrl_jax import checks
 from mrl_jax import forks
 from mrl_jax import nesting
 from mrl_jax.retrieval import database as database_lib
+from mrl_jax.retrieval import exact
+from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval import neighbors
 from mrl_jax.retrieval import prefixes
 from mrl_jax.retrieval.cost import Cost
@@ -35,11 +38,12 @@ class Quantized:
   """Codes of unit prefixes beside the one resident copy; made by `quantize`.
 
   Attributes:
-    kind: 'int8': code = x / scale, rounded. 'binary': the signs of x - center,
-      eight dims a byte.
+    kind: 'int8': code = (x - center) / scale, rounded. 'binary': the signs of
+      x - center, eight dims a byte.
     dim: width of the prefix.
-    center_d: subtracted before the sign, from rows and queries; 0 for int8.
-    scale_d: what one int8 step is in each dim; 1 for binary.
+    center_d: the middle of each dim's values for int8; what signs are taken
+      about, of rows and queries, for binary.
+    scale_d: the length of one int8 step in each dim; 1 for binary.
     code_MB: int8 [M, dim] or uint8 [M, ceil(dim / 8)].
   """
 
@@ -73,28 +77,33 @@ class Quantized:
     *,
     rerank_dim: int | None = None,
     shortlist: int | None = None,
+    leave_one_out: inputs.LeaveOneOut = False,
   ) -> Neighbors:
     """The k nearest rows by their codes, or of those rescored in float.
 
-    Without `rerank_dim` int8 scores approximate the cosine (the query is in
-    int8, too), binary ones are the share of equal signs less that of others.
+    Without `rerank_dim` int8 scores approximate the cosine, binary ones are the
+    share of equal signs less that of others. Queries and `leave_one_out` are
+    those of `neighbors.search`.
 
     Raises:
       ValueError: 1 <= k <= shortlist <= M does not hold, one of rerank_dim and
         shortlist without the other, or queries that do not fit.
     """
-    M, D = self.database.embedding_MD.shape
-    count = prefixes.check_shortlist(k, rerank_dim, shortlist, M)
+    M, D = self.database.shape
     if rerank_dim is not None:
-      nesting.validate((rerank_dim,), D)
+      (rerank_dim,) = nesting.validate((rerank_dim,), D)
     start = time.perf_counter()
-    code_Qd, scale_Q = self._encode(
-      prefixes.unit_queries(query_QD, self.dim, D)
+    query_QD, query_Qd = prefixes.unit_queries(
+      query_QD, self.database, self.dim, rerank_dim
     )
-    ids_QK, score_QK = self._nearest(code_Qd, count)
+    own_Q = inputs.own_rows(leave_one_out, len(query_QD), M)
+    most = M if own_Q is None else M - 1
+    count = prefixes.check_shortlist(k, rerank_dim, shortlist, most)
+    ids_QK, score_QK = self._nearest(query_Qd, count + M - most)
+    if own_Q is not None:
+      ids_QK, score_QK = inputs.drop_own(own_Q, ids_QK, score_QK)
     read = M * self.row_bytes
     if rerank_dim is None:
-      score_QK = score_QK * scale_Q[:, None]
       cost = self.mflops()
     else:
       ids_QK, score_QK = neighbors.rerank(
@@ -105,42 +114,38 @@ class Quantized:
     paid = Cost(cost, read, M, time.perf_counter() - start)
     return Neighbors(ids_QK, score_QK, paid)
 
-  def _nearest(self, code_Qd, k):
-    """(ids [Q, k], products [Q, k]); by Faiss or not, the ids are the same."""
-    if self.kind == 'binary' and importlib.util.find_spec('faiss'):
+  def _nearest(self, query_Qd, k):
+    """(ids [Q, k], scores [Q, k])."""
+    if self.kind == 'int8':
+      found = exact.nearest(
+        query_Qd * self.scale_d, self.code_MB, {}, k, cosine=False
+      )
+      of_center_Q1 = (query_Qd @ self.center_d)[:, None]
+      return found.ids_QK, np.clip(found.score_QK + of_center_Q1, -1, 1)
+    is_above_Qd = query_Qd > self.center_d
+    if importlib.util.find_spec('faiss'):
       import faiss
 
       forks.check()
       # Counting keeps rows in their order, and so the tie rule.
       distance_QK, ids_QK = faiss.knn_hamming(
-        np.packbits(code_Qd > 0, axis=1), self.code_MB, k, variant='mc'
+        np.packbits(is_above_Qd, axis=1), self.code_MB, k, variant='mc'
       )
-      return ids_QK, (self.dim - 2 * distance_QK).astype(np.float32)
+      return ids_QK, 1 - 2 * distance_QK / np.float32(self.dim)
+    sign_Qd = np.where(is_above_Qd, 1, -1).astype(np.float32)
     parts = [
-      _best(code_Qd[start : start + _QUERY_BLOCK], self._blocks(), k)
-      for start in range(0, len(code_Qd), _QUERY_BLOCK)
+      _best(sign_Qd[start : start + _QUERY_BLOCK], self._blocks(), k)
+      for start in range(0, len(sign_Qd), _QUERY_BLOCK)
     ]
     ids_QK, score_QK = (np.concatenate(x) for x in zip(*parts, strict=True))
-    return ids_QK, score_QK
-
-  def _encode(self, query_Qd):
-    """Whole numbers in float32, and what a product of 1 is worth [Q]."""
-    if self.kind == 'binary':
-      sign_Qd = np.where(query_Qd > self.center_d, 1, -1).astype(np.float32)
-      return sign_Qd, np.full(len(query_Qd), 1 / self.dim, np.float32)
-    scaled_Qd = query_Qd * self.scale_d
-    step_Q = np.maximum(np.abs(scaled_Qd).max(1), 1e-30) / 127
-    return np.rint(scaled_Qd / step_Q[:, None]), step_Q
+    return ids_QK, score_QK / self.dim
 
   def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, codes as whole numbers in float32 [B, dim])."""
+    """(first row, signs as float32 [B, dim]) of binary codes."""
     for first in range(0, len(self.code_MB), _BLOCK):
       code_BB = self.code_MB[first : first + _BLOCK]
-      if self.kind == 'binary':
-        bit_Bd = np.unpackbits(code_BB, axis=1, count=self.dim)
-        yield first, bit_Bd.astype(np.float32) * 2 - 1
-      else:
-        yield first, code_BB.astype(np.float32)
+      bit_Bd = np.unpackbits(code_BB, axis=1, count=self.dim)
+      yield first, bit_Bd.astype(np.float32) * 2 - 1
 
 
 @checks.takes(
@@ -162,8 +167,9 @@ def quantize(
   zero say little: the mean or median of each dim over the database makes them
   tell. It is kept with the codes, and queries are compared with it as well.
 
+  A prefix without a direction (see `inputs.SHORTEST`) is coded as zeros are.
   Raises ValueError for an unknown kind or center, a width beyond D, or rows
-  that are not finite.
+  that `prepare` refuses.
   """
   if kind not in ('int8', 'binary'):
     raise ValueError(f"kind {kind!r}: must be 'int8' or 'binary'")
@@ -184,12 +190,16 @@ def quantize(
       bits = np.packbits(row_Bd > center_d, axis=1)
       code_MB[first : first + len(bits)] = bits
     return Quantized(kind, dim, database, center_d, one_d, code_MB)
-  largest_d = np.max([np.abs(row_Bd).max(0) for _, row_Bd in blocks()], axis=0)
-  scale_d = np.where(largest_d == 0, 1, largest_d / 127).astype(np.float32)
+  low_d = np.min([row_Bd.min(0) for _, row_Bd in blocks()], axis=0)
+  high_d = np.max([row_Bd.max(0) for _, row_Bd in blocks()], axis=0)
+  center_d, half_d = (high_d + low_d) / 2, (high_d - low_d) / 2
+  scale_d = np.where(half_d == 0, 1, half_d / 127).astype(np.float32)
   code_MB = np.empty((M, dim), np.int8)
   for first, row_Bd in blocks():
-    code_MB[first : first + len(row_Bd)] = np.rint(row_Bd / scale_d)
-  return Quantized(kind, dim, database, zero_d, scale_d, code_MB)
+    code_MB[first : first + len(row_Bd)] = np.rint(
+      (row_Bd - center_d) / scale_d
+    )
+  return Quantized(kind, dim, database, center_d, scale_d, code_MB)
 
 
 def _center(rows_MD, dim, center):

@@ -71,6 +71,9 @@ def rescore(
       score_QK[block] = dots(query_Bd, ids_BK=ids_BK)
   if cosine:
     score_QK /= norms[dim][ids_QK]
+    # Not of rows that were left out, which have -inf.
+    there_QK = score_QK > -np.inf
+    np.clip(score_QK, -1, 1, out=score_QK, where=there_QK)
   every = query_K, ids_QK.ravel(), score_QK.ravel()
   ids_QK, score_QK, _ = best([every], Q, k)
   return Rescored(ids_QK, score_QK, products / Q)

@@ -17,6 +17,7 @@ import numpy as np
 from mrl_jax import cores
 from mrl_jax.retrieval import kernels
 from mrl_jax.retrieval.candidates import Candidates
+from mrl_jax.retrieval.candidates import UNLIMITED
 
 # Widths up to this one are scored without a matrix of scores.
 NARROW = 48
@@ -42,7 +43,8 @@ def reaching(
   Args:
     query_Qd: float32 prefixes; the rows are read as far.
     embedding_MD: rows; a memmap is read once.
-    norm_M: that scores are divided by; None: not.
+    norm_M: that scores are divided by, which then are cosines and are cut to
+      [-1, 1]; None: not.
     floor_Q: what a score must reach.
     k: of each query the best that will be wanted: the others may be left out;
       None: nothing is, and `TooManyError` may be raised.
@@ -62,6 +64,11 @@ class _Rows(NamedTuple):
   norm_M: np.ndarray | None
   behind_ME: np.ndarray | None
   dim: int
+
+  @property
+  def most(self) -> np.float32:
+    """What scores are cut to."""
+    return UNLIMITED if self.norm_M is None else np.float32(1)
 
   def read(self, start: int, rows_Bd: np.ndarray) -> np.ndarray:
     """Fills the block, at the end with zeros; returns what divides its scores.
@@ -91,7 +98,7 @@ def _narrow(query_Qd, rows, floor_Q, k, pool):
   size = min(_NARROW_ROWS, -(-M // threads))
 
   def scan(thread):
-    part = Candidates(floor_Q, k, block=0)
+    part = Candidates(floor_Q, k, block=0, most=rows.most)
     rows_Bd = np.empty((size, dim), np.float32)
     for start in range(thread * size, M, threads * size):
       stop = min(start + size, M)
@@ -123,7 +130,7 @@ def _wide(query_Qd, rows, floor_Q, k, pool):
       ahead.submit(_read_ahead, rows.embedding_MD, start + size, 2 * size)
       norm_B = rows.read(start, rows_Bd)
       for query_Bd, parts in zip(query_blocks, part_blocks, strict=True):
-        score_QB = np.asarray(scores(query_Bd, rows_Bd, norm_B))
+        score_QB = np.asarray(scores(query_Bd, rows_Bd, norm_B, rows.most))
         add = lambda begin, part, score_QB=score_QB, start=start: (
           part.add_scores(
             score_QB[begin % per_block :], start, min(size, M - start)
@@ -177,8 +184,11 @@ def _read_ahead(embedding_MD: np.ndarray, start: int, count: int) -> None:
 # so that equal rows tie; that of OpenBLAS is not.
 @jax.jit
 def scores(
-  query_Bd: jax.Array, rows_Bd: jax.Array, norm_B: jax.Array
+  query_Bd: jax.Array, rows_Bd: jax.Array, norm_B: jax.Array, most: jax.Array
 ) -> jax.Array:
-  """Of each query with each row, divided by the row's norm: [Q, B]."""
+  """Products of queries and rows, divided by the rows' norms: [Q, B].
+
+  They are cut to [-most, most], so that no cosine is beyond 1 by rounding.
+  """
   score_QB = jnp.matmul(query_Bd, rows_Bd.T, precision='highest')
-  return score_QB / norm_B[None, :]
+  return jnp.clip(score_QB / norm_B[None, :], -most, most)

@@ -56,6 +56,9 @@ def measure(
     query_label_Q[queries],
     dims,
     seed=config.seed,
+    leave_one_out=_own(rows, queries)
+    if config.eval_split == config.train_split
+    else False,
   )
   counts = (len(queries), len(rows))
   return {
@@ -76,6 +79,7 @@ def knn1(
   dims: tuple[int, ...],
   *,
   seed: int,
+  leave_one_out: bool | np.ndarray = False,
 ) -> dict[str, list[float | None]]:
   """1-NN accuracy in percent at each width, by name of what is searched.
 
@@ -103,12 +107,20 @@ def knn1(
       continue
     database = retrieval.prepare(row_MW, alive)
     for dim in alive:
-      ids_QK = retrieval.search(query_QW, database, 1, dim=dim).ids_QK
+      ids_QK = retrieval.search(
+        query_QW, database, 1, dim=dim, leave_one_out=leave_one_out
+      ).ids_QK
       share = retrieval.metrics.top_k_accuracy(
         database_label_M[ids_QK], query_label_Q
       )
       found[name][dims.index(dim)] = 100 * share
   return found
+
+
+def _own(rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
+  """The place of each query among the sampled rows of the same split, or -1."""
+  place_Q = np.searchsorted(rows, queries).clip(max=len(rows) - 1)
+  return np.where(rows[place_Q] == queries, place_Q, -1)
 
 
 def _sample(count: int, most: int, rng: np.random.Generator) -> np.ndarray:

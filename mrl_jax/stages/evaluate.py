@@ -10,6 +10,7 @@ import numpy as np
 
 from mrl_jax import checksums
 from mrl_jax import embeddings
+from mrl_jax import losses
 from mrl_jax import metrics
 from mrl_jax import predict
 from mrl_jax import predictions
@@ -67,10 +68,17 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     seen = _see(config, workdir, mesh, trained, opened)
     if not jax.process_index():
       training = training or _training(config, workdir)
-      is_own = opened.name == _OWN and config.train_split == config.eval_split
-      training = training._replace(is_own=is_own)
       values |= _measure(
-        config, workdir, trained, opened, seen, training, source.num_classes
+        config,
+        workdir,
+        trained,
+        opened,
+        seen,
+        training._replace(
+          leave_one_out=opened.name == _OWN
+          and config.eval_split == config.train_split
+        ),
+        source.num_classes,
       )
   if config.flip_eval_image_size:
     values |= _flipped(config, mesh, trained, source)
@@ -180,6 +188,10 @@ def _training(config: ConfigDict, workdir: Workdir) -> measure.Training:
   embedding_MD, label_M, _ = embeddings.load(
     workdir.embeddings, config.train_split
   )
+  # What has no label cannot tell another's.
+  counted = np.flatnonzero(label_M != losses.IGNORED)
+  if len(counted) < len(label_M):
+    embedding_MD, label_M = embedding_MD[counted], label_M[counted]
   database = retrieval.prepare(embedding_MD, build.widths(config))
   return measure.Training(database, embedding_MD, label_M)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from mrl_jax import checksums
 from mrl_jax import files
+from mrl_jax import losses
 from mrl_jax import metrics
 from mrl_jax import retrieval
 from mrl_jax import tables
@@ -45,7 +46,8 @@ class Training(NamedTuple):
   database: Any
   embedding_MD: np.ndarray
   label_M: np.ndarray
-  is_own: bool = False
+  # Rows that are the evaluation's own examples: each finds the others.
+  leave_one_out: bool = False
 
 
 def collect(
@@ -121,13 +123,13 @@ def measure(
     labels: for each example all the classes that are right; then those
       without any do not count, and loss and few-shot are left out.
   """
-  is_right = _single(seen.label_N)
-  counted = np.arange(len(seen.label_N))
+  counted = np.flatnonzero(seen.label_N != losses.IGNORED)
+  is_right = _single(seen.label_N[counted])
   if labels is not None:
     counted = np.flatnonzero([len(x) > 0 for x in labels])
-    if not counted.size:
-      raise ValueError('no example of the set has a label')
-    is_right = _several([labels[i] for i in counted])
+    is_right = _several([labels[i] for i in counted] or [()])
+  if not counted.size:
+    raise ValueError('no example of the set has a label')
   top_GNK = seen.top_GNK[:, counted]
   right_GNK = np.zeros(top_GNK.shape, bool)
   for g, top_NK in enumerate(top_GNK):
@@ -135,16 +137,16 @@ def measure(
   shares = {'top1': right_GNK[..., 0], 'top5': right_GNK.any(-1)}
   values = {}
   if labels is None:
-    values = metrics.per_width('loss', dims, seen.loss_GN.mean(1))
+    values = metrics.per_width('loss', dims, seen.loss_GN[:, counted].mean(1))
   for name, right_GN in shares.items():
     values |= metrics.per_width(name, dims, 100 * right_GN.mean(1))
-  query_QD = embedding_ND if labels is None else embedding_ND[counted]
-  own_Q = counted if training.is_own else None
-  values |= _neighbors(config, query_QD, training, of_model_C, is_right, own_Q)
+  is_all = len(counted) == len(seen.label_N)
+  query_QD = embedding_ND if is_all else embedding_ND[counted]
+  values |= _neighbors(config, query_QD, training, of_model_C, is_right)
   few_shot, notes = [], []
   if labels is None:
     few_shot, notes = _few_shot(
-      config, embedding_ND, seen.label_N, training, of_model_C
+      config, query_QD, seen.label_N[counted], training, of_model_C
     )
     for setting in few_shot:
       values |= metrics.per_width(
@@ -178,19 +180,17 @@ def _neighbors(config, query_QD, training, of_model_C, is_right, own_Q):
   `own_Q` are the queries' own rows in the database, which do not count.
   """
   dims = build.widths(config)
-  leaves_out = own_Q is not None
-  k = min(config.knn, len(training.label_M) - leaves_out)
-  if not k:
-    raise ValueError('the split has one example: it has no other to be near to')
+  own = training.leave_one_out and len(query_QD) == len(training.label_M)
+  k = min(config.knn, len(training.label_M) - own)
+  # Each class that the set does not have votes for itself, and is wrong.
+  own_C = -2 - np.arange(len(of_model_C))
+  of_model_C = np.where(of_model_C < 0, own_C, of_model_C)
   one, many = [], []
   for dim in dims:
     found = retrieval.search(
-      query_QD, training.database, k + leaves_out, dim=dim
+      query_QD, training.database, k, dim=dim, leave_one_out=own
     )
-    ids_QK = found.ids_QK
-    if leaves_out:
-      ids_QK = _without(ids_QK, own_Q)
-    label_QK = of_model_C[training.label_M[ids_QK]]
+    label_QK = of_model_C[training.label_M[found.ids_QK]]
     one.append(100 * is_right(label_QK[:, :1]).mean())
     vote_Q = np.concatenate(
       [

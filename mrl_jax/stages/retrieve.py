@@ -27,7 +27,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
 
   The metrics go to metrics.jsonl too, as `retrieval/map10@16` and, for a rerank
   or funnel, `retrieval/map10@16-2048`. The evaluation split queries the
-  training split.
+  training split. Where they are the same, no row finds itself.
   """
   database_MD, database_label_M, _ = embeddings.load(
     workdir.embeddings, config.train_split
@@ -36,17 +36,24 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     workdir.embeddings, config.eval_split
   )
   M = len(database_MD)
-  k = min(config.retrieval.k, M)
+  # Rows that query themselves would find themselves.
+  is_same = config.eval_split == config.train_split
+  most = M - 1 if is_same else M
+  if not most:
+    raise ValueError(f'{config.train_split} has one row: nothing to retrieve')
+  k = min(config.retrieval.k, most)
   methods = compare.plan(
     tuple(config.nesting_dims),
     build.widths(config),
     k=k,
-    shortlist=min(max(config.retrieval.shortlist, k), M),
+    shortlist=min(max(config.retrieval.shortlist, k), most),
   )
   database = retrieval.prepare(database_MD, build.widths(config))
   # Searched from memory, as a server would.
   query_QD = np.asarray(query_QD)
-  judge = compare.Judge(query_label_Q, database_label_M)
+  judge = compare.Judge(
+    query_label_Q, database_label_M, leave_one_out=is_same
+  )  # fmt: skip
   searches = compare.run(query_QD, database, methods, judge)
   results = {}
   for name, neighbors, results[name] in tqdm.tqdm(
@@ -74,5 +81,6 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     )
   terminal.say(
     f'retrieve: {len(query_QD):,} queries of {config.eval_split} in {M:,} rows '
-    f'of {config.train_split}\n' + terminal.table(tables.retrieval(results))
+    f'of {config.train_split}{", but its own" if is_same else ""}\n'
+    + terminal.table(tables.retrieval(results))
   )
