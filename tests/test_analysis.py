@@ -33,7 +33,7 @@ def test_outcomes_are_softmax_of_each_width(monkeypatch):
 
 @pytest.mark.parametrize(
   ('logit', 'label', 'message'),
-  [(np.inf, 0, 'not finite'), (0, 2, 'label 2'), (0, -1, 'label -1')],
+  [(np.inf, 0, 'not finite'), (0, 2, 'label 2'), (0, -2, 'label -2')],
 )
 def test_bad_logits_and_labels_are_refused(logit, label, message):
   with pytest.raises(ValueError, match=message):

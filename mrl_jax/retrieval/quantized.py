@@ -31,6 +31,8 @@ from mrl_jax.retrieval.neighbors import Neighbors
 _BLOCK = 8192
 _QUERY_BLOCK = 512
 _MEDIAN_ROWS = 65536
+# Rows beyond twice k that int8 codes find for the float prefix to rank.
+_SPARE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +83,11 @@ class Quantized:
   ) -> Neighbors:
     """The k nearest rows by their codes, or of those rescored in float.
 
-    Without `rerank_dim` int8 scores approximate the cosine, binary ones are the
-    share of equal signs less that of others. Queries and `leave_one_out` are
-    those of `neighbors.search`.
+    Without `rerank_dim` binary scores are the share of equal signs less that of
+    others; of int8 a little more than twice k rows are found by their codes and
+    ranked by the cosine of the float prefix, since codes alone confuse rows
+    that are nearly as near. Queries and `leave_one_out` are those of
+    `neighbors.search`.
 
     Raises:
       ValueError: 1 <= k <= shortlist <= M does not hold, one of rerank_dim and
@@ -98,6 +102,9 @@ class Quantized:
     )
     own_Q = inputs.own_rows(leave_one_out, len(query_QD), M)
     most = M if own_Q is None else M - 1
+    if self.kind == 'int8' and rerank_dim is None and shortlist is None:
+      rerank_dim = self.dim
+      shortlist = min(2 * inputs.number(k, 'k') + _SPARE, max(k, most))
     count = prefixes.check_shortlist(k, rerank_dim, shortlist, most)
     ids_QK, score_QK = self._nearest(query_Qd, count + M - most)
     if own_Q is not None:
