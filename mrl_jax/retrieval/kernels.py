@@ -65,8 +65,10 @@ def scan_rows(
       for w in range(TILE // 8):
         if any_T8[w]:
           for t in range(8 * w, min(8 * w + 8, size)):
+            if not passes_T[t]:
+              continue
             score = min(max(score_T[t] / norm_T[t], -most), most)
-            if passes_T[t] and score >= floor:
+            if score >= floor:
               query_N[count], id_N[count] = q, first + start + t
               score_N[count] = score
               count += 1
