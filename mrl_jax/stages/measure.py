@@ -39,14 +39,13 @@ class Seen(NamedTuple):
 class Training(NamedTuple):
   """Embeddings of the training split: neighbours, and few-shot support.
 
-  `is_own` says that they are the very examples that are measured, row by row:
-  then none is its own neighbour, and few-shot is left out.
+  `leave_one_out` says that they are the very examples that are measured, row by
+  row: then none is its own neighbour, and few-shot is left out.
   """
 
   database: Any
   embedding_MD: np.ndarray
   label_M: np.ndarray
-  # Rows that are the evaluation's own examples: each finds the others.
   leave_one_out: bool = False
 
 
@@ -142,7 +141,8 @@ def measure(
     values |= metrics.per_width(name, dims, 100 * right_GN.mean(1))
   is_all = len(counted) == len(seen.label_N)
   query_QD = embedding_ND if is_all else embedding_ND[counted]
-  values |= _neighbors(config, query_QD, training, of_model_C, is_right)
+  own_Q = counted if training.leave_one_out else None
+  values |= _neighbors(config, query_QD, training, of_model_C, is_right, own_Q)
   few_shot, notes = [], []
   if labels is None:
     few_shot, notes = _few_shot(
@@ -180,15 +180,21 @@ def _neighbors(config, query_QD, training, of_model_C, is_right, own_Q):
   `own_Q` are the queries' own rows in the database, which do not count.
   """
   dims = build.widths(config)
-  own = training.leave_one_out and len(query_QD) == len(training.label_M)
-  k = min(config.knn, len(training.label_M) - own)
+  leaves_out = own_Q is not None
+  k = min(config.knn, len(training.label_M) - leaves_out)
+  if not k:
+    raise ValueError('the split has one example: it has no other to be near to')
   # Each class that the set does not have votes for itself, and is wrong.
   own_C = -2 - np.arange(len(of_model_C))
   of_model_C = np.where(of_model_C < 0, own_C, of_model_C)
   one, many = [], []
   for dim in dims:
     found = retrieval.search(
-      query_QD, training.database, k, dim=dim, leave_one_out=own
+      query_QD,
+      training.database,
+      k,
+      dim=dim,
+      leave_one_out=own_Q if leaves_out else False,
     )
     label_QK = of_model_C[training.label_M[found.ids_QK]]
     one.append(100 * is_right(label_QK[:, :1]).mean())
@@ -205,17 +211,9 @@ def _neighbors(config, query_QD, training, of_model_C, is_right, own_Q):
   return values
 
 
-def _without(ids_QK: np.ndarray, own_Q: np.ndarray) -> np.ndarray:
-  """One column less: the own id where it is there, else the last."""
-  keeps_QK = ids_QK != own_Q[:, None]
-  # Where copies push the own row out of the list, the last one goes.
-  keeps_QK[keeps_QK.all(1), -1] = False
-  return ids_QK[keeps_QK].reshape(len(ids_QK), -1)
-
-
 def _few_shot(config, query_QD, query_label_Q, training, of_model_C):
   """Each setting, and what is to be said of those that cannot be had."""
-  if training.is_own:
+  if training.leave_one_out:
     note = 'neighbours are others of the same split, and few-shot is left out'
     return [], [note]
   support_label_M = of_model_C[training.label_M]
