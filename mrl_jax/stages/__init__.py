@@ -1,6 +1,7 @@
 """The stages of an experiment: which there are, and when each is to run."""
 
 from collections.abc import Callable, Sequence
+import contextlib
 import dataclasses
 import json
 import os
@@ -23,6 +24,7 @@ from mrl_jax.stages import export
 from mrl_jax.stages import report
 from mrl_jax.stages import retrieve
 from mrl_jax.stages import train
+from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 
 
@@ -31,7 +33,7 @@ class Stage:
   """A stage and what it hangs on.
 
   Attributes:
-    run: does the work.
+    run: does the work, with the checkpoint given.
     outputs: the paths it leaves; it is to run again if one is gone.
     fields: what it reads of the config, beside what training depends on.
     needs: stages that must be finished before.
@@ -40,7 +42,7 @@ class Stage:
     alone: the first process does it all; it has no part for the others.
   """
 
-  run: Callable[[ConfigDict, Workdir], None]
+  run: Callable[[ConfigDict, Workdir, Checkpoint], None]
   outputs: Callable[[ConfigDict, Workdir], Sequence[pathlib.Path]]
   fields: frozenset[str] = frozenset()
   needs: tuple[str, ...] = ()
@@ -153,14 +155,29 @@ def run(
     and not is_finished('train', config, workdir)
   ):
     evaluate.open_sets(config)  # What is missing is said before the training.
-  done = set()
+  done, checkpoint = set(), None
   for mode in modes:
     if mode in done:
       continue
-    if is_finished(mode, config, workdir):
+    # All stages of a command read the same one, also beside a training that
+    # goes on meanwhile.
+    checkpoint = checkpoint or _choose(config, workdir)
+    if is_finished(mode, config, workdir, checkpoint):
       terminal.say(f'{mode}: already finished in {workdir.path}, skipped')
       continue
-    _run_stage(mode, config, workdir, done)
+    _run_stage(mode, config, workdir, checkpoint, done)
+    if mode == 'train':
+      checkpoint = None
+
+
+def _choose(config: ConfigDict, workdir: Workdir) -> Checkpoint:
+  checkpoint = build.chosen(config, workdir)
+  if not sharding.agreed(json.dumps(checkpoint)):
+    raise ValueError(
+      f'the processes found different checkpoints in {workdir.checkpoints}, '
+      'where a training goes on: start again'
+    )
+  return checkpoint
 
 
 def open_workdir(config: ConfigDict, path: str | os.PathLike) -> Workdir:
@@ -193,48 +210,112 @@ def open_recorded(path: str | os.PathLike) -> tuple[ConfigDict, Workdir]:
   return config, workdir
 
 
-def is_finished(name: str, config: ConfigDict, workdir: Workdir) -> bool:
-  """Whether the stage is done, for this config and the latest checkpoint."""
+def is_finished(
+  name: str,
+  config: ConfigDict,
+  workdir: Workdir,
+  checkpoint: Checkpoint | None = None,
+) -> bool:
+  """Whether the stage is done, for this config and checkpoint.
+
+  `checkpoint` is the one that the stage would read; None: what the config says
+  now. A training is done if it has ended with the latest checkpoint.
+  """
+  if name == 'train':
+    checkpoint = workdir.checkpoint(workdir.latest_step())
+  elif checkpoint is None:
+    checkpoint = build.chosen(config, workdir)
   mark = workdir.marks().get(name, {})
-  return mark.get('fingerprint') == _fingerprint(name, workdir) and all(
+  expected = _fingerprint(name, workdir, checkpoint)
+  # Before 2026-11-28 marks named a checkpoint by its step alone. That will do
+  # for a training, which cannot always be done again: an import has no
+  # optimizer.
+  if name == 'train' and 'checkpoint' not in mark:
+    expected = json.dumps([*json.loads(expected)[:-1], checkpoint.step])
+  return mark.get('fingerprint') == expected and all(
     path.exists() for path in STAGES[name].outputs(config, workdir)
   )
 
 
-def mark_finished(name: str, workdir: Workdir, seconds: float) -> None:
-  """Records that the stage is done, for the workdir as it is now."""
-  workdir.mark(name, _fingerprint(name, workdir), seconds)
+def mark_finished(
+  name: str,
+  workdir: Workdir,
+  seconds: float,
+  checkpoint: Checkpoint | None = None,
+) -> None:
+  """Records that the stage is done.
+
+  `checkpoint` is the one it has read; None: the latest, with which a training
+  has ended.
+  """
+  if checkpoint is None:
+    checkpoint = workdir.checkpoint(workdir.latest_step())
+  fingerprint = _fingerprint(name, workdir, checkpoint)
+  workdir.mark(name, fingerprint, seconds, checkpoint)
 
 
 def _run_stage(
-  name: str, config: ConfigDict, workdir: Workdir, done: set[str]
+  name: str,
+  config: ConfigDict,
+  workdir: Workdir,
+  checkpoint: Checkpoint,
+  done: set[str],
 ) -> None:
   stage = STAGES[name]
-  for other in stage.needs:
-    if not is_finished(other, config, workdir):
-      raise ValueError(
-        f'{name} reads what {other} writes, which is not in {workdir.path} for '
-        f'this config and checkpoint: run --mode={other} first'
-      )
+  _check_needs(name, stage.needs, config, workdir, checkpoint)
   for other in stage.first:
-    if not is_finished(other, config, workdir):
+    if not is_finished(other, config, workdir, checkpoint):
       terminal.say(f'{name}: needs the stage {other}, which runs first')
-      _run_stage(other, config, workdir, done)
-  terminal.say(f'{name}: {config.name} in {workdir.path}')
-  start = time.perf_counter()
-  if not (stage.alone and jax.process_index()):
-    stage.run(config, workdir)
-  sharding.barrier(f'{name} ran')
-  seconds = time.perf_counter() - start
-  if not jax.process_index():
-    mark_finished(name, workdir, seconds)
-  sharding.barrier(f'{name} is marked')
+      _run_stage(other, config, workdir, checkpoint, done)
+  if name != 'train' and not checkpoint.step:
+    raise ValueError(
+      f'{name} reads a checkpoint in {workdir.checkpoints}, where there is '
+      'none: run --mode=train first'
+    )
+  with contextlib.ExitStack() as stack:
+    if not jax.process_index():
+      stack.enter_context(workdir.locked(name))
+      # Another process may have begun one of them before the lock.
+      others = (*stage.needs, *stage.first)
+      _check_needs(name, others, config, workdir, checkpoint)
+      workdir.unmark(name)
+      _remove_temporary(name, config, workdir)
+    terminal.say(f'{name}: {config.name} in {workdir.path}')
+    start = time.perf_counter()
+    if not (stage.alone and jax.process_index()):
+      stage.run(config, workdir, checkpoint)
+    sharding.barrier(f'{name} ran')
+    seconds = time.perf_counter() - start
+    if not jax.process_index():
+      read = None if name == 'train' else checkpoint
+      mark_finished(name, workdir, seconds, read)
+    sharding.barrier(f'{name} is marked')
   done.add(name)
   terminal.say(f'{name}: finished in {seconds:.1f} s')
 
 
-def _fingerprint(name: str, workdir: Workdir) -> str:
-  """Of everything the stage's results depend on."""
+def _check_needs(name, others, config, workdir, checkpoint) -> None:
+  for other in others:
+    if not is_finished(other, config, workdir, checkpoint):
+      raise ValueError(
+        f'{name} reads what {other} writes, which is not in {workdir.path} for '
+        f'this config and checkpoint: run --mode={other} first'
+      )
+
+
+def _remove_temporary(name, config, workdir) -> None:
+  """Removes what a killed run of the stage has left in its own folders."""
+  folders = {path.parent for path in STAGES[name].outputs(config, workdir)}
+  # In the workdir itself a training may be writing at the same time.
+  for folder in folders - {workdir.path}:
+    files.remove_temporary(folder)
+
+
+def _fingerprint(name: str, workdir: Workdir, checkpoint: Checkpoint) -> str:
+  """A string that changes with anything the stage's results depend on.
+
+  That is the config, the checkpoint, and the marks of the stages it reads.
+  """
   stage = STAGES[name]
   marks = workdir.marks()
   sources = [
@@ -242,7 +323,7 @@ def _fingerprint(name: str, workdir: Workdir) -> str:
     for other in (*stage.needs, *stage.first, *stage.shows)
   ]
   parts = (workdir.hash_of(), workdir.hash_of(stage.fields), sources)
-  return json.dumps([*parts, workdir.latest_step()])
+  return json.dumps([*parts, list(checkpoint)])
 
 
 def _use_compilation_cache() -> None:

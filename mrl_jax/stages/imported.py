@@ -4,12 +4,15 @@ import os
 import pathlib
 import runpy
 import time
+from typing import Any
 
 from flax import nnx
 import jax
 from jax import numpy as jnp
 from ml_collections import ConfigDict
 
+from mrl_jax import files
+from mrl_jax import fingerprint
 from mrl_jax import models
 from mrl_jax import stages
 from mrl_jax import terminal
@@ -44,7 +47,8 @@ def write(
     nesting_dims: of MRL-E, which the file does not tell, and without config.
 
   Raises:
-    ValueError: the file cannot be imported, or `out` has checkpoints.
+    ValueError: the file cannot be imported, or `out` has checkpoints. The one
+      of an import of the same file that was killed does not count.
   """
   start = time.perf_counter()
   form = torch_import.recognise(file)
@@ -61,8 +65,10 @@ def write(
         f'{file}'
       )
     workdir = stages.open_workdir(config, out)
-  if workdir.latest_step():
-    raise ValueError(f'out {out}: has checkpoints; give a new folder')
+  used = ValueError(f'out {out}: has checkpoints; give a new folder')
+  latest = workdir.latest_step()
+  if latest > _STEP or (latest and 'train' in workdir.marks()):
+    raise used
   num_classes = config.num_classes or (
     form.classifier.num_classes if form.classifier else 0
   )
@@ -74,9 +80,13 @@ def write(
   form, has_head = torch_import.load(file, model, encoder=config.encoder)
   if not has_head:
     model.head = _fresh_head(model.head, config.seed)
-  _save(model, config, workdir)
-  seconds = time.perf_counter() - start
-  stages.mark_finished('train', workdir, seconds)
+  with workdir.locked('train'):
+    if not workdir.latest_step():
+      _save(model, workdir)
+    elif not _is_saved(model, workdir):
+      raise used
+    seconds = time.perf_counter() - start
+    stages.mark_finished('train', workdir, seconds)
   head = model.head
   widths = ', '.join(map(str, head.nesting_dims))
   terminal.say(
@@ -148,17 +158,26 @@ def _fresh_head(abstract: nnx.Module, seed: int) -> heads.MatryoshkaHead:
   )
 
 
-def _save(
-  model: models.Classifier, config: ConfigDict, workdir: Workdir
-) -> None:
+def _arrays(model: models.Classifier) -> dict[str, Any]:
   _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+  return {
+    'params': nnx.to_pure_dict(params),
+    'batch_stats': nnx.to_pure_dict(batch_stats),
+  }
+
+
+def _is_saved(model: models.Classifier, workdir: Workdir) -> bool:
+  """Whether the checkpoint is of this model, by an import that was killed."""
+  path = workdir.checkpoints / str(_STEP) / 'fingerprints' / 'metadata'
+  saved = files.read_json(path, missing={})
+  found = fingerprint.of_arrays({'model': _arrays(model)})
+  return found.items() <= saved.items()
+
+
+def _save(model: models.Classifier, workdir: Workdir) -> None:
   state = State(
-    step=jnp.array(_STEP, jnp.int32),
-    params=nnx.to_pure_dict(params),
-    batch_stats=nnx.to_pure_dict(batch_stats),
-    opt_state={},
+    step=jnp.array(_STEP, jnp.int32), **_arrays(model), opt_state={}
   )
-  workdir.path.mkdir(parents=True, exist_ok=True)
   workdir.write_config()
   with Checkpoints(workdir.checkpoints, keep=1) as checkpoints:
     checkpoints.save(jax.block_until_ready(state), workdir.config)

@@ -12,6 +12,7 @@ from mrl_jax import files
 from mrl_jax import saliency
 from mrl_jax.stages import build
 from mrl_jax.stages import examples
+from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 
 _IMAGES = 8
@@ -25,7 +26,7 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   return [folder / 'saliency.json', folder / 'saliency.npz']
 
 
-def run(config: ConfigDict, workdir: Workdir) -> None:
+def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   """Writes analysis/saliency.json and .npz, of eight examples.
 
   Those on whose class the widths differ most, at most one of each class while
@@ -36,7 +37,11 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   )
   source = build.source(config, config.eval_split)
   trained = examples.Trained(
-    config, workdir, source.num_classes, needed_by='analyze'
+    config,
+    workdir,
+    source.num_classes,
+    needed_by='analyze',
+    checkpoint=checkpoint,
   )
   rng = np.random.default_rng(config.seed)
   pool = rng.permutation(len(label_N))[:_POOL]
@@ -59,6 +64,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     titles=titles,
     step=manifest['step'],
   )
+  record |= checkpoint.as_json()
   folder = workdir.path / 'analysis'
   write(folder, record, image_NHWC, found.heat_GNhw, rollout_Nhw)
 

@@ -22,6 +22,7 @@ from mrl_jax.preemption import Preemption
 from mrl_jax.profile import Profile
 from mrl_jax.stages import build
 from mrl_jax.stages import initial
+from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import MetricWriter
 from mrl_jax.writer import read_metrics
@@ -35,13 +36,17 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   return [workdir.checkpoints]
 
 
-def run(config: ConfigDict, workdir: Workdir) -> None:
+def run(
+  config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint | None = None
+) -> None:
   """Writes config.json, checkpoints/, metrics.jsonl, tensorboard/ and profile/.
 
   Raises ValueError at the step whose loss is not finite; the checkpoints
   before it stay. SIGTERM ends the process within a step, which is saved; if it
-  ends an epoch, its evaluation is left to whoever resumes.
+  ends an epoch, its evaluation is left to whoever resumes. `checkpoint` is not
+  used: a training goes on from the latest.
   """
+  del checkpoint
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch_size(config.batch_size, mesh, config.micro_batches)
   if config.loss_kernel == 'pallas':
@@ -90,7 +95,6 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   )
   with contextlib.ExitStack() as stack:
     if not jax.process_index():
-      stack.enter_context(workdir.locked())
       workdir.write_config()
     sharding.barrier('config is written')
     checkpoints = stack.enter_context(
@@ -100,9 +104,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     if start_step:
       state = checkpoints.restore(state, start_step)
       terminal.say(f'train: resumes at step {start_step}')
-    writer = stack.enter_context(
-      MetricWriter(workdir.metrics, resume_step=start_step)
-    )
+    writer = stack.enter_context(_open_writer(workdir, start_step))
     progress = stack.enter_context(
       terminal.Progress(
         start_step=start_step,
@@ -142,7 +144,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     def measure(step, state):
       """Evaluates, at the end of an epoch; returns the score."""
       values = evaluate(state)
-      writer.write(step, values)
+      writer.replace(step, values, prefix='val/')
       epoch = step // steps_per_epoch
       progress.say(_evaluation_line(epoch, config.nesting_dims, values))
       progress.resume(step)
@@ -183,6 +185,24 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         checkpoints.save(state, workdir.config, score)
         progress.resume(step)
       wait.restart()
+
+
+def _open_writer(workdir: Workdir, start_step: int) -> MetricWriter:
+  """Drops what is known of later steps, and says so.
+
+  A run that was killed has left it, or a checkpoint has been deleted; stages
+  that read that one are to run again.
+  """
+  if not jax.process_index():
+    workdir.unmark(*workdir.stages_after(start_step))
+  writer = MetricWriter(workdir.metrics, resume_step=start_step)
+  if writer.num_dropped:
+    terminal.say(
+      f'train: {writer.num_dropped} rows of metrics.jsonl are of steps after '
+      f'{start_step} and are dropped: training writes its own again, other '
+      'stages have to run again'
+    )
+  return writer
 
 
 def _check_can_tile(mesh: jax.sharding.Mesh) -> None:
