@@ -48,10 +48,14 @@ def main(argv: list[str]) -> None:
     raise ValueError(f'--config cannot be read:{where}') from error
   # After the flags, so that a mistake in them is told at once.
   from mrl_jax import distributed
+  from mrl_jax import preemption
   from mrl_jax import stages
 
-  with distributed.joined(
-    _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+  with (
+    preemption.interrupts_heard(),
+    distributed.joined(
+      _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    ),
   ):
     _one_line(stages.run)(
       config,

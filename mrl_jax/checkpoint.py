@@ -19,6 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from mrl_jax import files
 from mrl_jax import fingerprint
 from mrl_jax import sharding
 from mrl_jax.state import State
@@ -110,6 +111,14 @@ class Checkpoints:
         # Orbax warns of a save without metrics.
         metrics={'score': _UNMEASURED if score is None else score},
       )
+
+  def set_score(self, step: int, score: float) -> None:
+    """Gives a checkpoint a score that was saved without one."""
+    if not jax.process_index():
+      path = pathlib.Path(self._path(step, 'metrics', 'metrics'))
+      files.write_json(path, {'score': score})
+    sharding.barrier('score is written')
+    self._manager.reload()
 
   def wait(self) -> None:
     """Returns when what is being saved is whole. Raises OSError if not."""

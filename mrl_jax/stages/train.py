@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import math
 import pathlib
-import sys
 
 import jax
 from ml_collections import ConfigDict
@@ -17,8 +16,8 @@ from mrl_jax import terminal
 from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.data.damage import DamageLog
 from mrl_jax.data.wait import InputWait
-from mrl_jax.preemption import EXIT_CODE
 from mrl_jax.preemption import Preemption
+from mrl_jax.preemption import Stopped
 from mrl_jax.profile import Profile
 from mrl_jax.stages import build
 from mrl_jax.stages import initial
@@ -42,7 +41,7 @@ def run(
   """Writes config.json, checkpoints/, metrics.jsonl, tensorboard/ and profile/.
 
   Raises ValueError at the step whose loss is not finite; the checkpoints
-  before it stay. SIGTERM ends the process within a step, which is saved; if it
+  before it stay. SIGTERM and Ctrl-C end it within a step, which is saved; if it
   ends an epoch, its evaluation is left to whoever resumes. `checkpoint` is not
   used: a training goes on from the latest.
   """
@@ -143,7 +142,7 @@ def run(
 
     def measure(step, state):
       """Evaluates, at the end of an epoch; returns the score."""
-      values = evaluate(state)
+      values = evaluate(state, preemption)
       writer.replace(step, values, prefix='val/')
       epoch = step // steps_per_epoch
       progress.say(_evaluation_line(epoch, config.nesting_dims, values))
@@ -151,9 +150,10 @@ def run(
       return values[f'val/top1@{config.nesting_dims[-1]}']
 
     epoch, within = divmod(start_step, steps_per_epoch)
-    was_due = epoch and not within and epoch % config.eval_every_epochs == 0
-    if was_due and not _is_evaluated(workdir, start_step):
-      measure(start_step, state)  # SIGTERM came before it.
+    due = not epoch % config.eval_every_epochs or start_step == total_steps
+    if epoch and not within and due and not _is_evaluated(workdir, start_step):
+      # A signal came before it.
+      checkpoints.set_score(start_step, measure(start_step, state))
     pending = None
     left = itertools.islice(wait, total_steps - start_step)
     for step, batch in enumerate(left, start_step + 1):
@@ -165,26 +165,31 @@ def run(
       pending = (step, metrics)
       epoch, within = divmod(step, steps_per_epoch)
       last = step == total_steps
-      preempted = preemption.noticed(step) and not last
+      preempted = preemption.noticed(step)
       if within and not preempted:
         continue
       record(*pending)
       pending = None
       for line in filter(None, (damage.report(), wait.report())):
         progress.say(line)
+      score = None
+      if not preempted and (last or epoch % config.eval_every_epochs == 0):
+        try:
+          score = measure(step, state)
+        except Stopped:
+          preempted = True
       if preempted:
         progress.say(
-          f'SIGTERM: saves step {step}, from which a new start goes on'
+          f'{preemption.name}: saves step {step}, from which the same command '
+          'goes on'
         )
         checkpoints.save(state, workdir.config)
-        sys.exit(EXIT_CODE)
-      score = None
-      if last or epoch % config.eval_every_epochs == 0:
-        score = measure(step, state)
+        preemption.end()
       if last or epoch % config.checkpoint_every_epochs == 0:
         checkpoints.save(state, workdir.config, score)
         progress.resume(step)
       wait.restart()
+    preemption.end_if_noticed()
 
 
 def _open_writer(workdir: Workdir, start_step: int) -> MetricWriter:
@@ -216,10 +221,10 @@ def _check_can_tile(mesh: jax.sharding.Mesh) -> None:
 
 def _make_evaluate(
   config: ConfigDict, eval_step, batches
-) -> Callable[[state_lib.State], dict[str, float]]:
-  def evaluate(state):
+) -> Callable[[state_lib.State, Preemption], dict[str, float]]:
+  def evaluate(state, preemption):
     sums = state_lib.evaluate(
-      eval_step, state.params, state.batch_stats, batches
+      eval_step, state.params, state.batch_stats, preemption.until(batches)
     )
     return metrics_lib.from_sums(config.nesting_dims, sums)
 
