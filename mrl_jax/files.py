@@ -8,11 +8,7 @@ import pathlib
 import shutil
 from typing import Any
 
-import filelock
 import msgspec
-
-# Seconds to wait for a lock that others hold for milliseconds.
-_PATIENCE = 60
 
 
 @contextlib.contextmanager
@@ -62,24 +58,6 @@ def replacing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def exclusive(path: pathlib.Path) -> Iterator[None]:
-  """Waits until no other process is in such a block for the same file.
-
-  For a read, a change and a write that belong together. Raises OSError if
-  another process stays in its block for a minute.
-  """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  lock_path = path.with_name(f'.{path.name}.lock')
-  try:
-    with filelock.FileLock(lock_path, timeout=_PATIENCE):
-      yield
-  except filelock.Timeout:
-    raise OSError(
-      f'{path} has been locked by another process for {_PATIENCE} s'
-    ) from None
 
 
 def remove_temporary(folder: pathlib.Path) -> None:

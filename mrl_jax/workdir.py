@@ -13,17 +13,15 @@ import hashlib
 import json
 import os
 import pathlib
-import socket
 import time
 from typing import Any, NamedTuple
 
-import filelock
-
 from mrl_jax import files
+from mrl_jax import lock
 
 # A lock for the training and one for all other stages, so that a checkpoint can
 # be evaluated while the training goes on.
-LOCKS = {'train': '.lock', 'stages': '.stages.lock'}
+_LOCKS = {'train': '.lock', 'stages': '.stages.lock'}
 
 
 class Checkpoint(NamedTuple):
@@ -186,7 +184,7 @@ class Workdir:
       seconds: that it took.
       checkpoint: the one it has read; for a training, the one it ended with.
     """
-    with files.exclusive(self._stages):
+    with lock.exclusive(self._stages):
       marks = self.marks()
       marks[stage] = {
         'fingerprint': fingerprint,
@@ -205,7 +203,7 @@ class Workdir:
     """Removes the marks of these stages, which need not have one."""
     if self.marks().keys().isdisjoint(stages):
       return
-    with files.exclusive(self._stages):
+    with lock.exclusive(self._stages):
       marks = self.marks()
       kept = {name: marks[name] for name in marks if name not in stages}
       files.write_json(self._stages, kept)
@@ -241,27 +239,11 @@ class Workdir:
     Raises ValueError, naming the process, if another one holds the lock.
     """
     self.path.mkdir(parents=True, exist_ok=True)
-    path = self.path / LOCKS.get(stage, LOCKS['stages'])
-    # Not in the lock file itself, which a second process may empty.
-    holder = path.with_name(f'{path.name}-holder')
-    lock = filelock.FileLock(path)
-    try:
-      lock.acquire(blocking=False)
-    except filelock.Timeout:
-      who = ''
-      with contextlib.suppress(FileNotFoundError):
-        who = f': {holder.read_text().strip()}'
-      doing = 'training' if stage == 'train' else 'at work'
-      raise ValueError(
-        f'workdir {self.path}: another process is {doing} in it{who}'
-      ) from None
-    try:
-      host = socket.gethostname()
-      holder.write_text(f'{stage} (pid {os.getpid()} on {host})\n')
+    doing = 'training' if stage == 'train' else 'at work'
+    refusal = f'workdir {self.path}: another process is {doing} in it'
+    path = self.path / _LOCKS.get(stage, _LOCKS['stages'])
+    with lock.held(path, stage, refusal):
       yield
-    finally:
-      holder.unlink(missing_ok=True)
-      lock.release()
 
 
 def _check_writable(path: pathlib.Path) -> None:

@@ -11,6 +11,7 @@ from typing import BinaryIO
 import jax
 
 from mrl_jax import files
+from mrl_jax import lock
 
 
 class MetricWriter:
@@ -32,7 +33,7 @@ class MetricWriter:
     self._path = path
     path.parent.mkdir(parents=True, exist_ok=True)
     if resume_step is not None and path.exists():
-      with files.exclusive(path):
+      with lock.exclusive(path):
         records = read_metrics(path)
         kept = [record for record in records if record['step'] <= resume_step]
         self.num_dropped = len(records) - len(kept)
@@ -64,7 +65,7 @@ class MetricWriter:
     if not self._path:
       return
     line = _line({'step': step, **_finite(step, values)})
-    with files.exclusive(self._path), open(self._path, 'a+b') as file:
+    with lock.exclusive(self._path), open(self._path, 'a+b') as file:
       _drop_torn_line(file)
       file.write(line.encode())
     self._show(step, values)
@@ -85,7 +86,7 @@ class MetricWriter:
     if not self._path:
       return
     values = _finite(step, values)
-    with files.exclusive(self._path):
+    with lock.exclusive(self._path):
       records = read_metrics(self._path) if self._path.exists() else []
       records = _replaced(records, {'step': step, **values}, prefix)
       _write(self._path, records)
