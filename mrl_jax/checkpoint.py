@@ -112,6 +112,12 @@ class Checkpoints:
         metrics={'score': _UNMEASURED if score is None else score},
       )
 
+  def is_scored(self, step: int) -> bool:
+    """Whether the checkpoint was saved with a score, or given one."""
+    path = pathlib.Path(self._path(step, 'metrics', 'metrics'))
+    score = files.read_json(path, missing={}).get('score', _UNMEASURED)
+    return score != _UNMEASURED
+
   def set_score(self, step: int, score: float) -> None:
     """Gives a checkpoint a score that was saved without one."""
     if not jax.process_index():

@@ -71,17 +71,17 @@ class MetricWriter:
     self._show(step, values)
 
   def replace(
-    self, step: int, values: Mapping[str, float], *, prefix: str
+    self, step: int, values: Mapping[str, float], *, prefix: str | None = None
   ) -> None:
-    """Writes a row in place of those of the step with such a key.
+    """Writes a row in place of those that it was written to before.
 
     A row that replaces none follows those of its step and of earlier ones.
 
     Args:
       step: of the row.
       values: finite numbers, as `write` takes them.
-      prefix: what a key of the rows to replace begins with; rows by others than
-        the caller do not have such a key.
+      prefix: replace the rows of the step with a key that begins so; None:
+        those with the same keys.
     """
     if not self._path:
       return
@@ -105,13 +105,19 @@ def _finite(step: int, values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _replaced(
-  records: Sequence[Mapping[str, float]], row: dict[str, float], prefix: str
+  records: Sequence[Mapping[str, float]],
+  row: dict[str, float],
+  prefix: str | None,
 ) -> list[Mapping[str, float]]:
+  def is_same(record):
+    if prefix is None:
+      return record.keys() == row.keys()
+    return any(name.startswith(prefix) for name in record)
+
   old = [
     i
     for i, record in enumerate(records)
-    if record['step'] == row['step']
-    and any(name.startswith(prefix) for name in record)
+    if record['step'] == row['step'] and is_same(record)
   ]
   before = [i for i, x in enumerate(records) if x['step'] <= row['step']]
   at = old[0] if old else before[-1] + 1 if before else 0

@@ -182,3 +182,19 @@ def test_an_evaluation_whose_row_is_gone(finished, copy):
   path.write_text(''.join(row for row in rows if 'val/knn1' not in row))
   with pytest.raises(ValueError, match='no evaluation of step 8: delete'):
     stages.run(config, copy, ('export',))
+
+
+def test_a_stage_is_refused_beside_another(finished, copy):
+  """But not beside a training."""
+  config, workdir = finished
+  (copy / 'retrieval' / 'retrieval.json').unlink()
+  other = stages.open_workdir(config, copy)
+  with (
+    other.locked('evaluate'),
+    pytest.raises(ValueError, match=r'is at work in it: evaluate \(pid'),
+  ):
+    stages.run(config, copy, ('retrieve',))
+  assert 'retrieve' in other.marks()  # Nothing was touched.
+  with other.locked('train'):
+    stages.run(config, copy, ('retrieve',))
+  assert other.marks().keys() == workdir.marks().keys()

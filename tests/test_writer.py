@@ -64,7 +64,8 @@ def test_a_row_is_replaced(tmp_path):
     metrics.write(8, {'retrieval/map10@8': 1})
     metrics.write(12, {'val/top1@8': 1, 'val/knn1@5': 1})
     metrics.replace(8, {'val/top1@8': 2, 'val/knn1@6': 2}, prefix='val/knn1')
-    metrics.replace(4, {'val/top1@8': 2}, prefix='val/')
+    metrics.replace(4, {'val/top1@8': 1})
+    metrics.replace(4, {'val/top1@8': 2})
     metrics.replace(8, {'analysis/oracle': 2}, prefix='analysis/')
   expected = [
     {'step': 4, 'val/top1@8': 2},

@@ -115,7 +115,7 @@ def _without_source_paths() -> Iterator[None]:
   The same model gives the same bytes, wherever it was exported.
   """
   name = 'jax_traceback_in_locations_limit'
-  before = jax.config.values[name]
+  before = getattr(jax.config, name)
   jax.config.update(name, 0)
   try:
     yield

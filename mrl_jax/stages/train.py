@@ -24,7 +24,6 @@ from mrl_jax.stages import initial
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import MetricWriter
-from mrl_jax.writer import read_metrics
 
 # That the mean and scale of vectors are taken of.
 _FIT_ROWS = 32768
@@ -143,7 +142,7 @@ def run(
     def measure(step, state):
       """Evaluates, at the end of an epoch; returns the score."""
       values = evaluate(state, preemption)
-      writer.replace(step, values, prefix='val/')
+      writer.replace(step, values)
       epoch = step // steps_per_epoch
       progress.say(_evaluation_line(epoch, config.nesting_dims, values))
       progress.resume(step)
@@ -151,9 +150,12 @@ def run(
 
     epoch, within = divmod(start_step, steps_per_epoch)
     due = not epoch % config.eval_every_epochs or start_step == total_steps
-    if epoch and not within and due and not _is_evaluated(workdir, start_step):
+    if epoch and not within and due and not checkpoints.is_scored(start_step):
       # A signal came before it.
-      checkpoints.set_score(start_step, measure(start_step, state))
+      try:
+        checkpoints.set_score(start_step, measure(start_step, state))
+      except Stopped:
+        preemption.end()
     pending = None
     left = itertools.islice(wait, total_steps - start_step)
     for step, batch in enumerate(left, start_step + 1):
@@ -229,14 +231,6 @@ def _make_evaluate(
     return metrics_lib.from_sums(config.nesting_dims, sums)
 
   return evaluate
-
-
-def _is_evaluated(workdir: Workdir, step: int) -> bool:
-  records = read_metrics(workdir.metrics)
-  return any(
-    record['step'] == step and any(name.startswith('val/') for name in record)
-    for record in records
-  )
 
 
 def _check_finite(step, metrics, latest_step):
