@@ -34,13 +34,12 @@ def held(path: pathlib.Path, task: str, refusal: str) -> Iterator[None]:
     with contextlib.suppress(FileNotFoundError):
       who = f': {holder.read_text().strip()}'
     raise ValueError(f'{refusal}{who}') from None
-  try:
+  with contextlib.ExitStack() as stack:
+    stack.callback(lock.release)
+    stack.callback(holder.unlink, missing_ok=True)
     host = socket.gethostname()
     holder.write_text(f'{task} (pid {os.getpid()} on {host})\n')
     yield
-  finally:
-    holder.unlink(missing_ok=True)
-    lock.release()
 
 
 @contextlib.contextmanager

@@ -135,12 +135,15 @@ def test_the_best_checkpoint_is_the_one_marked(finished, copy):
     checkpoints.set_score(4, 100.0)
     assert checkpoints.best_step == 4
   best = changed(config, checkpoint='best')
-  workdir = stages.open_workdir(best, copy)
-  assert stages.is_finished('embed', config, workdir)
-  assert not stages.is_finished('embed', best, workdir)
+
+  def is_finished(config):
+    workdir = stages.open_workdir(config, copy)
+    return stages.is_finished('embed', config, workdir)
+
+  assert is_finished(config) and not is_finished(best)
   stages.run(best, copy, ('embed',))
-  assert workdir.marks()['embed']['step'] == 4
-  assert not stages.is_finished('embed', config, workdir)
+  assert stages.open_workdir(best, copy).marks()['embed']['step'] == 4
+  assert is_finished(best) and not is_finished(config)
 
 
 def test_the_newest_checkpoint_deleted_and_trained_again(
