@@ -1,6 +1,5 @@
 """SIGTERM and Ctrl-C: a run is to end soon, and to go on later."""
 
-import _thread
 from collections.abc import Iterable, Iterator
 import contextlib
 import os
@@ -104,8 +103,12 @@ def interrupts_heard() -> Iterator[None]:
 
   def hook(unraisable):
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-      # Later, when the callback has ended.
-      timer = threading.Timer(_AGAIN, _thread.interrupt_main)
+      # Later, when the callback has ended; a signal also wakes a thread that
+      # waits.
+      main = threading.main_thread().ident
+      timer = threading.Timer(
+        _AGAIN, signal.pthread_kill, (main, signal.SIGINT)
+      )
       timer.daemon = True
       timer.start()
     else:
