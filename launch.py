@@ -70,11 +70,13 @@ def _main(argv: list[str]) -> None:
     raise ValueError(f'--config cannot be read:{where}') from error
   # After the flags, so that a mistake in them is told at once.
   from mrl_jax import distributed
+  from mrl_jax import preemption
   from mrl_jax import stages
   from mrl_jax.stages import check
 
   check.fields(config)
   with (
+    preemption.interrupts_heard(),
     distributed.joined(
       _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     ),

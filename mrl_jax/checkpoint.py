@@ -19,6 +19,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from mrl_jax import checkpoint_faults as faults
 from mrl_jax import saved_step
+from mrl_jax import sharding
 from mrl_jax import terminal
 from mrl_jax.saved_step import SavedStep
 from mrl_jax.state import State
@@ -121,6 +122,17 @@ class Checkpoints:
         metrics=metrics,
       )
 
+  def is_scored(self, step: int) -> bool:
+    """Whether the checkpoint was saved with a score, or given one."""
+    return self._saved(step).score() not in (None, _UNMEASURED)
+
+  def set_score(self, step: int, score: float) -> None:
+    """Gives a checkpoint a score that was saved without one."""
+    if not jax.process_index():
+      self._saved(step).set_score(score)
+    sharding.barrier('score is written')
+    self._manager.reload()
+
   def wait(self) -> None:
     """Returns when what is being saved is whole. Raises OSError if not."""
     with self._saving():
@@ -169,7 +181,7 @@ class Checkpoints:
     """The config a checkpoint was written with."""
     saved = self._saved(step)
     with saved.told_apart():
-      return saved.read_text('config')
+      return saved.read_item('config')
 
   def read_dataset(self, step: int) -> dict[str, Any] | None:
     """What the run was trained on; None where it was not recorded."""

@@ -89,6 +89,16 @@ def replacing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def remove_temporary(folder: pathlib.Path) -> None:
+  """Removes what killed runs left of `replacing` in a folder.
+
+  Nothing else may be writing there.
+  """
+  for path in folder.glob('.*.tmp'):
+    if path.is_file():
+      path.unlink(missing_ok=True)
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
   with replacing(path) as temporary:
     temporary.write_text(text, encoding='utf-8')

@@ -1,38 +1,65 @@
-"""SIGTERM: the machine is about to be taken away."""
+"""SIGTERM and Ctrl-C: a run is to end soon, and to go on later."""
 
+from collections.abc import Iterable, Iterator
+import contextlib
+import os
 import signal
+import sys
 import threading
+from typing import Any, NoReturn
 
 import jax
 from jax.experimental import multihost_utils
 
 # What a shell reports of a process that SIGTERM ended.
 EXIT_CODE = 128 + signal.SIGTERM
+# Seconds until a lost Ctrl-C is raised once more.
+_AGAIN = 0.1
+
+
+class Stopped(Exception):
+  """Raised between two batches of an evaluation that is not to go on."""
 
 
 class Preemption:
-  """Notices SIGTERM while used as a context manager; a second one kills."""
+  """Notices SIGTERM and Ctrl-C while used as a context manager.
+
+  The first one is left to the caller, who asks for it after every step; the
+  second ends the process at once. A flag cannot be lost, as a KeyboardInterrupt
+  is that is raised inside of a callback.
+  """
 
   def __init__(self):
-    self._noticed = False
-    self._previous = None
+    self._number = None
+    self._previous = {}
 
   def __enter__(self) -> 'Preemption':
-    # Among several processes JAX's own handler tells all of them; only the main
-    # thread may set one.
+    # Among several processes JAX's own handler tells all of them of SIGTERM;
+    # only the main thread may set one.
     alone = jax.process_count() == 1
     if alone and threading.current_thread() is threading.main_thread():
-      self._previous = signal.signal(signal.SIGTERM, self._notice)
+      for number in (signal.SIGTERM, signal.SIGINT):
+        # A process in the background of a shell ignores Ctrl-C.
+        if signal.getsignal(number) != signal.SIG_IGN:
+          self._previous[number] = signal.signal(number, self._notice)
     return self
 
   def __exit__(self, *error) -> None:
-    if self._previous is not None:
-      signal.signal(signal.SIGTERM, self._previous)
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
 
   def _notice(self, number, frame) -> None:
-    del number, frame
-    self._noticed = True
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    del frame
+    self._number = number
+    signal.signal(number, signal.SIG_DFL)
+    if number == signal.SIGINT:
+      # Not print, which a handler may have interrupted.
+      os.write(2, b'\ninterrupted: ends soon; Ctrl-C once more ends at once\n')
+
+  @property
+  def name(self) -> str:
+    """What has been noticed."""
+    return 'Ctrl-C' if self._number == signal.SIGINT else 'SIGTERM'
 
   def noticed(self, step: int) -> bool:
     """Whether to save and end after this step, the same in all processes.
@@ -41,4 +68,54 @@ class Preemption:
     """
     if jax.process_count() > 1:
       return multihost_utils.reached_preemption_sync_point(step)
-    return self._noticed
+    return self._number is not None
+
+  def until(self, batches: Iterable[Any]) -> Iterator[Any]:
+    """Yields the batches, and raises Stopped once a signal has come.
+
+    With several processes it never does: they would not all stop at the same.
+    """
+    for batch in batches:
+      if self._number is not None:
+        raise Stopped
+      yield batch
+
+  def end(self) -> NoReturn:
+    """Ends as the signal says: by KeyboardInterrupt, or with EXIT_CODE."""
+    if self._number == signal.SIGINT:
+      raise KeyboardInterrupt
+    sys.exit(EXIT_CODE)
+
+  def end_if_noticed(self) -> None:
+    """Ends if a signal has come that nothing has acted upon."""
+    if self._number is not None:
+      self.end()
+
+
+@contextlib.contextmanager
+def interrupts_heard() -> Iterator[None]:
+  """Raises a Ctrl-C once more that came where exceptions are ignored.
+
+  JAX clears up in a callback of Python's garbage collection. What is raised in
+  there is printed, and is lost.
+  """
+  previous = sys.unraisablehook
+
+  def hook(unraisable):
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+      # Later, when the callback has ended; a signal also wakes a thread that
+      # waits.
+      main = threading.main_thread().ident
+      timer = threading.Timer(
+        _AGAIN, signal.pthread_kill, (main, signal.SIGINT)
+      )
+      timer.daemon = True
+      timer.start()
+    else:
+      previous(unraisable)
+
+  sys.unraisablehook = hook
+  try:
+    yield
+  finally:
+    sys.unraisablehook = previous

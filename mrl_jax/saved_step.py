@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 import contextlib
 import json
 import os
+import pathlib
 from typing import Any
 import zlib
 
@@ -76,7 +77,7 @@ class SavedStep:
     self._check_within_reach([*items, *(['fingerprints'] if has_some else [])])
     return self._parse('fingerprints/metadata') if has_some else None
 
-  def read_text(self, item: str) -> dict[str, Any]:
+  def read_item(self, item: str) -> dict[str, Any]:
     """The content of an item saved as JSON; one process alone may read it."""
     saved = self.numbers([item])
     content = self._parse(f'{item}/metadata')
@@ -104,9 +105,27 @@ class SavedStep:
     if saved.get('metrics') not in (None, _text_number(content)):
       raise DamagedError('not as saved: metrics')
 
+  def score(self) -> float | None:
+    """The score in the file, or None where there is no such file."""
+    path = pathlib.Path(self.folder / 'metrics' / 'metrics')
+    return files.read_json(path, missing={}).get('score')
+
+  def set_score(self, score: float) -> None:
+    """Writes another score, and its fingerprint."""
+    content = {'score': score}
+    path = pathlib.Path(self.folder / 'fingerprints' / 'metadata')
+    numbers = files.read_json(path, missing={})
+    if numbers:
+      # Without a number no score is refused, wherever this is interrupted.
+      numbers.pop('metrics', None)
+      files.write_json(path, numbers)
+    files.write_json(pathlib.Path(self.folder / 'metrics' / 'metrics'), content)
+    if numbers:
+      files.write_json(path, numbers | {'metrics': _text_number(content)})
+
   def read_dataset(self) -> dict[str, Any] | None:
     """What the run was trained on; None where it was not recorded."""
-    return self.read_text('dataset') if 'dataset' in self.items() else None
+    return self.read_item('dataset') if 'dataset' in self.items() else None
 
   def metadata(self, item: str, saved: Mapping[str, int] | None) -> Any:
     """Orbax's description of an item's arrays, in their tree."""

@@ -9,16 +9,44 @@ embeddings/, predictions/, evaluation/, retrieval/, analysis/, report/, export/
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 import contextlib
-import fcntl
 import functools
 import hashlib
 import json
 import os
 import pathlib
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from mrl_jax import files
+from mrl_jax import lock
+
+# A lock for the training and one for all other stages, so that a checkpoint can
+# be evaluated while the training goes on.
+_LOCKS = {'train': '.lock', 'stages': '.stages.lock'}
+
+
+class Checkpoint(NamedTuple):
+  """A checkpoint, as marks and results name it; step 0: there is none.
+
+  `identity` changes with any bit of its arrays: two trainings may both have a
+  step 8.
+  """
+
+  step: int
+  identity: str
+
+  def as_json(self) -> dict[str, Any]:
+    """What every result of a checkpoint says of it."""
+    return {'step': self.step, 'checkpoint': self.identity}
+
+  def has_made(self, record: Mapping[str, Any]) -> bool:
+    """Whether a result is of this checkpoint.
+
+    Results from before 2026-11-28 have a step only.
+    """
+    expected = self.as_json()
+    return {**expected, **record}.items() >= expected.items()
+
 
 # Fields in which an imported model leaves a choice.
 _SIZES = frozenset({'image_size', 'eval_image_size', 'eval_resize'})
@@ -174,20 +202,53 @@ class Workdir:
       chosen['dataset'] = self._dataset
     return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:12]
 
-  def marks(self) -> dict[str, dict[str, Any]]:
-    """What `mark` wrote of each stage."""
-    schema = dict[str, dict[str, Any]]
-    return files.read_json(self.path / 'stages.json', schema, missing={})
+  @property
+  def _stages(self) -> pathlib.Path:
+    return self.path / 'stages.json'
 
-  def mark(self, stage: str, fingerprint: str, seconds: float) -> None:
-    """Records that a stage is finished, and of what."""
+  def marks(self) -> dict[str, dict[str, Any]]:
+    """The marks of all finished stages, by stage."""
+    schema = dict[str, dict[str, Any]]
+    return files.read_json(self._stages, schema, missing={})
+
+  def mark(
+    self,
+    stage: str,
+    fingerprint: str,
+    seconds: float,
+    checkpoint: Checkpoint,
+  ) -> None:
+    """Records that a stage is finished.
+
+    Args:
+      stage: its name.
+      fingerprint: of everything that its results depend on.
+      seconds: that it took.
+      checkpoint: the one it has read; for a training, the one it ended with.
+    """
+    with lock.exclusive(self._stages):
+      marks = self.marks()
+      marks[stage] = {
+        'fingerprint': fingerprint,
+        **checkpoint.as_json(),
+        'seconds': round(seconds, 3),
+        'finished': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
+      }
+      files.write_json(self._stages, marks)
+
+  def stages_after(self, step: int) -> list[str]:
+    """The stages that have finished with a checkpoint of a later step."""
     marks = self.marks()
-    marks[stage] = {
-      'fingerprint': fingerprint,
-      'seconds': round(seconds, 3),
-      'finished': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
-    }
-    files.write_json(self.path / 'stages.json', marks)
+    return [name for name in marks if marks[name].get('step', 0) > step]
+
+  def unmark(self, *stages: str) -> None:
+    """Removes the marks of these stages, which need not have one."""
+    if self.marks().keys().isdisjoint(stages):
+      return
+    with lock.exclusive(self._stages):
+      marks = self.marks()
+      kept = {name: marks[name] for name in marks if name not in stages}
+      files.write_json(self._stages, kept)
 
   def latest_step(self) -> int:
     """Of the checkpoints; 0 if there is none."""
@@ -197,20 +258,36 @@ class Workdir:
     names = (entry.name for entry in entries if entry.is_dir())
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
-  @contextlib.contextmanager
-  def locked(self) -> Iterator[None]:
-    """Keeps other trainings out; the lock ends with the process, however.
+  def checkpoint(self, step: int) -> Checkpoint:
+    """The checkpoint of a step, with its identity."""
+    folder = self.checkpoints / str(step)
+    saved = files.read_json(folder / 'fingerprints' / 'metadata', missing={})
+    # The config in it may differ in fields that change no number, and a score
+    # may be measured later.
+    arrays = {
+      name: x for name, x in saved.items() if name not in ('config', 'metrics')
+    }
+    if not arrays:
+      # Checkpoints had none before 2026-11-25; this has the time of saving.
+      path = folder / '_CHECKPOINT_METADATA'
+      arrays = files.read_json(path, missing={})
+    text = json.dumps(arrays, sort_keys=True)
+    return Checkpoint(step, hashlib.sha256(text.encode()).hexdigest()[:16])
 
-    Raises ValueError if another process holds it.
+  @contextlib.contextmanager
+  def locked(self, stage: str = 'train') -> Iterator[None]:
+    """Keeps other processes' stages out, for as long as this one writes.
+
+    A training excludes trainings, and every other stage all but trainings. The
+    lock ends with the process, however that ends.
+
+    Raises ValueError, naming the process, if another one holds the lock.
     """
     self.path.mkdir(parents=True, exist_ok=True)
-    with open(self.path / '.lock', 'w', encoding='utf-8') as file:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        raise ValueError(
-          f'workdir {self.path}: another process is training in it'
-        ) from None
+    doing = 'training' if stage == 'train' else 'at work'
+    refusal = f'workdir {self.path}: another process is {doing} in it'
+    path = self.path / _LOCKS.get(stage, _LOCKS['stages'])
+    with lock.held(path, stage, refusal):
       yield
 
 

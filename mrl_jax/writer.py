@@ -1,34 +1,43 @@
 """Where numbers go: metrics.jsonl, the record of truth, and TensorBoard."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import contextlib
 import json
+import math
 import os
 import pathlib
+from typing import BinaryIO
 
 import jax
 
 from mrl_jax import files
+from mrl_jax import lock
 
 
 class MetricWriter:
-  """Appends to metrics.jsonl and to TensorBoard files; on the first process."""
+  """Writes metrics.jsonl and TensorBoard files, on the first process.
+
+  A training and another stage may write to the same file at the same time.
+  """
 
   def __init__(self, path: pathlib.Path, *, resume_step: int | None = None):
-    """Opens for appending; a last line that was cut short goes.
+    """Opens for writing.
 
-    `resume_step`: also drop what a killed run wrote after that step; it will
-    be written again.
+    `resume_step`: drop the rows of later steps, which a killed run has left;
+    `num_dropped` is their count.
     """
-    self._file = self._board = None
+    self._path = self._board = None
+    self.num_dropped = 0
     if jax.process_index():
       return
+    self._path = path
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-      if resume_step is not None:
-        _drop_after(path, resume_step)
-      _drop_torn_line(path)
-    self._file = open(path, 'a', encoding='utf-8')  # noqa: SIM115 (closed in __exit__)
+    if resume_step is not None and path.exists():
+      with lock.exclusive(path):
+        records = read_metrics(path)
+        kept = [record for record in records if record['step'] <= resume_step]
+        self.num_dropped = len(records) - len(kept)
+        _write(path, kept)
     import tensorboardX
 
     self._board = tensorboardX.SummaryWriter(
@@ -42,43 +51,94 @@ class MetricWriter:
     return self
 
   def __exit__(self, error_type, *error) -> None:
-    if not self._file:
+    if not self._board:
       return
     # A disk that is full fails here as well: the first error tells more.
     with contextlib.suppress(*([OSError] if error_type else [])):
-      self._file.close()
       self._board.close()
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """One line, flushed: `{"step": step, **values}`.
+    """Adds the row `{"step": step, **values}` as the last line.
 
     Raises ValueError for a value that is not finite, which JSON cannot hold.
     """
-    if not self._file:
+    if not self._path:
       return
-    values = {name: float(value) for name, value in values.items()}
-    try:
-      line = json.dumps({'step': step, **values}, allow_nan=False)
-    except ValueError:
-      raise ValueError(f'step {step}: not finite in {values}') from None
-    self._file.write(line + '\n')
-    self._file.flush()
+    line = _line({'step': step, **_finite(step, values)})
+    with lock.exclusive(self._path), open(self._path, 'a+b') as file:
+      _drop_torn_line(file)
+      file.write(line.encode())
+    self._show(step, values)
+
+  def replace(
+    self, step: int, values: Mapping[str, float], *, prefix: str | None = None
+  ) -> None:
+    """Writes a row in place of those that it was written to before.
+
+    A row that replaces none follows those of its step and of earlier ones.
+
+    Args:
+      step: of the row.
+      values: finite numbers, as `write` takes them.
+      prefix: replace the rows of the step with a key that begins so; None:
+        those with the same keys.
+    """
+    if not self._path:
+      return
+    values = _finite(step, values)
+    with lock.exclusive(self._path):
+      records = read_metrics(self._path) if self._path.exists() else []
+      records = _replaced(records, {'step': step, **values}, prefix)
+      _write(self._path, records)
+    self._show(step, values)
+
+  def _show(self, step: int, values: Mapping[str, float]) -> None:
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
 
 
-def _drop_after(path: pathlib.Path, step: int) -> None:
-  records = [record for record in read_metrics(path) if record['step'] <= step]
-  with files.replacing(path) as temporary:
-    text = ''.join(json.dumps(line) + '\n' for line in records)
-    temporary.write_text(text, encoding='utf-8')
+def _finite(step: int, values: Mapping[str, float]) -> dict[str, float]:
+  values = {name: float(value) for name, value in values.items()}
+  if not all(map(math.isfinite, values.values())):
+    raise ValueError(f'step {step}: not finite in {values}')
+  return values
 
 
-def _drop_torn_line(path: pathlib.Path) -> None:
-  # In place: a training that has the file open goes on in the same one.
-  text = path.read_bytes()
-  if text and not text.endswith(b'\n'):
-    os.truncate(path, text.rfind(b'\n') + 1)
+def _replaced(
+  records: Sequence[Mapping[str, float]],
+  row: dict[str, float],
+  prefix: str | None,
+) -> list[Mapping[str, float]]:
+  def is_same(record):
+    if prefix is None:
+      return record.keys() == row.keys()
+    return any(name.startswith(prefix) for name in record)
+
+  old = [
+    i
+    for i, record in enumerate(records)
+    if record['step'] == row['step'] and is_same(record)
+  ]
+  before = [i for i, x in enumerate(records) if x['step'] <= row['step']]
+  at = old[0] if old else before[-1] + 1 if before else 0
+  rest = [record for i, record in enumerate(records) if i not in old]
+  return [*rest[:at], row, *rest[at:]]
+
+
+def _line(record: Mapping[str, float]) -> str:
+  return json.dumps(record) + '\n'
+
+
+def _write(path: pathlib.Path, records: Iterable[Mapping[str, float]]) -> None:
+  files.write_text(path, ''.join(map(_line, records)))
+
+
+def _drop_torn_line(file: BinaryIO) -> None:
+  """Cuts off a last line without an end, which a killed process has left."""
+  file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+  if file.read() not in (b'', b'\n'):
+    file.seek(0)
+    file.truncate(file.read().rfind(b'\n') + 1)
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:

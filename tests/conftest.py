@@ -18,6 +18,18 @@ def data_dir(tmp_path_factory):
   return str(path)
 
 
+@pytest.fixture(scope='session')
+def finished(tmp_path_factory, data_dir):
+  """A workdir through which all stages have run, and its config."""
+  from mrl_jax import stages
+
+  config = shrunk(data_dir)
+  path = tmp_path_factory.mktemp('run')
+  modes = ('train', 'evaluate', 'embed', 'retrieve', 'analyze', 'report')
+  stages.run(config, path, modes)
+  return config, stages.open_workdir(config, path)
+
+
 @pytest.fixture
 def config(data_dir):
   return shrunk(data_dir)

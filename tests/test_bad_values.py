@@ -68,7 +68,8 @@ ARRAYS = (
   np.arange(5) + 2**62, np.array([2**63] * 5, np.uint64),
   np.ones((6, 4), '>f4'),
   np.array(['2020'] * 5, 'datetime64[D]'), np.zeros(5, 'i4,f4'),
-  np.ma.masked_array(np.ones(5), [1, 0, 0, 0, 0]), np.ones((3, 4)).view(np.recarray),
+  np.ma.masked_array(np.ones(5), [1, 0, 0, 0, 0]),
+  np.ones((3, 4)).view(np.recarray),
   np.ones((3, 4), np.float16), np.arange(5).astype('>i4'), np.ones(5, 'V4'),
 )  # fmt: skip
 BAD = NUMBERS + OTHERS + ARRAYS

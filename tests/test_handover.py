@@ -601,6 +601,29 @@ def test_a_folder_without_an_export(exported, tmp_path):
     mrl_jax.load(tmp_path)
 
 
+def test_an_export_is_the_same_bytes_again(exported, tmp_path):
+  """Elsewhere, too: no paths of this machine, no order that changes."""
+  config, workdir = exported
+  files_ = {path.name: path.read_bytes() for path in workdir.export.iterdir()}
+  copy = stages.open_workdir(
+    config, shutil.copytree(workdir.path, tmp_path / 'run')
+  )
+  export.run(config, copy)
+  assert files_ == {
+    path.name: path.read_bytes() for path in copy.export.iterdir()
+  }
+  root = str(pathlib.Path(export.__file__).parent.parent)
+  assert root.encode() not in files_['encoder.stablehlo']
+  assert b'.py' not in files_['encoder.stablehlo']
+  with safetensors.safe_open(
+    copy.export / 'model.safetensors', 'numpy'
+  ) as file:
+    metadata = file.metadata()
+  header = files_['model.safetensors'][:4096].decode(errors='replace')
+  places = [header.index(f'"{name}":') for name in sorted(metadata)]
+  assert places == sorted(places)
+
+
 def test_an_interrupted_export_leaves_the_old_one(exported, monkeypatch):
   config, workdir = exported
   before = {path: path.read_bytes() for path in workdir.export.iterdir()}

@@ -1,5 +1,6 @@
 """`digits_mrl`, shrunk, through all stages; and what each refuses."""
 
+import gc
 import itertools
 import json
 import os
@@ -27,17 +28,6 @@ from tests import images
 
 ALL = ('train', 'evaluate', 'embed', 'retrieve', 'analyze', 'report')
 WIDTHS = (2, 5, 8, 64)
-
-
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory, data_dir):
-  """A workdir through which all stages have run, and its config."""
-  from tests import conftest
-
-  config = conftest.shrunk(data_dir)
-  path = tmp_path_factory.mktemp('run')
-  stages.run(config, path, ALL)
-  return config, stages.open_workdir(config, path)
 
 
 def values_of(workdir):
@@ -269,10 +259,27 @@ def test_a_profile_of_some_steps(config, tmp_path, stop):
   assert len(traces) == 1 and traces[0].stat().st_size
 
 
-@pytest.mark.parametrize('step', [2, 4])
-def test_sigterm_saves_within_a_step(finished, tmp_path, monkeypatch, step):
+def interrupt_in_a_callback():
+  """Ctrl-C while JAX clears up, where a KeyboardInterrupt would be lost."""
+
+  def callback(phase, info):
+    gc.callbacks.remove(callback)
+    signal.raise_signal(signal.SIGINT)
+
+  gc.callbacks.append(callback)
+  gc.collect()
+
+
+@pytest.mark.parametrize(
+  'name, step', [('SIGTERM', 2), ('SIGTERM', 4), ('SIGINT', 3), ('SIGINT', 8)]
+)
+def test_a_signal_saves_within_a_step(
+  finished, tmp_path, monkeypatch, name, step
+):
   config, workdir = finished
   make_train_step = state_lib.make_train_step
+  number = getattr(signal, name)
+  handler = signal.getsignal(number)
 
   def terminated(*args, **kwargs):
     train_step = make_train_step(*args, **kwargs)
@@ -280,19 +287,23 @@ def test_sigterm_saves_within_a_step(finished, tmp_path, monkeypatch, step):
 
     def run(*args):
       if next(calls) == step:
-        os.kill(os.getpid(), signal.SIGTERM)
+        if name == 'SIGINT':
+          interrupt_in_a_callback()
+        else:
+          os.kill(os.getpid(), number)
       return train_step(*args)
 
     return run
 
   with monkeypatch.context() as patch:
     patch.setattr(state_lib, 'make_train_step', terminated)
-    with pytest.raises(SystemExit, match='143'):
-      stages.run(config, tmp_path, ('train',))
+    ended = SystemExit if name == 'SIGTERM' else KeyboardInterrupt
+    with pytest.raises(ended, match='143' if name == 'SIGTERM' else None):
+      stages.run(config, tmp_path, ('train', 'embed'))
   stopped = stages.open_workdir(config, tmp_path)
   assert stopped.latest_step() == step
   # The handler that was there before is there again.
-  assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  assert signal.getsignal(number) == handler
   stages.run(config, tmp_path, ('train',))
   chex.assert_trees_all_equal(
     restored(config, tmp_path, 8), restored(config, workdir.path, 8)
@@ -304,6 +315,14 @@ def test_sigterm_saves_within_a_step(finished, tmp_path, monkeypatch, step):
     if 'val/top1@64' in record
   ]
   assert validated == [4, 8]
+  # The best is the best also where it was measured by the second start.
+  with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+    assert checkpoints.best_step == 8
+  for step in (4, 8):
+    score = f'checkpoints/{step}/metrics/metrics'
+    if (tmp_path / score).exists():
+      text = (tmp_path / score).read_text()
+      assert json.loads(text) == json.loads((workdir.path / score).read_text())
 
 
 def test_a_loss_that_is_not_finite_stops_training(config, tmp_path):

@@ -24,6 +24,7 @@ from mrl_jax.models import vit
 from mrl_jax.stages import build
 from mrl_jax.stages import imported
 from mrl_jax.stages import initial
+from mrl_jax.workdir import Workdir
 
 TINY = {
   'resnet': resnet.Variant((1, 2), (16, 32), False),
@@ -462,8 +463,18 @@ def test_a_slimmable_workdir_is_refused(tmp_path):
   assert not (tmp_path / 'out').exists()
 
 
+def _import_killed_before_its_mark(monkeypatch, path, out, config):
+  def killed(*args):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Workdir, 'mark', killed)
+    with pytest.raises(KeyboardInterrupt):
+      imported.write(path, out, config=config)
+
+
 def test_a_workdir_of_a_config_is_evaluated_as_if_trained_here(
-  config, tmp_path
+  config, tmp_path, monkeypatch
 ):
   config = small(config)
   config.num_classes = 10
@@ -473,6 +484,12 @@ def test_a_workdir_of_a_config_is_evaluated_as_if_trained_here(
   path = saved(
     torch_arrays.to_torch(model, 'timm'), tmp_path / 'model.safetensors'
   )
+  _import_killed_before_its_mark(monkeypatch, path, tmp_path / 'out', config)
+  tensors = torch_arrays.to_torch(model, 'timm')
+  tensors['conv1.weight'] = tensors['conv1.weight'] + 1
+  other = saved(tensors, tmp_path / 'other.safetensors')
+  with pytest.raises(ValueError, match='has checkpoints; give a new folder'):
+    imported.write(other, tmp_path / 'out', config=config)
   imported.write(path, tmp_path / 'out', config=config)
   stages.run(config, tmp_path / 'out', ('train', 'evaluate'))
   workdir = stages.open_workdir(config, tmp_path / 'out')

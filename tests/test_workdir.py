@@ -1,9 +1,12 @@
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
 from mrl_jax import files
+from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 
 CONFIG = {'batch_size': 8, 'modes': ['train'], 'eval_dims': [3], 'seed': 0}
@@ -82,12 +85,15 @@ def test_hashes_follow_their_fields(tmp_path):
 
 def test_marks_add_up(tmp_path):
   workdir = open_workdir(tmp_path)
-  workdir.mark('train', 'a', 1.0)
-  workdir.mark('embed', 'b', 2.0)
-  assert {name: m['fingerprint'] for name, m in workdir.marks().items()} == {
-    'train': 'a',
-    'embed': 'b',
-  }
+  workdir.mark('train', 'a', 1.0, Checkpoint(8, 'x'))
+  workdir.mark('embed', 'b', 2.0, Checkpoint(4, 'y'))
+  assert {
+    name: (m['fingerprint'], m['step'], m['checkpoint'])
+    for name, m in workdir.marks().items()
+  } == {'train': ('a', 8, 'x'), 'embed': ('b', 4, 'y')}
+  assert workdir.stages_after(4) == ['train']
+  workdir.unmark('train', 'retrieve')
+  assert list(workdir.marks()) == ['embed']
 
 
 def test_latest_step(tmp_path):
@@ -98,16 +104,58 @@ def test_latest_step(tmp_path):
   assert workdir.latest_step() == 12
 
 
-def test_one_training_at_a_time(tmp_path):
+@pytest.mark.parametrize(
+  'stage, other, who',
+  [
+    ('train', 'train', 'is training in it: train'),
+    ('embed', 'evaluate', 'is at work in it: embed'),
+  ],
+)
+def test_one_process_at_a_time(tmp_path, stage, other, who):
   first, second = open_workdir(tmp_path), open_workdir(tmp_path)
-  with (
-    first.locked(),
-    pytest.raises(ValueError, match='another process is training'),
-    second.locked(),
-  ):
+  match = rf'{who} \(pid {os.getpid()} on '
+  with first.locked(stage):
+    # The second one to be refused is told, too.
+    for _ in range(2):
+      with pytest.raises(ValueError, match=match), second.locked(other):
+        pass
+  with second.locked(other):
     pass
-  with second.locked():
+
+
+def test_a_stage_runs_beside_a_training(tmp_path):
+  workdir = open_workdir(tmp_path)
+  with workdir.locked('train'), workdir.locked('evaluate'):
     pass
+
+
+def test_the_lock_ends_with_its_process(tmp_path):
+  program = f"""
+import os, signal
+from mrl_jax.workdir import Workdir
+with Workdir({str(tmp_path)!r}, {{}}).locked('embed'):
+  os.kill(os.getpid(), signal.SIGKILL)
+"""
+  assert subprocess.run([sys.executable, '-c', program]).returncode == -9
+  with open_workdir(tmp_path).locked('embed'):
+    pass
+
+
+def save(workdir, step, fingerprints):
+  path = workdir.checkpoints / str(step) / 'fingerprints' / 'metadata'
+  files.write_json(path, fingerprints)
+  return workdir.checkpoint(step)
+
+
+def test_a_checkpoint_is_known_by_its_arrays(tmp_path):
+  workdir = open_workdir(tmp_path)
+  first = save(workdir, 8, {'step': 8, 'model.a': 1, 'config': 5})
+  assert first == save(workdir, 8, {'step': 8, 'model.a': 1, 'config': 6})
+  assert first != save(workdir, 8, {'step': 8, 'model.a': 2, 'config': 5})
+  assert first.has_made({'x': 1, **first.as_json()})
+  assert first.has_made({'step': 8})  # As they were.
+  for record in ({'step': 4}, {'step': 8, 'checkpoint': 'other'}):
+    assert not first.has_made(record)
 
 
 def test_replacing_is_all_or_nothing(tmp_path):

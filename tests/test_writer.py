@@ -28,7 +28,9 @@ def test_one_object_a_line(tmp_path):
 def test_resuming_drops_what_will_be_written_again(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   write(path, (1, 2, 3))
-  write(path, (3,), resume_step=2)
+  with writer.MetricWriter(path, resume_step=2) as metrics:
+    assert metrics.num_dropped == 1
+    metrics.write(3, {'train/loss': 1})
   assert steps(path) == [1, 2, 3]
   write(path, (4,))
   assert steps(path) == [1, 2, 3, 4]
@@ -54,10 +56,36 @@ def test_not_finite(tmp_path):
     metrics.write(3, {'val/loss': float('nan')})
 
 
+def test_a_row_is_replaced(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  with writer.MetricWriter(path) as metrics:
+    metrics.write(8, {'val/top1@8': 1})
+    metrics.write(8, {'val/top1@8': 1, 'val/knn1@5': 1})
+    metrics.write(8, {'retrieval/map10@8': 1})
+    metrics.write(12, {'val/top1@8': 1, 'val/knn1@5': 1})
+    metrics.replace(8, {'val/top1@8': 2, 'val/knn1@6': 2}, prefix='val/knn1')
+    metrics.replace(4, {'val/top1@8': 1})
+    metrics.replace(4, {'val/top1@8': 2})
+    metrics.replace(8, {'analysis/oracle': 2}, prefix='analysis/')
+  expected = [
+    {'step': 4, 'val/top1@8': 2},
+    {'step': 8, 'val/top1@8': 1},
+    {'step': 8, 'val/top1@8': 2, 'val/knn1@6': 2},
+    {'step': 8, 'retrieval/map10@8': 1},
+    {'step': 8, 'analysis/oracle': 2},
+    {'step': 12, 'val/top1@8': 1, 'val/knn1@5': 1},
+  ]
+  assert writer.read_metrics(path) == expected
+
+
 def test_a_line_is_added_beside_a_training_that_writes(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   with writer.MetricWriter(path, resume_step=0) as training:
     training.write(1, {'train/loss': 1})
     write(path, (2,))
+    with writer.MetricWriter(path) as other:
+      other.replace(1, {'val/top1@8': 1}, prefix='val/')
+    with open(path, 'a') as file:
+      file.write('{"step": 2, "val/t')  # Another process is killed.
     training.write(3, {'train/loss': 1})
-  assert steps(path) == [1, 2, 3]
+  assert steps(path) == [1, 1, 2, 3]

@@ -42,8 +42,13 @@ def read(path: str) -> Run:
   """Raises ValueError, naming the stage to run, if it is not evaluated."""
   config, workdir = stages.open_recorded(path)
   last = config.nesting_dims[-1]
-  records = read_metrics(workdir.metrics)
-  records = [record for record in records if f'val/knn1@{last}' in record]
+  # Rows may be of several checkpoints; runs of old have no step in their marks.
+  step = workdir.marks().get('evaluate', {}).get('step')
+  records = [
+    record
+    for record in read_metrics(workdir.metrics)
+    if f'val/knn1@{last}' in record and step in (None, record['step'])
+  ]
   if not records:
     raise ValueError(f'{path} is not evaluated: run --mode=evaluate first')
   return Run(
@@ -125,6 +130,11 @@ def linear_baselines(
   query_QD, query_label_Q, manifest = embeddings.load(
     workdir.embeddings, config.eval_split
   )
+  if not workdir.checkpoint(manifest['step']).has_made(manifest):
+    raise ValueError(
+      f'{workdir.embeddings} is of a checkpoint that is not there any more: '
+      'run --mode=embed again'
+    )
   with Checkpoints(workdir.checkpoints) as checkpoints:
     shapes = checkpoints.model_shapes(manifest['step'])
     restored = checkpoints.restore_model(shapes, manifest['step'])

@@ -1,7 +1,7 @@
 """The stages of an experiment: which there are, and when each is to run."""
 
-from collections.abc import Callable, Sequence
-import dataclasses
+from collections.abc import Sequence
+import contextlib
 import json
 import os
 import pathlib
@@ -18,97 +18,14 @@ from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.data import eval_sets
 from mrl_jax.data import source
 from mrl_jax.models import geometry
-from mrl_jax.stages import analyze
 from mrl_jax.stages import build
 from mrl_jax.stages import check
-from mrl_jax.stages import embed
-from mrl_jax.stages import evaluate
-from mrl_jax.stages import export
 from mrl_jax.stages import preflight
 from mrl_jax.stages import recorded
-from mrl_jax.stages import report
-from mrl_jax.stages import retrieve
-from mrl_jax.stages import train
-from mrl_jax.workdir import DATASET_FIELDS
+from mrl_jax.stages.stage import STAGES
+from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-  """A stage and what it hangs on.
-
-  Attributes:
-    run: does the work.
-    outputs: the paths it leaves; it is to run again if one is gone.
-    fields: what it reads of the config, beside what training depends on.
-    needs: stages that must be finished before.
-    first: stages that are run before it if they are not finished.
-    shows: stages whose results it uses if they are there.
-    alone: the first process does it all; it has no part for the others.
-  """
-
-  run: Callable[[ConfigDict, Workdir], None]
-  outputs: Callable[[ConfigDict, Workdir], Sequence[pathlib.Path]]
-  fields: frozenset[str] = frozenset()
-  needs: tuple[str, ...] = ()
-  first: tuple[str, ...] = ()
-  shows: tuple[str, ...] = ()
-  alone: bool = False
-
-
-STAGES = {
-  'train': Stage(train.run, train.outputs),
-  'evaluate': Stage(
-    evaluate.run,
-    evaluate.outputs,
-    fields=frozenset(
-      {
-        'eval_split',
-        'eval_dims',
-        'eval_sets',
-        'eval_flip',
-        'knn',
-        'few_shot',
-        'checkpoint',
-        *DATASET_FIELDS,
-      }
-    ),
-    first=('embed',),
-  ),
-  'embed': Stage(
-    embed.run,
-    embed.outputs,
-    fields=frozenset({'eval_split', 'checkpoint', *DATASET_FIELDS}),
-  ),
-  'retrieve': Stage(
-    retrieve.run,
-    retrieve.outputs,
-    fields=frozenset({'eval_split', 'eval_dims', 'retrieval', 'checkpoint'}),
-    needs=('embed',),
-    alone=True,
-  ),
-  'analyze': Stage(
-    analyze.run,
-    analyze.outputs,
-    fields=frozenset({'eval_split', 'checkpoint', 'superclasses', 'cascade'}),
-    needs=('evaluate', 'embed'),
-    alone=True,
-  ),
-  'report': Stage(
-    report.run,
-    report.outputs,
-    needs=('evaluate',),
-    shows=('retrieve', 'analyze'),
-    alone=True,
-  ),
-  'export': Stage(
-    export.run,
-    export.outputs,
-    fields=frozenset({'eval_split', 'eval_dims', 'checkpoint'}),
-    first=('evaluate',),
-    shows=('analyze',),
-  ),
-}
 # Fields whose value changes no number: a run may go on with another.
 _FREE_FIELDS = frozenset(
   {
@@ -175,14 +92,29 @@ def run(
     )
   if 'train' in modes and not is_finished('train', config, workdir):
     preflight.check(config, workdir, modes)
-  done = set()
+  done, checkpoint = set(), None
   for mode in modes:
     if mode in done:
       continue
-    if is_finished(mode, config, workdir):
+    # All stages of a command read the same one, also beside a training that
+    # goes on meanwhile.
+    checkpoint = checkpoint or _choose(config, workdir)
+    if is_finished(mode, config, workdir, checkpoint):
       terminal.say(f'{mode}: already finished in {workdir.path}, skipped')
       continue
-    _run_stage(mode, config, workdir, done)
+    _run_stage(mode, config, workdir, checkpoint, done)
+    if mode == 'train':
+      checkpoint = None
+
+
+def _choose(config: ConfigDict, workdir: Workdir) -> Checkpoint:
+  checkpoint = build.chosen(config, workdir)
+  if not sharding.agreed(json.dumps(checkpoint)):
+    raise ValueError(
+      f'the processes found different checkpoints in {workdir.checkpoints}, '
+      'where a training goes on: start again'
+    )
+  return checkpoint
 
 
 def _check_modes(
@@ -199,11 +131,6 @@ def _check_modes(
         f'stage {mode!r}: needs a classifier, and the head is none; must be '
         f'one of {_WITHOUT_HEAD}'
       )
-  if 'retrieve' in modes and config.train_split == config.eval_split:
-    raise ValueError(
-      f'eval_split {config.eval_split!r}: must not be train_split for '
-      'retrieve, in which each query would find itself'
-    )
 
 
 def open_workdir(config: ConfigDict, path: str | os.PathLike) -> Workdir:
@@ -284,48 +211,112 @@ def _check_outside(config: ConfigDict, workdir: Workdir) -> None:
         )
 
 
-def is_finished(name: str, config: ConfigDict, workdir: Workdir) -> bool:
-  """Whether the stage is done, for this config and the latest checkpoint."""
+def is_finished(
+  name: str,
+  config: ConfigDict,
+  workdir: Workdir,
+  checkpoint: Checkpoint | None = None,
+) -> bool:
+  """Whether the stage is done, for this config and checkpoint.
+
+  `checkpoint` is the one that the stage would read; None: what the config says
+  now. A training is done if it has ended with the latest checkpoint.
+  """
+  if name == 'train':
+    checkpoint = workdir.checkpoint(workdir.latest_step())
+  elif checkpoint is None:
+    checkpoint = build.chosen(config, workdir)
   mark = workdir.marks().get(name, {})
-  return mark.get('fingerprint') == _fingerprint(name, workdir) and all(
+  expected = _fingerprint(name, workdir, checkpoint)
+  # Before 2026-11-28 marks named a checkpoint by its step alone. That will do
+  # for a training, which cannot always be done again: an import has no
+  # optimizer.
+  if name == 'train' and 'checkpoint' not in mark:
+    expected = json.dumps([*json.loads(expected)[:-1], checkpoint.step])
+  return mark.get('fingerprint') == expected and all(
     path.exists() for path in STAGES[name].outputs(config, workdir)
   )
 
 
-def mark_finished(name: str, workdir: Workdir, seconds: float) -> None:
-  """Records that the stage is done, for the workdir as it is now."""
-  workdir.mark(name, _fingerprint(name, workdir), seconds)
+def mark_finished(
+  name: str,
+  workdir: Workdir,
+  seconds: float,
+  checkpoint: Checkpoint | None = None,
+) -> None:
+  """Records that the stage is done.
+
+  `checkpoint` is the one it has read; None: the latest, with which a training
+  has ended.
+  """
+  if checkpoint is None:
+    checkpoint = workdir.checkpoint(workdir.latest_step())
+  fingerprint = _fingerprint(name, workdir, checkpoint)
+  workdir.mark(name, fingerprint, seconds, checkpoint)
 
 
 def _run_stage(
-  name: str, config: ConfigDict, workdir: Workdir, done: set[str]
+  name: str,
+  config: ConfigDict,
+  workdir: Workdir,
+  checkpoint: Checkpoint,
+  done: set[str],
 ) -> None:
   stage = STAGES[name]
-  for other in stage.needs:
-    if not is_finished(other, config, workdir):
-      raise ValueError(
-        f'{name} reads what {other} writes, which is not in {workdir.path} for '
-        f'this config and checkpoint: run --mode={other} first'
-      )
+  _check_needs(name, stage.needs, config, workdir, checkpoint)
   for other in stage.first:
-    if not is_finished(other, config, workdir):
+    if not is_finished(other, config, workdir, checkpoint):
       terminal.say(f'{name}: needs the stage {other}, which runs first')
-      _run_stage(other, config, workdir, done)
-  terminal.say(f'{name}: {config.name} in {workdir.path}')
-  start = time.perf_counter()
-  if not (stage.alone and jax.process_index()):
-    stage.run(config, workdir)
-  sharding.barrier(f'{name} ran')
-  seconds = time.perf_counter() - start
-  if not jax.process_index():
-    mark_finished(name, workdir, seconds)
-  sharding.barrier(f'{name} is marked')
+      _run_stage(other, config, workdir, checkpoint, done)
+  if name != 'train' and not checkpoint.step:
+    raise ValueError(
+      f'{name} reads a checkpoint in {workdir.checkpoints}, where there is '
+      'none: run --mode=train first'
+    )
+  with contextlib.ExitStack() as stack:
+    if not jax.process_index():
+      stack.enter_context(workdir.locked(name))
+      # Another process may have begun one of them before the lock.
+      others = (*stage.needs, *stage.first)
+      _check_needs(name, others, config, workdir, checkpoint)
+      workdir.unmark(name)
+      _remove_temporary(name, config, workdir)
+    terminal.say(f'{name}: {config.name} in {workdir.path}')
+    start = time.perf_counter()
+    if not (stage.alone and jax.process_index()):
+      stage.run(config, workdir, checkpoint)
+    sharding.barrier(f'{name} ran')
+    seconds = time.perf_counter() - start
+    if not jax.process_index():
+      read = None if name == 'train' else checkpoint
+      mark_finished(name, workdir, seconds, read)
+    sharding.barrier(f'{name} is marked')
   done.add(name)
   terminal.say(f'{name}: finished in {seconds:.1f} s')
 
 
-def _fingerprint(name: str, workdir: Workdir) -> str:
-  """Of everything the stage's results depend on."""
+def _check_needs(name, others, config, workdir, checkpoint) -> None:
+  for other in others:
+    if not is_finished(other, config, workdir, checkpoint):
+      raise ValueError(
+        f'{name} reads what {other} writes, which is not in {workdir.path} for '
+        f'this config and checkpoint: run --mode={other} first'
+      )
+
+
+def _remove_temporary(name, config, workdir) -> None:
+  """Removes what a killed run of the stage has left in its own folders."""
+  folders = {path.parent for path in STAGES[name].outputs(config, workdir)}
+  # In the workdir itself a training may be writing at the same time.
+  for folder in folders - {workdir.path}:
+    files.remove_temporary(folder)
+
+
+def _fingerprint(name: str, workdir: Workdir, checkpoint: Checkpoint) -> str:
+  """A string that changes with anything the stage's results depend on.
+
+  That is the config, the checkpoint, and the marks of the stages it reads.
+  """
   stage = STAGES[name]
   marks = workdir.marks()
   sources = [
@@ -333,7 +324,7 @@ def _fingerprint(name: str, workdir: Workdir) -> str:
     for other in (*stage.needs, *stage.first, *stage.shows)
   ]
   parts = (workdir.hash_of(), workdir.hash_of(stage.fields), sources)
-  return json.dumps([*parts, workdir.latest_step()])
+  return json.dumps([*parts, list(checkpoint)])
 
 
 def _use_compilation_cache() -> None:

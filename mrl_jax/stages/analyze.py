@@ -21,9 +21,11 @@ from mrl_jax.analysis import superclass
 from mrl_jax.data import eval_sets
 from mrl_jax.page.records import Setting
 from mrl_jax.stages import baselines
+from mrl_jax.stages import build
 from mrl_jax.stages import projection
 from mrl_jax.stages import recorded
 from mrl_jax.stages import saliency
+from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import MetricWriter
 
@@ -66,20 +68,26 @@ class _Evaluated(TypedDict):
   few_shot: list[Setting]
 
 
-def run(config: ConfigDict, workdir: Workdir) -> None:
+def run(
+  config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint | None = None
+) -> None:
   """Writes analysis/*.json, a table as Markdown and CSV, and prints it.
 
   Accuracies are in percent. The numbers for each width go to metrics.jsonl,
-  too, as `analysis/…@<width>`. Raises ValueError if what evaluate or embed
-  write is missing, or of another checkpoint.
+  too, as `analysis/…@<width>`. `checkpoint` is the one that both are of; None:
+  what the config says. Raises ValueError if what evaluate or embed write is
+  missing, or of another checkpoint.
   """
+  if checkpoint is None:
+    checkpoint = build.chosen(config, workdir)
   dims = tuple(config.nesting_dims)
   saved = predictions.load(workdir.predictions, config.eval_split, dims)
   embedding_ND, label_N, manifest = embeddings.load(
     workdir.embeddings, config.eval_split
   )
   steps = saved.manifest['step'], manifest['step']
-  if steps[0] != steps[1] or not np.array_equal(saved.label_N, label_N):
+  of_one = all(map(checkpoint.has_made, (saved.manifest, manifest)))
+  if not of_one or not np.array_equal(saved.label_N, label_N):
     raise ValueError(
       f'{workdir.predictions} is of step {steps[0]} and {workdir.embeddings} '
       f'of step {steps[1]}: delete both and run --mode=embed,evaluate'
@@ -107,26 +115,31 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
       for setting in evaluated['few_shot']
     ],
   }
-  if groups is None:
-    (workdir.analysis / 'superclass.json').unlink(missing_ok=True)
+  _remove_all(workdir.analysis)
   for name, result in results.items():
     checksums.write(
       workdir.analysis / f'{name}.json',
-      {'step': manifest['step'], **results_lib.plain(result)},
+      {**checkpoint.as_json(), **results_lib.plain(result)},
     )
   table = _table(results)
   files.write_text(workdir.analysis / 'table.md', tables.markdown(table))
   files.write_text(workdir.analysis / 'table.csv', tables.csv(table))
   with MetricWriter(workdir.metrics) as writer:
-    writer.write(manifest['step'], _metrics(results))
+    writer.replace(checkpoint.step, _metrics(results), prefix='analysis/')
   terminal.say(_lines(config, results) + '\n' + terminal.table(table))
   for part in _parts(config):
-    part.run(config, workdir)
+    part.run(config, workdir, checkpoint)
   if jax.process_count() > 1:
     terminal.say(
       'analyze: no maps and no Grad-CAM by several processes; --mode=analyze,'
       'report of one process adds them'
     )
+
+
+def _remove_all(folder: pathlib.Path) -> None:
+  """Removes what an earlier run has written, of other settings perhaps."""
+  for name in (*_NAMES, 'superclass', 'baselines', 'projection', 'saliency'):
+    (folder / f'{name}.json').unlink(missing_ok=True)
 
 
 def load_groups(

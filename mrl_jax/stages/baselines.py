@@ -11,6 +11,7 @@ from mrl_jax import embeddings
 from mrl_jax import retrieval
 from mrl_jax.retrieval import baselines
 from mrl_jax.stages import build
+from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 
 # Numbers in the rows, and multiply-adds at the full width, beyond which a
@@ -24,13 +25,14 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   return [workdir.path / 'analysis' / 'baselines.json']
 
 
-def run(config: ConfigDict, workdir: Workdir) -> None:
+def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   """Writes analysis/baselines.json: 1-NN accuracy in percent.
 
   `nested` searches prefixes; PCA, SVD, random dims and a random projection are
   of the full embedding, fitted on the training split, and cut to each width.
   """
   record = measure(config, workdir, build.widths(config))
+  record |= checkpoint.as_json()
   checksums.write(workdir.path / 'analysis' / 'baselines.json', record)
 
 

@@ -33,6 +33,7 @@ from mrl_jax.models.adaptor import Adaptor
 from mrl_jax.models.slimmable import SlimmableClassifier
 from mrl_jax.predictions import KINDS
 from mrl_jax.stages import recorded
+from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 
 
@@ -264,6 +265,15 @@ class Trained(NamedTuple):
   step: int
 
 
+def chosen(config: ConfigDict, workdir: Workdir) -> Checkpoint:
+  """The checkpoint that `config.checkpoint` names; without any, of step 0."""
+  step = workdir.latest_step()
+  if step and config.checkpoint == 'best':
+    with Checkpoints(workdir.checkpoints) as checkpoints:
+      step = checkpoints.best_step or checkpoints.latest_step
+  return workdir.checkpoint(step)
+
+
 def trained(
   config: ConfigDict,
   workdir: Workdir,
@@ -271,12 +281,21 @@ def trained(
   num_classes: int,
   *,
   needed_by: str,
+  checkpoint: Checkpoint | None = None,
 ) -> Trained:
-  """Restores the model of the checkpoint that `config.checkpoint` names.
+  """Restores the model of a checkpoint; None: the one that the config names.
 
-  Raises ValueError if there is none.
+  Raises ValueError if there is none, or `checkpoint` is not there any more.
   """
-  if not workdir.latest_step():
+  if checkpoint is None:
+    checkpoint = chosen(config, workdir)
+  step = checkpoint.step
+  if step and workdir.checkpoint(step) != checkpoint:
+    raise ValueError(
+      f'{needed_by} was to read {workdir.checkpoints / str(step)}, which a '
+      'training has removed meanwhile: start again'
+    )
+  if not step:
     raise ValueError(
       f'{needed_by} reads a checkpoint in {workdir.checkpoints}, where there '
       'is none: run --mode=train first'
@@ -296,9 +315,6 @@ def trained(
     },
   )
   with Checkpoints(workdir.checkpoints) as checkpoints:
-    step = checkpoints.latest_step
-    if config.checkpoint == 'best' and checkpoints.best_step is not None:
-      step = checkpoints.best_step
     restored = checkpoints.restore_model(like, step)
   if 'train' not in workdir.marks():
     terminal.say(f'{needed_by}: of step {step} of a training not finished yet')

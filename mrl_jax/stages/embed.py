@@ -15,6 +15,7 @@ from mrl_jax import state as state_lib
 from mrl_jax import terminal
 from mrl_jax.data.damage import DamageLog
 from mrl_jax.stages import build
+from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 
 
@@ -26,8 +27,15 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   ]
 
 
-def run(config: ConfigDict, workdir: Workdir) -> None:
-  """Writes embeddings/<split>-x.npy, -y.npy and .json for both splits."""
+def run(
+  config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint | None = None
+) -> None:
+  """Writes embeddings/<split>-x.npy, -y.npy and .json for both splits.
+
+  `checkpoint` is the one to read; None: what the config says.
+  """
+  if checkpoint is None:
+    checkpoint = build.chosen(config, workdir)
   mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
   sources = {
     split: build.source(config, split, workdir)
@@ -39,6 +47,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     mesh,
     sources[config.train_split].num_classes,
     needed_by='embed',
+    checkpoint=checkpoint,
   )
   embed_step = state_lib.make_embed_step(
     trained.graphdef, build.normalize(config), sharding=sharding.over_data(mesh)
@@ -67,7 +76,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
         'normalised': False,
         'dataset': config.embeddings or config.dataset,
         'split': split,
-        'step': trained.step,
+        **checkpoint.as_json(),
         'config_hash': workdir.hash_of(),
         'damaged': damaged,
       },

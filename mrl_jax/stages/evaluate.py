@@ -24,6 +24,7 @@ from mrl_jax.data.damage import DamageLog
 from mrl_jax.data.eval_sets import EvalSet
 from mrl_jax.stages import build
 from mrl_jax.stages import measure
+from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import MetricWriter
 
@@ -45,19 +46,29 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   ]
 
 
-def run(config: ConfigDict, workdir: Workdir) -> None:
+def run(
+  config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint | None = None
+) -> None:
   """Writes evaluation/ and predictions/, and prints tables.
 
   The evaluation split's `val/…@<width>` also go to metrics.jsonl, and those of
   each of `eval_sets` under its name. The heads give loss, top-1 and top-5 at
   the nesting dims, and with MRL-E at `eval_dims` too; neighbours and few-shot,
   from the exported training split, are measured at all of both. The second
-  evaluation of the config is `val_flip/…`.
+  evaluation of the config is `val_flip/…`. `checkpoint` is the one to read;
+  None: what the config says.
   """
+  if checkpoint is None:
+    checkpoint = build.chosen(config, workdir)
   mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
   source = build.source(config, config.eval_split, workdir)
   trained = build.trained(
-    config, workdir, mesh, source.num_classes, needed_by='evaluate'
+    config,
+    workdir,
+    mesh,
+    source.num_classes,
+    needed_by='evaluate',
+    checkpoint=checkpoint,
   )
   sets = [
     EvalSet(_OWN, source, source.class_names),
@@ -65,13 +76,13 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   ]
   values, training = {}, None
   for opened in sets:
-    seen = _see(config, workdir, mesh, trained, opened)
+    seen = _see(config, workdir, mesh, trained, checkpoint, opened)
     if not jax.process_index():
       training = training or _training(config, workdir)
       values |= _measure(
         config,
         workdir,
-        trained,
+        checkpoint,
         opened,
         seen,
         training._replace(
@@ -85,7 +96,8 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   if jax.process_index():
     return
   with MetricWriter(workdir.metrics) as writer:
-    writer.write(trained.step, values)
+    # Training has a row of its own, without neighbours.
+    writer.replace(trained.step, values, prefix=f'{_OWN}/knn1')
   if config.flip_eval_image_size:
     terminal.say(
       f'at {config.flip_eval_image_size} pixels, averaged with mirror images\n'
@@ -122,7 +134,9 @@ def _dims(config: ConfigDict) -> tuple[int, ...]:
   return tuple(config.nesting_dims)
 
 
-def _see(config, workdir, mesh, trained, opened: EvalSet) -> measure.Seen:
+def _see(
+  config, workdir, mesh, trained, checkpoint: Checkpoint, opened: EvalSet
+) -> measure.Seen:
   """One pass over a set; saves what is to be saved of the own split."""
   is_own = opened.name == _OWN
   kinds = build.saved(config) if is_own else ()
@@ -173,7 +187,7 @@ def _see(config, workdir, mesh, trained, opened: EvalSet) -> measure.Seen:
         'flip': config.eval_flip,
         'dataset': config.embeddings or config.dataset,
         'split': split,
-        'step': trained.step,
+        **checkpoint.as_json(),
         'config_hash': workdir.hash_of(),
         'damaged': damaged,
       },
@@ -199,7 +213,7 @@ def _training(config: ConfigDict, workdir: Workdir) -> measure.Training:
 def _measure(
   config: ConfigDict,
   workdir: Workdir,
-  trained: build.Trained,
+  checkpoint: Checkpoint,
   opened: EvalSet,
   seen: measure.Seen,
   training: measure.Training,
@@ -232,14 +246,14 @@ def _measure(
     record={
       'set': opened.name,
       'examples': examples,
-      'step': trained.step,
+      **checkpoint.as_json(),
       'flip': config.eval_flip,
     },
   )
   what = config.eval_split if opened.name == _OWN else opened.name
   terminal.say(
     f'evaluate: {examples:,} examples of {what}, checkpoint of step '
-    f'{trained.step}\n' + terminal.table(table)
+    f'{checkpoint.step}\n' + terminal.table(table)
   )
   if unlabelled:
     terminal.say(f'{unlabelled:,} more have no label, and do not count')

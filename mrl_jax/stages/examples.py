@@ -15,6 +15,7 @@ from mrl_jax.data.damage import DamageLog
 from mrl_jax.data.source import Source
 from mrl_jax.models import Classifier
 from mrl_jax.stages import build
+from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 
 
@@ -94,14 +95,16 @@ class Trained:
     num_classes: int,
     *,
     needed_by: str,
+    checkpoint: Checkpoint | None = None,
   ):
-    """Raises ValueError if there is no checkpoint."""
+    """As `build.trained` takes them, and raises."""
     self._trained = build.trained(
       config,
       workdir,
       sharding.make_mesh(1),
       num_classes,
       needed_by=needed_by,
+      checkpoint=checkpoint,
     )
     self.step = self._trained.step
 

@@ -1,5 +1,8 @@
 """Hands a trained encoder over: to servers, and to whoever has no JAX."""
 
+from collections.abc import Iterator
+import contextlib
+import json
 import pathlib
 
 from flax import nnx
@@ -21,6 +24,7 @@ from mrl_jax.models import torch_arrays
 from mrl_jax.stages import build
 from mrl_jax.stages import card
 from mrl_jax.stages import recorded
+from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import read_metrics
 
@@ -44,7 +48,9 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   return [workdir.export / name for name in names]
 
 
-def run(config: ConfigDict, workdir: Workdir) -> None:
+def run(
+  config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint | None = None
+) -> None:
   """Writes export/, whole or not at all.
 
   `encoder.stablehlo` is the encoder, uint8 pixels (or vectors) to float32
@@ -55,11 +61,19 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   `model.safetensors` has the encoder and its heads by timm's names, which
   `init_from` reads back; those of vectors have none there. `checksums.json` has
   the checksums of them all, which are checked when an export is opened.
+  `checkpoint` is the one to read; None: what the config says.
   """
+  if checkpoint is None:
+    checkpoint = build.chosen(config, workdir)
   class_names = recorded.class_names(config, workdir)
   mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
   trained = build.trained(
-    config, workdir, mesh, len(class_names), needed_by='export'
+    config,
+    workdir,
+    mesh,
+    len(class_names),
+    needed_by='export',
+    checkpoint=checkpoint,
   )
   if jax.process_index():
     return
@@ -71,7 +85,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     files.write_json(folder / encode.PREPROCESS, preprocess)
     files.write_json(folder / encode.CONFIG, about)
     _write_heads(folder / classify.HEADS, trained)
-    rule = _rule(workdir, trained.step)
+    rule = _rule(workdir, checkpoint)
     if rule:
       files.write_json(folder / classify.CASCADE, rule)
     if not config.embeddings:
@@ -94,11 +108,27 @@ def _artifact(config, trained, preprocess) -> bytearray:
   # On the host, so that they become constants of the program.
   arrays = jax.device_get((trained.params, trained.batch_stats))
   shape = jax_export.symbolic_shape(', '.join(map(str, preprocess['shape'])))
-  exported = jax_export.export(
-    jax.jit(lambda image: embed_step(*arrays, {'image': image})),
-    platforms=PLATFORMS,
-  )(jax.ShapeDtypeStruct(shape, np.dtype(preprocess['dtype'])))
-  return exported.serialize()
+  with _without_source_paths():
+    exported = jax_export.export(
+      jax.jit(lambda image: embed_step(*arrays, {'image': image})),
+      platforms=PLATFORMS,
+    )(jax.ShapeDtypeStruct(shape, np.dtype(preprocess['dtype'])))
+    return exported.serialize()
+
+
+@contextlib.contextmanager
+def _without_source_paths() -> Iterator[None]:
+  """Keeps the paths of this machine's source files out of lowered programs.
+
+  The same model gives the same bytes, wherever it was exported.
+  """
+  name = 'jax_traceback_in_locations_limit'
+  before = getattr(jax.config, name)
+  jax.config.update(name, 0)
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)
 
 
 def _write_heads(path: pathlib.Path, trained) -> None:
@@ -115,17 +145,17 @@ def _rule_path(workdir: Workdir) -> pathlib.Path:
   return workdir.analysis / 'cascade.json'
 
 
-def _rule(workdir: Workdir, step: int) -> dict | None:
-  """The cascade that analyze has fitted; None without one of this step."""
+def _rule(workdir: Workdir, checkpoint: Checkpoint) -> dict | None:
+  """The cascade that analyze has fitted; None without one of the checkpoint."""
   path = _rule_path(workdir)
   if not path.exists():
     return None
   rule = checksums.read(path, 'delete it and run --mode=analyze,export').record
-  if rule.get('step') == step:
+  if 'step' in rule and checkpoint.has_made(rule):
     return rule
   terminal.say(
-    f'export: {path} is not of step {step}, left out: delete it and run '
-    '--mode=analyze,export'
+    f'export: {path} is not of step {checkpoint.step} as it is now, left '
+    'out: delete it and run --mode=analyze,export'
   )
   return None
 
@@ -147,7 +177,20 @@ def _write_tensors(path: pathlib.Path, trained, about) -> None:
   }
   contiguous = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
   # Their own writing gives the file to its owner alone.
-  path.write_bytes(safetensors.save(contiguous, metadata))
+  path.write_bytes(_sorted(safetensors.save(contiguous, metadata)))
+
+
+def _sorted(data: bytes) -> bytes:
+  """A safetensors file with its metadata in order.
+
+  The library writes it in another order each time.
+  """
+  start = 8 + int.from_bytes(data[:8], 'little')
+  header = json.loads(data[8:start])
+  header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+  text = json.dumps(header, separators=(',', ':')).encode()
+  text += b' ' * (-len(text) % 8)
+  return len(text).to_bytes(8, 'little') + text + data[start:]
 
 
 def _preprocess(config: ConfigDict) -> dict:
@@ -186,6 +229,11 @@ def _about(config, workdir, trained, class_names) -> dict:
     if record['step'] == trained.step
     and f'val/knn1@{config.nesting_dims[-1]}' in record
   ]
+  if not evaluated:
+    raise ValueError(
+      f'{workdir.metrics} holds no evaluation of step {trained.step}: delete '
+      f'{workdir.evaluation} and run --mode=evaluate,export'
+    )
   values = evaluated[-1]
   about = {
     'name': config.name,

@@ -12,6 +12,8 @@ import jax
 from jax import numpy as jnp
 from ml_collections import ConfigDict
 
+from mrl_jax import files
+from mrl_jax import fingerprint
 from mrl_jax import models
 from mrl_jax import nesting
 from mrl_jax import stages
@@ -58,8 +60,9 @@ def write(
       not empty take the place of the config's.
 
   Raises:
-    ValueError: the file cannot be imported, `out` has checkpoints, or the
-      config's dataset is not there.
+    ValueError: the file cannot be imported, the config's dataset is not there,
+      or `out` has checkpoints. The one of an import of the same file that was
+      killed does not count.
   """
   start = time.perf_counter()
   if config is not None:
@@ -86,8 +89,10 @@ def write(
     dataset = recorded.of_import(config)
     num_classes = len(dataset.class_names)
     workdir = stages.open_workdir(config, out)
-  if workdir.latest_step():
-    raise ValueError(f'out {out}: has checkpoints; give a new folder')
+  used = ValueError(f'out {out}: has checkpoints; give a new folder')
+  latest = workdir.latest_step()
+  if latest > _STEP or (latest and 'train' in workdir.marks()):
+    raise used
   model = nnx.eval_shape(lambda: build.model(config, num_classes))
   form, has_head = torch_import.load(
     file,
@@ -98,9 +103,13 @@ def write(
   )
   if not has_head and config.head != 'none':
     model.head = _fresh_head(model.head, config.seed)
-  _save(model, workdir, dataset)
-  seconds = time.perf_counter() - start
-  stages.mark_finished('train', workdir, seconds)
+  with workdir.locked('train'):
+    if not workdir.latest_step():
+      _save(model, workdir, dataset)
+    elif not _is_saved(model, workdir):
+      raise used
+    seconds = time.perf_counter() - start
+    stages.mark_finished('train', workdir, seconds)
   variant = geometry.changed(
     models.ENCODERS[config.encoder], **geometry.options(config)
   )
@@ -229,17 +238,28 @@ def _fresh_head(abstract: nnx.Module, seed: int) -> heads.MatryoshkaHead:
   )
 
 
+def _arrays(model: models.Classifier) -> dict[str, Any]:
+  _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+  return {
+    'params': nnx.to_pure_dict(params),
+    'batch_stats': nnx.to_pure_dict(batch_stats),
+  }
+
+
+def _is_saved(model: models.Classifier, workdir: Workdir) -> bool:
+  """Whether the checkpoint is of this model, by an import that was killed."""
+  path = workdir.checkpoints / str(_STEP) / 'fingerprints' / 'metadata'
+  saved = files.read_json(path, missing={})
+  found = fingerprint.of_arrays({'model': _arrays(model)})
+  return found.items() <= saved.items()
+
+
 def _save(
   model: models.Classifier, workdir: Workdir, dataset: Provenance | None
 ) -> None:
-  _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
   state = State(
-    step=jnp.array(_STEP, jnp.int32),
-    params=nnx.to_pure_dict(params),
-    batch_stats=nnx.to_pure_dict(batch_stats),
-    opt_state={},
+    step=jnp.array(_STEP, jnp.int32), **_arrays(model), opt_state={}
   )
-  workdir.path.mkdir(parents=True, exist_ok=True)
   workdir.write_config()
   with Checkpoints(workdir.checkpoints, keep=1) as checkpoints:
     checkpoints.save(

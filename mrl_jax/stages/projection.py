@@ -12,6 +12,7 @@ from mrl_jax import files
 from mrl_jax.analysis import structure
 from mrl_jax.stages import build
 from mrl_jax.stages import examples
+from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 
 # More points than these are no clearer, and slow on a phone.
@@ -28,7 +29,7 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   return [folder / 'projection.json', folder / 'projection.jpg']
 
 
-def run(config: ConfigDict, workdir: Workdir) -> None:
+def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   """Writes analysis/projection.json and .jpg, a sheet of thumbnails.
 
   A random 600 examples of the evaluation split, of ten classes where there are
@@ -45,7 +46,11 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   indices = examples.rows_to_indices(source, manifest['damaged'], rows)
   image_NHWC = examples.images(config, source, indices, label_N)
   trained = examples.Trained(
-    config, workdir, source.num_classes, needed_by='analyze'
+    config,
+    workdir,
+    source.num_classes,
+    needed_by='analyze',
+    checkpoint=checkpoint,
   )
   probability_GNC = trained(examples.probabilities, embedding_ND)
   prediction_GN = probability_GNC.argmax(-1)
@@ -61,7 +66,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     folder / 'projection.json',
     {
       'dims': list(dims),
-      'step': manifest['step'],
+      **checkpoint.as_json(),
       'num_classes': source.num_classes,
       'rows': rows.tolist(),
       'labels': label_N.tolist(),

@@ -18,6 +18,7 @@ from mrl_jax.page import seen
 from mrl_jax.page.parts import Section
 from mrl_jax.stages import build
 from mrl_jax.stages import prints
+from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import read_metrics
 
@@ -42,28 +43,35 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   return [workdir.report / 'index.html']
 
 
-def run(config: ConfigDict, workdir: Workdir) -> None:
+def run(
+  config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint | None = None
+) -> None:
   """Writes report/index.html, and its figures for papers as SVG and PNG.
 
   What the stages retrieve and analyze wrote of the evaluated checkpoint is
-  shown; for what is missing the page names the stage to run.
+  shown; for what is missing the page names the stage to run. `checkpoint` is
+  the one to show; None: the last that was evaluated.
   """
   records = read_metrics(workdir.metrics)
   evaluated = [
     record
     for record in records
     if f'val/knn1@{config.nesting_dims[-1]}' in record
+    and (checkpoint is None or record['step'] == checkpoint.step)
   ]
   if not evaluated:
     raise ValueError(
-      f'{workdir.metrics} holds no evaluation: delete {workdir.path}/'
-      'stages.json and run --mode=evaluate'
+      f'{workdir.metrics} holds no evaluation of that checkpoint: delete '
+      f'{workdir.evaluation} and run --mode=evaluate'
     )
   values = evaluated[-1]
   step = values['step']
-  retrieved = _read(workdir.retrieval / 'retrieval.json', step)
+  checkpoint = checkpoint or workdir.checkpoint(step)
+  retrieved = _read(workdir.retrieval / 'retrieval.json', checkpoint)
   folder = workdir.path / 'analysis'
-  analyses = {name: _read(folder / f'{name}.json', step) for name in _ANALYSES}
+  analyses = {
+    name: _read(folder / f'{name}.json', checkpoint) for name in _ANALYSES
+  }
   dims, widths = tuple(config.nesting_dims), build.widths(config)
   sections = [
     measured.accuracy(values, widths, dims, analyses['baselines']),
@@ -100,14 +108,14 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   terminal.say(f'report: {path}, {len(page) / 1e6:.1f} MB')
 
 
-def _read(path: pathlib.Path, step: int) -> dict[str, Any] | None:
+def _read(path: pathlib.Path, checkpoint: Checkpoint) -> dict[str, Any] | None:
   """None if it is not there, or of another checkpoint, which is said."""
   if not path.exists():
     return None
   record = files.checked(
     _read_checked(path), str(path), records_lib.SCHEMAS[path.stem]
   )
-  if record.get('step', step) != step:
+  if not checkpoint.has_made(record):
     terminal.say(f'report: {path} is of another checkpoint, left out')
     return None
   return record

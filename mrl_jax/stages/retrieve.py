@@ -1,6 +1,7 @@
 """Retrieval with the exported embeddings: exact, adaptive and funnel."""
 
 import pathlib
+import re
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -13,6 +14,7 @@ from mrl_jax import tables
 from mrl_jax import terminal
 from mrl_jax.retrieval import compare
 from mrl_jax.stages import build
+from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import MetricWriter
 
@@ -22,17 +24,22 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   return [workdir.retrieval / 'retrieval.json']
 
 
-def run(config: ConfigDict, workdir: Workdir) -> None:
+def run(
+  config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint | None = None
+) -> None:
   """Writes retrieval/<method>.npz and retrieval.json, and prints a table.
 
   The metrics go to metrics.jsonl too, as `retrieval/map10@16` and, for a rerank
   or funnel, `retrieval/map10@16-2048`. The evaluation split queries the
-  training split. Where they are the same, no row finds itself.
+  training split. Where they are the same, no row finds itself. Neighbours of
+  widths that are not searched any more go.
   """
+  if checkpoint is None:
+    checkpoint = build.chosen(config, workdir)
   database_MD, database_label_M, _ = embeddings.load(
     workdir.embeddings, config.train_split
   )
-  query_QD, query_label_Q, manifest = embeddings.load(
+  query_QD, query_label_Q, _ = embeddings.load(
     workdir.embeddings, config.eval_split
   )
   M = len(database_MD)
@@ -55,6 +62,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     query_label_Q, database_label_M, leave_one_out=is_same
   )  # fmt: skip
   searches = compare.run(query_QD, database, methods, judge)
+  _remove_all(workdir.retrieval)
   results = {}
   for name, neighbors, results[name] in tqdm.tqdm(
     searches, total=len(methods), unit='search', disable=None, leave=False
@@ -65,22 +73,31 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     {
       'queries': len(query_QD),
       'database': M,
-      'step': manifest['step'],
+      **checkpoint.as_json(),
       'methods': results,
     },
     [workdir.retrieval / f'{name}.npz' for name in results],
   )
   with MetricWriter(workdir.metrics) as writer:
-    writer.write(
-      manifest['step'],
+    writer.replace(
+      checkpoint.step,
       {
         f'retrieval/{metric}@{name}': value
         for name, result in results.items()
         for metric, value in result['metrics'].items()
       },
+      prefix='retrieval/',
     )
   terminal.say(
     f'retrieve: {len(query_QD):,} queries of {config.eval_split} in {M:,} rows '
     f'of {config.train_split}{", but its own" if is_same else ""}\n'
     + terminal.table(tables.retrieval(results))
   )
+
+
+def _remove_all(folder: pathlib.Path) -> None:
+  """Removes what an earlier run has written; the record goes first."""
+  (folder / 'retrieval.json').unlink(missing_ok=True)
+  for path in folder.glob('*.npz'):
+    if re.fullmatch(r'\d+(-\d+)*', path.stem):
+      path.unlink()

@@ -14,6 +14,7 @@ from mrl_jax import saliency
 from mrl_jax.stages import build
 from mrl_jax.stages import examples
 from mrl_jax.stages import recorded
+from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 
 _IMAGES = 8
@@ -27,7 +28,7 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   return [folder / 'saliency.json', folder / 'saliency.npz']
 
 
-def run(config: ConfigDict, workdir: Workdir) -> None:
+def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   """Writes analysis/saliency.json and .npz, of eight examples.
 
   Those on whose class the widths differ most, at most one of each class while
@@ -38,7 +39,11 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   )
   source = build.source(config, config.eval_split, workdir)
   trained = examples.Trained(
-    config, workdir, source.num_classes, needed_by='analyze'
+    config,
+    workdir,
+    source.num_classes,
+    needed_by='analyze',
+    checkpoint=checkpoint,
   )
   rng = np.random.default_rng(config.seed)
   pool = rng.permutation(len(label_N))[:_POOL]
@@ -61,6 +66,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     titles=titles,
     step=manifest['step'],
   )
+  record |= checkpoint.as_json()
   folder = workdir.path / 'analysis'
   write(folder, record, image_NHWC, found.heat_GNhw, rollout_Nhw)
 

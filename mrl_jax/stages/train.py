@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import math
 import pathlib
-import sys
 
 import jax
 from ml_collections import ConfigDict
@@ -19,15 +18,15 @@ from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.data import provenance
 from mrl_jax.data.damage import DamageLog
 from mrl_jax.data.wait import InputWait
-from mrl_jax.preemption import EXIT_CODE
 from mrl_jax.preemption import Preemption
+from mrl_jax.preemption import Stopped
 from mrl_jax.profile import Profile
 from mrl_jax.stages import build
 from mrl_jax.stages import initial
 from mrl_jax.stages import recorded
+from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 from mrl_jax.writer import MetricWriter
-from mrl_jax.writer import read_metrics
 
 # That the mean and scale of vectors are taken of.
 _FIT_ROWS = 32768
@@ -38,13 +37,17 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   return [workdir.checkpoints]
 
 
-def run(config: ConfigDict, workdir: Workdir) -> None:
+def run(
+  config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint | None = None
+) -> None:
   """Writes config.json, checkpoints/, metrics.jsonl, tensorboard/ and profile/.
 
   Raises ValueError at the step whose loss is not finite; the checkpoints
-  before it stay. SIGTERM ends the process within a step, which is saved; if it
-  ends an epoch, its evaluation is left to whoever resumes.
+  before it stay. SIGTERM and Ctrl-C end it within a step, which is saved; if it
+  ends an epoch, its evaluation is left to whoever resumes. `checkpoint` is not
+  used: a training goes on from the latest.
   """
+  del checkpoint
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch_size(config.batch_size, mesh, config.micro_batches)
   if config.loss_kernel == 'pallas':
@@ -93,7 +96,6 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
   )
   with contextlib.ExitStack() as stack:
     if not jax.process_index():
-      stack.enter_context(workdir.locked())
       workdir.write_config()
       size = sum(x.nbytes for x in jax.tree.leaves(state))
       files.check_space(workdir.path, size, 'a checkpoint')
@@ -105,9 +107,7 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
     if start_step:
       state = checkpoints.restore(state, start_step)
       terminal.say(f'train: resumes at step {start_step}')
-    writer = stack.enter_context(
-      MetricWriter(workdir.metrics, resume_step=start_step)
-    )
+    writer = stack.enter_context(_open_writer(workdir, start_step))
     progress = stack.enter_context(
       terminal.Progress(
         start_step=start_step,
@@ -146,17 +146,21 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
 
     def measure(step, state):
       """Evaluates, at the end of an epoch; returns the score."""
-      values = evaluate(state)
-      writer.write(step, values)
+      values = evaluate(state, preemption)
+      writer.replace(step, values)
       epoch = step // steps_per_epoch
       progress.say(_evaluation_line(epoch, config.nesting_dims, values))
       progress.resume(step)
       return values[f'val/top1@{config.nesting_dims[-1]}']
 
     epoch, within = divmod(start_step, steps_per_epoch)
-    was_due = epoch and not within and epoch % config.eval_every_epochs == 0
-    if was_due and not _is_evaluated(workdir, start_step):
-      measure(start_step, state)  # SIGTERM came before it.
+    due = not epoch % config.eval_every_epochs or start_step == total_steps
+    if epoch and not within and due and not checkpoints.is_scored(start_step):
+      # A signal came before it.
+      try:
+        checkpoints.set_score(start_step, measure(start_step, state))
+      except Stopped:
+        preemption.end()
     pending = None
     left = itertools.islice(wait, total_steps - start_step)
     for step, batch in enumerate(left, start_step + 1):
@@ -168,26 +172,49 @@ def run(config: ConfigDict, workdir: Workdir) -> None:
       pending = (step, metrics)
       epoch, within = divmod(step, steps_per_epoch)
       last = step == total_steps
-      preempted = preemption.noticed(step) and not last
+      preempted = preemption.noticed(step)
       if within and not preempted:
         continue
       record(*pending)
       pending = None
       for line in filter(None, (damage.report(), wait.report())):
         progress.say(line)
+      score = None
+      if not preempted and (last or epoch % config.eval_every_epochs == 0):
+        try:
+          score = measure(step, state)
+        except Stopped:
+          preempted = True
       if preempted:
         progress.say(
-          f'SIGTERM: saves step {step}, from which a new start goes on'
+          f'{preemption.name}: saves step {step}, from which the same command '
+          'goes on'
         )
         checkpoints.save(state, workdir.config, None, saved_dataset)
-        sys.exit(EXIT_CODE)
-      score = None
-      if last or epoch % config.eval_every_epochs == 0:
-        score = measure(step, state)
+        preemption.end()
       if last or epoch % config.checkpoint_every_epochs == 0:
         checkpoints.save(state, workdir.config, score, saved_dataset)
         progress.resume(step)
       wait.restart()
+    preemption.end_if_noticed()
+
+
+def _open_writer(workdir: Workdir, start_step: int) -> MetricWriter:
+  """Drops what is known of later steps, and says so.
+
+  A run that was killed has left it, or a checkpoint has been deleted; stages
+  that read that one are to run again.
+  """
+  if not jax.process_index():
+    workdir.unmark(*workdir.stages_after(start_step))
+  writer = MetricWriter(workdir.metrics, resume_step=start_step)
+  if writer.num_dropped:
+    terminal.say(
+      f'train: {writer.num_dropped} rows of metrics.jsonl are of steps after '
+      f'{start_step} and are dropped: training writes its own again, other '
+      'stages have to run again'
+    )
+  return writer
 
 
 def _check_can_tile(mesh: jax.sharding.Mesh) -> None:
@@ -201,22 +228,14 @@ def _check_can_tile(mesh: jax.sharding.Mesh) -> None:
 
 def _make_evaluate(
   config: ConfigDict, eval_step, batches
-) -> Callable[[state_lib.State], dict[str, float]]:
-  def evaluate(state):
+) -> Callable[[state_lib.State, Preemption], dict[str, float]]:
+  def evaluate(state, preemption):
     sums = state_lib.evaluate(
-      eval_step, state.params, state.batch_stats, batches
+      eval_step, state.params, state.batch_stats, preemption.until(batches)
     )
     return metrics_lib.from_sums(config.nesting_dims, sums)
 
   return evaluate
-
-
-def _is_evaluated(workdir: Workdir, step: int) -> bool:
-  records = read_metrics(workdir.metrics)
-  return any(
-    record['step'] == step and any(name.startswith('val/') for name in record)
-    for record in records
-  )
 
 
 def _check_finite(step, metrics, latest_step):

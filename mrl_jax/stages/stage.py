@@ -1,0 +1,96 @@
+"""The stages: what each runs, reads and leaves."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import pathlib
+
+from ml_collections import ConfigDict
+
+from mrl_jax.stages import analyze
+from mrl_jax.stages import embed
+from mrl_jax.stages import evaluate
+from mrl_jax.stages import export
+from mrl_jax.stages import report
+from mrl_jax.stages import retrieve
+from mrl_jax.stages import train
+from mrl_jax.workdir import Checkpoint
+from mrl_jax.workdir import DATASET_FIELDS
+from mrl_jax.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A stage and what it hangs on.
+
+  Attributes:
+    run: does the work, with the checkpoint given.
+    outputs: the paths it leaves; it is to run again if one is gone.
+    fields: what it reads of the config, beside what training depends on.
+    needs: stages that must be finished before.
+    first: stages that are run before it if they are not finished.
+    shows: stages whose results it uses if they are there.
+    alone: the first process does it all; it has no part for the others.
+  """
+
+  run: Callable[[ConfigDict, Workdir, Checkpoint], None]
+  outputs: Callable[[ConfigDict, Workdir], Sequence[pathlib.Path]]
+  fields: frozenset[str] = frozenset()
+  needs: tuple[str, ...] = ()
+  first: tuple[str, ...] = ()
+  shows: tuple[str, ...] = ()
+  alone: bool = False
+
+
+STAGES = {
+  'train': Stage(train.run, train.outputs),
+  'evaluate': Stage(
+    evaluate.run,
+    evaluate.outputs,
+    fields=frozenset(
+      {
+        'eval_split',
+        'eval_dims',
+        'eval_sets',
+        'eval_flip',
+        'knn',
+        'few_shot',
+        'checkpoint',
+        *DATASET_FIELDS,
+      }
+    ),
+    first=('embed',),
+  ),
+  'embed': Stage(
+    embed.run,
+    embed.outputs,
+    fields=frozenset({'eval_split', 'checkpoint', *DATASET_FIELDS}),
+  ),
+  'retrieve': Stage(
+    retrieve.run,
+    retrieve.outputs,
+    fields=frozenset({'eval_split', 'eval_dims', 'retrieval', 'checkpoint'}),
+    needs=('embed',),
+    alone=True,
+  ),
+  'analyze': Stage(
+    analyze.run,
+    analyze.outputs,
+    fields=frozenset({'eval_split', 'checkpoint', 'superclasses', 'cascade'}),
+    needs=('evaluate', 'embed'),
+    alone=True,
+  ),
+  'report': Stage(
+    report.run,
+    report.outputs,
+    needs=('evaluate',),
+    shows=('retrieve', 'analyze'),
+    alone=True,
+  ),
+  'export': Stage(
+    export.run,
+    export.outputs,
+    fields=frozenset({'eval_split', 'eval_dims', 'checkpoint'}),
+    first=('evaluate',),
+    shows=('analyze',),
+  ),
+}
