@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from mrl_jax import retrieval
+from mrl_jax.analysis import few_shot
+from mrl_jax.data import vectors
 from mrl_jax.retrieval import __main__ as command
 from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval import metrics
@@ -232,6 +234,30 @@ def test_label_minus_one_does_not_count():
   assert values['r1'] == values['top1'] == 1 / 2
   with pytest.raises(ValueError, match='no query has a label'):
     metrics.top_k_accuracy(label_QK, [-1, -1, -1])
+
+
+def test_vectors_of_label_minus_one(tmp_path):
+  for name, label_N in (('train', [0, -1, 1]), ('val', [-1, 1, 0])):
+    np.save(tmp_path / f'{name}-x.npy', ROWS[:3])
+    np.save(tmp_path / f'{name}-y.npy', np.array(label_N))
+  opened = vectors.open_vectors(str(tmp_path), 'val')
+  assert opened.num_classes == 2 and opened.label_N.tolist() == [-1, 1, 0]
+  np.save(tmp_path / 'train-y.npy', np.full(3, -1))
+  with pytest.raises(ValueError, match='every row has label -1'):
+    vectors.open_vectors(str(tmp_path), 'val')
+
+
+def test_few_shot_and_votes_of_label_minus_one():
+  assert few_shot.vote(np.array([[-1, -1, 2], [-1, -1, -1]])).tolist() == [
+    2,
+    -1,
+  ]
+  label_M, query_label_Q = np.repeat([0, 1, -1], 4), np.array([0, 1, -1])
+  row_MD = np.eye(3, 8, dtype=np.float32)[label_M]
+  found = few_shot.few_shot(
+    row_MD, label_M, row_MD[[0, 4, 8]], query_label_Q, dims=(8,), shots=2
+  )
+  assert found.mean == 1
 
 
 def test_copies_are_hits_by_their_scores():

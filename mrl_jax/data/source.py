@@ -116,11 +116,9 @@ def class_roots(dataset: str, splits: Sequence[str]) -> list[pathlib.Path]:
 
 
 def read(source: Source, index: int) -> Example:
-  """Reads an example; raises ValueError if its label is neither a class nor -1,
-  which stands for an example that does not count.
-  """
+  """Reads an example; raises ValueError if its label is not a class."""
   example = source.read(index)
-  if not -1 <= example.label < source.num_classes:
+  if not 0 <= example.label < source.num_classes:
     raise ValueError(
       f'label {example.label} of {example.key}: must be in '
       f'[0, {source.num_classes})'
