@@ -19,9 +19,9 @@ from absl import logging
 from ml_collections import config_flags
 from ml_collections.config_flags import tuple_parser
 
-from mrl_jax import config_file
-from mrl_jax import ending
-from mrl_jax import lists
+from mrl_jax.terminal import config_file
+from mrl_jax.terminal import ending
+from mrl_jax.terminal import lists
 
 _CONFIG = config_flags.DEFINE_config_file('config')
 _WORKDIR = flags.DEFINE_string('workdir', '', 'Default: runs/<config name>.')
@@ -69,10 +69,10 @@ def _main(argv: list[str]) -> None:
     where = ' '.join(str(error).split()).rpartition('Attempted')[-1]
     raise ValueError(f'--config cannot be read:{where}') from error
   # After the flags, so that a mistake in them is told at once.
-  from mrl_jax import distributed
-  from mrl_jax import preemption
   from mrl_jax import stages
   from mrl_jax.stages import check
+  from mrl_jax.training import distributed
+  from mrl_jax.training import preemption
 
   check.fields(config)
   with (

@@ -18,10 +18,10 @@ import numpy as np
 
 from benchmarks import timing
 from configs import adapt_embeddings
-from mrl_jax import embeddings
 from mrl_jax import retrieval
 from mrl_jax import stages
-from mrl_jax.retrieval import baselines
+from mrl_jax.retrieval import projections
+from mrl_jax.workdir import embeddings
 
 DIMS = (8, 16, 64)
 QUERIES = 2000
@@ -98,7 +98,7 @@ def _compare(args, folder: pathlib.Path, num_classes: int) -> list[timing.Row]:
     for split in ('val', 'train')
   ]
   start = time.perf_counter()
-  pca = baselines.principal(vectors[1], max(_dims(args)), center=True)
+  pca = projections.principal(vectors[1], max(_dims(args)), center=True)
   pca_seconds = time.perf_counter() - start
   pairs = {
     'vectors as they are': (vectors, None),

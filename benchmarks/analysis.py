@@ -21,14 +21,14 @@ from jax import numpy as jnp
 import numpy as np
 
 from benchmarks import timing
-from mrl_jax import checksums
 from mrl_jax import models
 from mrl_jax import nesting
-from mrl_jax import predict
-from mrl_jax import predictions
 from mrl_jax.analysis import few_shot
 from mrl_jax.analysis import results
-from mrl_jax.data import augment
+from mrl_jax.data.batches import augment
+from mrl_jax.training import inference
+from mrl_jax.workdir import checksums
+from mrl_jax.workdir import predictions
 
 _BLOCK = 1000
 SUPPORT = 10  # Training examples of each class.
@@ -166,7 +166,7 @@ def _evaluation(args) -> list[timing.Row]:
     )
     graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
     parts = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-    step = predict.make_step(
+    step = inference.make_step(
       graphdef,
       lambda image: augment.normalize(image, mean=MEAN, std=STD),
       saved_dims=dims,

@@ -19,10 +19,10 @@ import numpy as np
 from benchmarks import timing
 from mrl_jax import models
 from mrl_jax import nesting
-from mrl_jax import optim
-from mrl_jax import state as state_lib
-from mrl_jax.checkpoint import Checkpoints
 from mrl_jax.models import resnet
+from mrl_jax.training import optim
+from mrl_jax.training import state as state_lib
+from mrl_jax.training.checkpoint import Checkpoints
 
 STEPS, ROUNDS = 3, 4
 

@@ -19,11 +19,11 @@ import numpy as np
 from benchmarks import timing
 from mrl_jax import models
 from mrl_jax import nesting
-from mrl_jax import optim
-from mrl_jax import state as state_lib
-from mrl_jax import trainable
-from mrl_jax.data import augment
+from mrl_jax.data.batches import augment
 from mrl_jax.models import resnet
+from mrl_jax.training import optim
+from mrl_jax.training import state as state_lib
+from mrl_jax.training import trainable
 
 NUM_CLASSES = 1000
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

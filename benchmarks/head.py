@@ -18,9 +18,9 @@ from jax import numpy as jnp
 import numpy as np
 
 from benchmarks import timing
-from mrl_jax import fused
 from mrl_jax import losses
 from mrl_jax import nesting
+from mrl_jax.losses import fused
 
 WIDTH = 2048
 DIMS = nesting.doubling(8, WIDTH)

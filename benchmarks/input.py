@@ -29,13 +29,13 @@ import jax
 import numpy as np
 
 from benchmarks import timing
-from mrl_jax import sharding
-from mrl_jax.data import order
-from mrl_jax.data import reencode
-from mrl_jax.data import source as source_lib
-from mrl_jax.data.damage import DamageLog
-from mrl_jax.data.source import Source
-from mrl_jax.data.stream import StreamBatches
+from mrl_jax.data.batches import order
+from mrl_jax.data.batches.damage import DamageLog
+from mrl_jax.data.batches.stream import StreamBatches
+from mrl_jax.data.prepare import rewrite
+from mrl_jax.data.sources import open as source_lib
+from mrl_jax.data.sources.open import Source
+from mrl_jax.training import sharding
 
 BATCH_SIZE, SIZE, SKIPPED = 100, 176, 3
 RESUME_STEP = 100_000
@@ -111,7 +111,7 @@ def _write(paths: Sequence[str], folder: pathlib.Path) -> dict[str, Source]:
   sources = {}
   for name, keep in (('kept', True), ('reencoded', False)):
     with contextlib.redirect_stdout(sys.stderr):
-      reencode.write(
+      rewrite.write(
         f'folder:{folder / "images"}', folder / name, max_side=500, keep=keep
       )
     sources[name] = source_lib.open_source(str(folder / name), 'train')

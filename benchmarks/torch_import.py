@@ -28,10 +28,10 @@ from safetensors.numpy import save_file
 from benchmarks import timing
 from mrl_jax import models
 from mrl_jax import nesting
+from mrl_jax.interop.pytorch import arrays
+from mrl_jax.interop.pytorch import load
 from mrl_jax.models import resnet
-from mrl_jax.models import torch_arrays
-from mrl_jax.models import torch_import
-from mrl_jax.stages import imported
+from mrl_jax.stages import import_torch
 
 ROOT = pathlib.Path(__file__).parent.parent
 NUM_CLASSES = 1000
@@ -74,7 +74,7 @@ def _model(encoder: str) -> models.Classifier:
 def _write(encoder: str, folder: pathlib.Path) -> list[pathlib.Path]:
   import torch
 
-  tensors = torch_arrays.to_torch(_model(encoder), 'timm')
+  tensors = arrays.to_torch(_model(encoder), 'timm')
   paths = [folder / 'model.safetensors', folder / 'model.pt']
   save_file(tensors, paths[0])
   torch.save(
@@ -114,9 +114,9 @@ def _measure(encoder: str, way: str, file: str) -> timing.Row:
   pathlib.Path('/proc/self/clear_refs').write_text('5')
   start = time.perf_counter()
   if way == 'command':
-    imported.write(file, f'{file}-workdir')
+    import_torch.write(file, f'{file}-workdir')
   else:
-    torch_import.load(file, model, encoder=encoder)
+    load.load(file, model, encoder=encoder)
   seconds = time.perf_counter() - start
   size = os.path.getsize(file)
   return {

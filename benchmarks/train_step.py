@@ -24,14 +24,14 @@ import numpy as np
 from benchmarks import timing
 from mrl_jax import models
 from mrl_jax import nesting
-from mrl_jax import optim
-from mrl_jax import sharding
-from mrl_jax import state as state_lib
-from mrl_jax.data import augment
-from mrl_jax.data import source as source_lib
-from mrl_jax.data.damage import DamageLog
-from mrl_jax.data.stream import StreamBatches
+from mrl_jax.data.batches import augment
+from mrl_jax.data.batches.damage import DamageLog
+from mrl_jax.data.batches.stream import StreamBatches
+from mrl_jax.data.sources import open as source_lib
 from mrl_jax.models import resnet
+from mrl_jax.training import optim
+from mrl_jax.training import sharding
+from mrl_jax.training import state as state_lib
 
 NUM_CLASSES = 1000
 KINDS = {'FF': 'fixed', 'MRL-E': 'mrl_e', 'MRL': 'mrl'}

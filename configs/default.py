@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
   # Split parameters and optimizer state over the devices of `data`, too.
   config.fsdp = False
 
-  # Data. A TFDS name, digits, or folder:/path (mrl_jax/data/source.py).
+  # Data. A TFDS name, digits, or folder:/path (mrl_jax/data/sources/open.py).
   config.dataset = 'imagenet2012'
   # Folder of the prepared TFDS datasets; empty: TFDS's default.
   config.data_dir = ''
@@ -128,13 +128,13 @@ def get_config() -> ConfigDict:
   config.slimmable = False
 
   # What a run starts from: a workdir, one of its checkpoints, or a file of
-  # PyTorch (mrl_jax/models/torch_import.py). Empty: afresh.
+  # PyTorch (mrl_jax/interop/pytorch/load.py). Empty: afresh.
   config.init_from = ''
   # What precedes the keys of the network in a file of PyTorch that holds
   # several, as module.encoder_q; empty: it is found where there is one.
   config.init_prefix = ''
   # Parts that train, as layer4.2, head; the rest is frozen, its BatchNorm in
-  # evaluation mode (mrl_jax/trainable.py). Empty: everything trains.
+  # evaluation mode (mrl_jax/training/trainable.py). Empty: everything trains.
   config.trainable = ()
 
   # How the loss is computed: xla (blocks of classes where the logits are
@@ -184,7 +184,7 @@ def get_config() -> ConfigDict:
   # Other sets to evaluate on: imagenet_v2, imagenet_a, imagenet_r,
   # imagenet_sketch, imagenet_real, objectnet=folder:/path, DATASET@SPLIT of
   # TFDS, or folder:/path with folders of the model's classes
-  # (mrl_jax/data/eval_sets.py).
+  # (mrl_jax/data/sources/eval_sets.py).
   config.eval_sets = ()
   # In the stage evaluate, average the logits over each image and its mirror
   # image.
@@ -198,7 +198,7 @@ def get_config() -> ConfigDict:
   # split; where analyze is among the modes, all of it.
   config.save = ()
   # Analysis. Groups of classes: a JSON file, class to group, or wordnet_30 for
-  # ImageNet's (mrl_jax/data/tables/README.md); empty: none.
+  # ImageNet's (mrl_jax/data/sources/tables/README.md); empty: none.
   config.superclasses = ''
   # Cascades are fitted on a share of the examples and tested on the others, as
   # often as `repeats`. Confidences are those of logits / temperature; 0.5 with

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-  from mrl_jax.encode import Encoder
+  from mrl_jax.interop.encoder import Encoder
 
 
 def load(path: str | os.PathLike) -> Encoder:
@@ -16,6 +16,6 @@ def load(path: str | os.PathLike) -> Encoder:
   `encode.Encoder`.
   Raises ValueError if there is none.
   """
-  from mrl_jax.encode import Encoder
+  from mrl_jax.interop.encoder import Encoder
 
   return Encoder(path)

@@ -11,12 +11,12 @@ import argparse
 from collections.abc import Sequence
 import pathlib
 
-from mrl_jax import arguments
-from mrl_jax import ending
-from mrl_jax import figures
 from mrl_jax import stages
-from mrl_jax.stages import prints
-from mrl_jax.stages import saliency
+from mrl_jax.report import paper
+from mrl_jax.report import paper_figures
+from mrl_jax.stages.analyze import saliency
+from mrl_jax.terminal import arguments
+from mrl_jax.terminal import ending
 
 _KINDS = ('.png', '.svg', '.pdf')
 
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
       f'{args.run} was trained on vectors: only images can be looked at'
     )
   found = saliency.explain(config, workdir, args.images)
-  figures.save(prints.saliency_grid(*found), out)
+  paper_figures.save(paper.saliency_grid(*found), out)
   print(f'saliency: {len(args.images)} images at {found[0]["dims"]} in {out}')
 
 

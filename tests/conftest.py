@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from configs import digits_mrl
-from mrl_jax.data import source
+from mrl_jax.data.sources import open
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -14,7 +14,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 def data_dir(tmp_path_factory):
   """A TFDS folder with the digits prepared."""
   path = tmp_path_factory.mktemp('data')
-  source.open_source('digits', 'train', str(path))
+  open.open_source('digits', 'train', str(path))
   return str(path)
 
 

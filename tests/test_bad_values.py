@@ -20,21 +20,21 @@ import pytest
 from mrl_jax import losses
 from mrl_jax import models
 from mrl_jax import nesting
-from mrl_jax import optim
 from mrl_jax import retrieval
-from mrl_jax import sharding
 from mrl_jax.analysis import calibration
 from mrl_jax.analysis import cascade
 from mrl_jax.analysis import few_shot
 from mrl_jax.analysis import oracle
-from mrl_jax.analysis import outcomes
+from mrl_jax.analysis import per_example
 from mrl_jax.analysis import structure
-from mrl_jax.data import order
+from mrl_jax.data.batches import order
 from mrl_jax.models import heads
 from mrl_jax.retrieval import ann
-from mrl_jax.retrieval import budget
 from mrl_jax.retrieval import metrics
 from mrl_jax.retrieval import quantized
+from mrl_jax.retrieval.plan import budget
+from mrl_jax.training import optim
+from mrl_jax.training import sharding
 
 RNG = np.random.default_rng(0)
 Q, M, D, K, G, N, C = 3, 6, 4, 2, 2, 5, 3
@@ -245,7 +245,7 @@ CALLS = {
     oracle.per_class, dict(right_GN=RIGHT, label_N=LABELS, num_classes=C),
   ),
   'outcomes': (
-    outcomes.read,
+    per_example.read,
     dict(
       logits_GNC=LOGITS, label_N=LABELS, group_C=np.arange(C), temperature=1.0,
     ),

@@ -15,7 +15,7 @@ from benchmarks import input as input_benchmark
 from benchmarks import retrieval
 from benchmarks import torch_import
 from benchmarks import train_step
-from mrl_jax import fused
+from mrl_jax.losses import fused
 from tests import images
 
 

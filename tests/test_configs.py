@@ -13,10 +13,10 @@ from configs import digits_mrl
 from configs import digits_slimmable
 from configs import finetune_resnet50_mrl
 from mrl_jax import models
-from mrl_jax import trainable
 from mrl_jax.models import resnet
 from mrl_jax.stages import build
 from mrl_jax.stages import check
+from mrl_jax.training import trainable
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 NAMES = sorted(

@@ -5,7 +5,7 @@ import pytest
 
 from mrl_jax import cores
 from mrl_jax import retrieval
-from mrl_jax.data import parallel
+from mrl_jax.data.batches import parallel
 
 
 @pytest.mark.parametrize('known, expected', [(3, 3), (None, 1)])

@@ -9,9 +9,9 @@ import warnings
 import numpy as np
 import pytest
 
-from mrl_jax import encode
 from mrl_jax import forks
 from mrl_jax import retrieval
+from mrl_jax.interop import encoder
 from mrl_jax.retrieval import ann
 from mrl_jax.retrieval import quantized
 
@@ -52,7 +52,7 @@ def test_a_search_in_a_forked_process_is_refused():
   works = [
     lambda: retrieval.search(rows_MD[:9], database, 3),
     lambda: retrieval.prepare(rows_MD),
-    lambda: encode.Encoder._embed(None, np.zeros(1)),
+    lambda: encoder.Encoder._embed(None, np.zeros(1)),
     lambda: signs.search(rows_MD[:9], 3, rerank_dim=64, shortlist=9),
   ]
   if importlib.util.find_spec('faiss'):

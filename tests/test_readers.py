@@ -9,14 +9,14 @@ import zipfile
 import numpy as np
 import pytest
 
-from mrl_jax import classify
-from mrl_jax import files
-from mrl_jax import npy
-from mrl_jax import writer
 from mrl_jax.analysis import cascade
 from mrl_jax.analysis import superclass
-from mrl_jax.data import manifest
-from mrl_jax.page import records
+from mrl_jax.data.prepare import manifest
+from mrl_jax.interop import classify
+from mrl_jax.report import records
+from mrl_jax.workdir import files
+from mrl_jax.workdir import metrics_log
+from mrl_jax.workdir import npy
 
 ROW, SPREAD = [1.5, None], {'mean': [1.5], 'std': [0.5]}
 # A record of each schema.
@@ -85,7 +85,7 @@ READERS = {
     lambda path: manifest.summary(files.read_json(path, manifest.Manifest)),
     MANIFEST,
   ),
-  'metrics': (writer.read_metrics, {'step': 3, 'train/loss': 0.5}),
+  'metrics': (metrics_log.read_metrics, {'step': 3, 'train/loss': 0.5}),
   **{
     name: (
       lambda path, name=name: files.read_json(path, records.SCHEMAS[name]),

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 
 from mrl_jax import checks
-from mrl_jax import checksums
-from mrl_jax import files
+from mrl_jax.workdir import checksums
+from mrl_jax.workdir import files
 
 THRESHOLDS = np.linspace(0.1, 1, 100)
 

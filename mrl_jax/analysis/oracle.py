@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mrl_jax import checks
-from mrl_jax.analysis import outcomes
+from mrl_jax.analysis import per_example
 from mrl_jax.retrieval import inputs
 
 
@@ -83,7 +83,7 @@ def per_class(
 
   Examples of label -1 do not count.
   """
-  label_N = outcomes.check_labels(label_N, right_GN.shape[1], num_classes)
+  label_N = per_example.check_labels(label_N, right_GN.shape[1], num_classes)
   counted_N = label_N != inputs.IGNORED
   label_N, right_GN = label_N[counted_N], right_GN[:, counted_N]
   count_C = np.bincount(label_N, minlength=num_classes)

@@ -10,7 +10,7 @@ from mrl_jax import retrieval
 from mrl_jax.analysis import calibration
 from mrl_jax.analysis import cascade
 from mrl_jax.analysis import oracle
-from mrl_jax.analysis import outcomes
+from mrl_jax.analysis import per_example
 from mrl_jax.analysis import structure
 from mrl_jax.analysis import superclass
 from mrl_jax.retrieval import inputs
@@ -55,7 +55,7 @@ def compute(
     ValueError: too few examples, or what one of the analyses refuses.
   """
   num_classes = logits_GNC.shape[2]
-  label_N = outcomes.check_labels(label_N, logits_GNC.shape[1], num_classes)
+  label_N = per_example.check_labels(label_N, logits_GNC.shape[1], num_classes)
   counted = np.flatnonzero(label_N != inputs.IGNORED)
   if not counted.size:
     raise ValueError('no example has a label: there is nothing to analyse')
@@ -69,7 +69,7 @@ def compute(
   if groups:
     # A class without a name is rejected.
     group_C = np.pad(groups[0], (0, num_classes - len(groups[0])))
-  found = outcomes.read(
+  found = per_example.read(
     logits_GNC, label_N, group_C=group_C, temperature=temperature
   )
   # Those of float16 logits tie where these do not.

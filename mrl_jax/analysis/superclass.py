@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mrl_jax import files
-from mrl_jax.analysis import outcomes as outcomes_lib
-from mrl_jax.analysis.outcomes import Outcomes
+from mrl_jax.analysis import per_example as outcomes_lib
+from mrl_jax.analysis.per_example import Outcomes
 from mrl_jax.retrieval import inputs
+from mrl_jax.workdir import files
 
 REJECT = 'reject'
 # Unknown classes that an error lists.

@@ -10,9 +10,9 @@ from jax import numpy as jnp
 import numpy as np
 
 from mrl_jax import checks
-from mrl_jax import fused
 from mrl_jax import losses
 from mrl_jax import nesting
+from mrl_jax.losses import fused
 from mrl_jax.models import initializers
 
 KINDS = ('mrl', 'mrl_e', 'fixed')

@@ -7,7 +7,7 @@ of models or datasets; any embeddings will do.
 from mrl_jax.retrieval import metrics
 from mrl_jax.retrieval.cost import Cost
 from mrl_jax.retrieval.database import Database
-from mrl_jax.retrieval.device import DeviceDatabase
+from mrl_jax.retrieval.mesh import DeviceDatabase
 from mrl_jax.retrieval.neighbors import adaptive
 from mrl_jax.retrieval.neighbors import funnel
 from mrl_jax.retrieval.neighbors import Neighbors

@@ -17,24 +17,24 @@ import sys
 import numpy as np
 import tqdm
 
-from mrl_jax import arguments
-from mrl_jax import checksums
-from mrl_jax import ending
 from mrl_jax import nesting
 from mrl_jax import retrieval
-from mrl_jax import tables
 from mrl_jax import terminal
-from mrl_jax.retrieval import arrays
 from mrl_jax.retrieval import compare
+from mrl_jax.retrieval import row_files
+from mrl_jax.terminal import arguments
+from mrl_jax.terminal import ending
+from mrl_jax.terminal import tables
+from mrl_jax.workdir import checksums
 
 
 def run(args: argparse.Namespace) -> None:
   """Raises ValueError for arrays, labels, dims or counts that do not fit."""
-  database_MD, manifest = arrays.load_rows(args.database)
-  query_QD, _ = arrays.load_rows(args.queries)
-  arrays.check_pair(query_QD, database_MD)
+  database_MD, manifest = row_files.load_rows(args.database)
+  query_QD, _ = row_files.load_rows(args.queries)
+  row_files.check_pair(query_QD, database_MD)
   (M, D), query_QD = database_MD.shape, np.array(query_QD)
-  dims = nesting.validate(args.dims or arrays.default_dims(D, manifest), D)
+  dims = nesting.validate(args.dims or row_files.default_dims(D, manifest), D)
   most = M - 1 if args.leave_one_out else M
   if not 1 <= args.k <= args.shortlist <= most:
     raise ValueError(
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
   judge_labels = load_labels(args, len(query_QD), M)
   database = retrieval.prepare(database_MD, dims)
   nearest_Q = retrieval.search(query_QD, database, 1).ids_QK[:, 0]
-  own_Q = arrays.own_rows(query_QD, database_MD, nearest_Q)
+  own_Q = row_files.own_rows(query_QD, database_MD, nearest_Q)
   check_own_rows(args, own_Q)
   judge = compare.make_judge(
     query_QD, database, args.k, **judge_labels,
@@ -96,7 +96,7 @@ def load_labels(
 ) -> dict[str, np.ndarray]:
   """Of --query_labels and --database_labels, as `make_judge` takes them."""
   return {
-    name: arrays.load_labels(path, count)
+    name: row_files.load_labels(path, count)
     for name, path, count in (
       ('query_label_Q', args.query_labels, num_queries),
       ('database_label_M', args.database_labels, num_rows),

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrl_jax import files
 from mrl_jax import retrieval
 from mrl_jax.retrieval import cost
 from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval import metrics
 from mrl_jax.retrieval.database import Database
 from mrl_jax.retrieval.neighbors import Neighbors
+from mrl_jax.workdir import files
 
 # Queries enough for a whole block of every search.
 _WARM_UP = 512

@@ -13,14 +13,14 @@ from mrl_jax import checks
 from mrl_jax import forks
 from mrl_jax import nesting
 from mrl_jax.retrieval import database as database_lib
-from mrl_jax.retrieval import device
-from mrl_jax.retrieval import exact
 from mrl_jax.retrieval import inputs
+from mrl_jax.retrieval import mesh as device
 from mrl_jax.retrieval.cost import Cost
+from mrl_jax.retrieval.cpu import exact
+from mrl_jax.retrieval.cpu.rerank import rescore
+from mrl_jax.retrieval.cpu.rerank import Rescored
 from mrl_jax.retrieval.database import Database
-from mrl_jax.retrieval.device import DeviceDatabase
-from mrl_jax.retrieval.rescore import rescore
-from mrl_jax.retrieval.rescore import Rescored
+from mrl_jax.retrieval.mesh import DeviceDatabase
 
 Metric = Literal['cosine', 'dot']
 _METRIC = checks.choice('cosine', 'dot')

@@ -18,11 +18,11 @@ from mrl_jax import checks
 from mrl_jax import forks
 from mrl_jax import nesting
 from mrl_jax.retrieval import database as database_lib
-from mrl_jax.retrieval import exact
 from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval import neighbors
 from mrl_jax.retrieval import prefixes
 from mrl_jax.retrieval.cost import Cost
+from mrl_jax.retrieval.cpu import exact
 from mrl_jax.retrieval.database import Database
 from mrl_jax.retrieval.neighbors import Neighbors
 

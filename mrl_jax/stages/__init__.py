@@ -11,19 +11,19 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from mrl_jax import files
-from mrl_jax import sharding
 from mrl_jax import terminal
-from mrl_jax.checkpoint import Checkpoints
-from mrl_jax.data import eval_sets
-from mrl_jax.data import source
+from mrl_jax.data.sources import eval_sets
+from mrl_jax.data.sources import open
 from mrl_jax.models import geometry
 from mrl_jax.stages import build
 from mrl_jax.stages import check
 from mrl_jax.stages import preflight
 from mrl_jax.stages import recorded
 from mrl_jax.stages.stage import STAGES
+from mrl_jax.training import sharding
+from mrl_jax.training.checkpoint import Checkpoints
 from mrl_jax.workdir import Checkpoint
+from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
 
 # Fields whose value changes no number: a run may go on with another.
@@ -51,7 +51,7 @@ _FREE_FIELDS = frozenset(
 
 def _later_fields(dataset: str) -> dict[str, Any]:
   """Fields added later, with the value old runs implied: such a run goes on."""
-  is_folder = dataset.startswith(source.FOLDER_PREFIX)
+  is_folder = dataset.startswith(open.FOLDER_PREFIX)
   # Images of folders were read as they are stored, like those of TFDS.
   return {
     'slimmable': False,
@@ -202,7 +202,7 @@ def _check_outside(config: ConfigDict, workdir: Workdir) -> None:
     folders.append(config.dataset)
   splits = (config.train_split, config.eval_split)
   for dataset in folders:
-    for folder in source.class_roots(dataset, splits):
+    for folder in open.class_roots(dataset, splits):
       inside = os.path.join(os.path.realpath(folder), '')
       if os.path.join(os.path.realpath(workdir.path), '').startswith(inside):
         raise ValueError(

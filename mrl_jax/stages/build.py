@@ -12,29 +12,29 @@ import optax
 
 from mrl_jax import models
 from mrl_jax import nesting
-from mrl_jax import optim
-from mrl_jax import sharding
 from mrl_jax import terminal
-from mrl_jax.checkpoint import Checkpoints
-from mrl_jax.data import augment
-from mrl_jax.data import resident
-from mrl_jax.data import vector_batches
-from mrl_jax.data.damage import DamageLog
-from mrl_jax.data.evaluation import EvaluationBatches
-from mrl_jax.data.resident import ResidentBatches
-from mrl_jax.data.source import Source
-from mrl_jax.data.stream import StreamBatches
-from mrl_jax.data.vector_batches import EvaluationVectors
-from mrl_jax.data.vector_batches import StreamVectors
-from mrl_jax.data.vectors import open_vectors
-from mrl_jax.data.vectors import Vectors
+from mrl_jax.data.batches import augment
+from mrl_jax.data.batches import resident
+from mrl_jax.data.batches import vectors as vector_batches
+from mrl_jax.data.batches.damage import DamageLog
+from mrl_jax.data.batches.evaluation import EvaluationBatches
+from mrl_jax.data.batches.resident import ResidentBatches
+from mrl_jax.data.batches.stream import StreamBatches
+from mrl_jax.data.batches.vectors import EvaluationVectors
+from mrl_jax.data.batches.vectors import StreamVectors
+from mrl_jax.data.sources.open import Source
+from mrl_jax.data.sources.vectors import open_vectors
+from mrl_jax.data.sources.vectors import Vectors
 from mrl_jax.models import geometry
 from mrl_jax.models.adaptor import Adaptor
 from mrl_jax.models.slimmable import SlimmableClassifier
-from mrl_jax.predictions import KINDS
 from mrl_jax.stages import recorded
+from mrl_jax.training import optim
+from mrl_jax.training import sharding
+from mrl_jax.training.checkpoint import Checkpoints
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
+from mrl_jax.workdir.predictions import KINDS
 
 
 def widths(config: ConfigDict) -> tuple[int, ...]:

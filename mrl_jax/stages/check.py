@@ -7,23 +7,23 @@ from ml_collections import ConfigDict
 
 from mrl_jax import models
 from mrl_jax import nesting
-from mrl_jax import optim
-from mrl_jax import predictions
-from mrl_jax import profile
-from mrl_jax import trainable
-from mrl_jax.data import eval_sets
-from mrl_jax.data import source
+from mrl_jax.data.sources import eval_sets
+from mrl_jax.data.sources import open
+from mrl_jax.interop.pytorch import load
 from mrl_jax.models import geometry
 from mrl_jax.models import heads
 from mrl_jax.models import slimmable
-from mrl_jax.models import torch_import
 from mrl_jax.models import vit
 from mrl_jax.stages import build
+from mrl_jax.training import optim
+from mrl_jax.training import profile
+from mrl_jax.training import trainable
+from mrl_jax.workdir import predictions
 
 _CHOICES = {
   'input': ('auto', 'resident', 'stream'),
   'augmentation': ('random_resized_crop', 'shift', 'none'),
-  'as_seen': source.AS_SEEN,
+  'as_seen': open.AS_SEEN,
   'dtype': ('float32', 'bfloat16'),
   'head': (*heads.KINDS, 'none'),
   'loss_kernel': ('xla', 'pallas'),
@@ -225,7 +225,7 @@ def _check_start(config: ConfigDict) -> None:
   _require(
     'init_prefix',
     config.init_prefix,
-    not config.init_prefix or torch_import.is_file(config.init_from),
+    not config.init_prefix or load.is_file(config.init_from),
     'empty without a file of PyTorch as init_from',
   )
   _require(

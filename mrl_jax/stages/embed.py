@@ -7,15 +7,15 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from mrl_jax import checksums
-from mrl_jax import embeddings
-from mrl_jax import files
-from mrl_jax import sharding
-from mrl_jax import state as state_lib
 from mrl_jax import terminal
-from mrl_jax.data.damage import DamageLog
+from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.stages import build
+from mrl_jax.training import sharding
+from mrl_jax.training import state as state_lib
 from mrl_jax.workdir import Checkpoint
+from mrl_jax.workdir import checksums
+from mrl_jax.workdir import embeddings
+from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
 
 

@@ -8,25 +8,25 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from mrl_jax import checksums
-from mrl_jax import embeddings
 from mrl_jax import losses
-from mrl_jax import metrics
-from mrl_jax import predict
-from mrl_jax import predictions
 from mrl_jax import retrieval
-from mrl_jax import sharding
-from mrl_jax import state as state_lib
-from mrl_jax import tables
 from mrl_jax import terminal
-from mrl_jax.data import eval_sets
-from mrl_jax.data.damage import DamageLog
-from mrl_jax.data.eval_sets import EvalSet
+from mrl_jax.data.batches.damage import DamageLog
+from mrl_jax.data.sources import eval_sets
+from mrl_jax.data.sources.eval_sets import EvalSet
+from mrl_jax.losses import metrics
 from mrl_jax.stages import build
 from mrl_jax.stages import measure
+from mrl_jax.terminal import tables
+from mrl_jax.training import inference
+from mrl_jax.training import sharding
+from mrl_jax.training import state as state_lib
 from mrl_jax.workdir import Checkpoint
+from mrl_jax.workdir import checksums
+from mrl_jax.workdir import embeddings
+from mrl_jax.workdir import predictions
 from mrl_jax.workdir import Workdir
-from mrl_jax.writer import MetricWriter
+from mrl_jax.workdir.metrics_log import MetricWriter
 
 # The name of the config's own evaluation split among the sets.
 _OWN = 'val'
@@ -141,7 +141,7 @@ def _see(
   is_own = opened.name == _OWN
   kinds = build.saved(config) if is_own else ()
   nesting_dims = tuple(config.nesting_dims)
-  step = predict.make_step(
+  step = inference.make_step(
     trained.graphdef,
     build.normalize(config),
     dims=_dims(config),
@@ -153,7 +153,7 @@ def _see(
   )
   damage = DamageLog(config.max_damaged)
   batches = build.evaluation_batches(config, opened.source, mesh, damage)
-  batches = predict.run(step, trained.params, trained.batch_stats, batches)
+  batches = inference.run(step, trained.params, trained.batch_stats, batches)
   split = config.eval_split
   if is_own and not jax.process_index():
     predictions.remove(workdir.predictions, split)

@@ -11,22 +11,22 @@ from jax import export as jax_export
 from ml_collections import ConfigDict
 import numpy as np
 
-from mrl_jax import checksums
-from mrl_jax import classify
-from mrl_jax import encode
-from mrl_jax import files
-from mrl_jax import sharding
-from mrl_jax import state as state_lib
 from mrl_jax import terminal
-from mrl_jax.data import provenance
+from mrl_jax.data.sources import provenance
+from mrl_jax.interop import classify
+from mrl_jax.interop import encoder
+from mrl_jax.interop import model_card
+from mrl_jax.interop.pytorch import arrays as torch_arrays
 from mrl_jax.models import geometry
-from mrl_jax.models import torch_arrays
 from mrl_jax.stages import build
-from mrl_jax.stages import card
 from mrl_jax.stages import recorded
+from mrl_jax.training import sharding
+from mrl_jax.training import state as state_lib
 from mrl_jax.workdir import Checkpoint
+from mrl_jax.workdir import checksums
+from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
-from mrl_jax.writer import read_metrics
+from mrl_jax.workdir.metrics_log import read_metrics
 
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 _METRICS = {'top1': 'val/top1', 'top5': 'val/top5', 'knn1': 'val/knn1'}
@@ -34,15 +34,15 @@ _METRICS = {'top1': 'val/top1', 'top5': 'val/top5', 'knn1': 'val/knn1'}
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   names = [
-    encode.ARTIFACT,
-    encode.PREPROCESS,
-    encode.CONFIG,
+    encoder.ARTIFACT,
+    encoder.PREPROCESS,
+    encoder.CONFIG,
     classify.HEADS,
-    card.NAME,
-    encode.CHECKSUMS,
+    model_card.NAME,
+    encoder.CHECKSUMS,
   ]
   if not config.embeddings:
-    names.append(card.TENSORS)
+    names.append(model_card.TENSORS)
   if _rule_path(workdir).exists():
     names.append(classify.CASCADE)
   return [workdir.export / name for name in names]
@@ -81,20 +81,20 @@ def run(
   preprocess = _preprocess(config)
   with files.replacing_folder(workdir.export) as folder:
     artifact = _artifact(config, trained, preprocess)
-    (folder / encode.ARTIFACT).write_bytes(artifact)
-    files.write_json(folder / encode.PREPROCESS, preprocess)
-    files.write_json(folder / encode.CONFIG, about)
+    (folder / encoder.ARTIFACT).write_bytes(artifact)
+    files.write_json(folder / encoder.PREPROCESS, preprocess)
+    files.write_json(folder / encoder.CONFIG, about)
     _write_heads(folder / classify.HEADS, trained)
     rule = _rule(workdir, checkpoint)
     if rule:
       files.write_json(folder / classify.CASCADE, rule)
     if not config.embeddings:
-      _write_tensors(folder / card.TENSORS, trained, about)
-    (folder / card.NAME).write_text(
-      card.text(about, preprocess, has_rule=bool(rule)),
+      _write_tensors(folder / model_card.TENSORS, trained, about)
+    (folder / model_card.NAME).write_text(
+      model_card.text(about, preprocess, has_rule=bool(rule)),
       encoding='utf-8',
     )
-    checksums.write(folder / encode.CHECKSUMS, {}, list(folder.iterdir()))
+    checksums.write(folder / encoder.CHECKSUMS, {}, list(folder.iterdir()))
   terminal.say(
     f'export: step {trained.step}, {len(artifact) / 1e6:,.1f} MB for '
     f'{", ".join(PLATFORMS)} in {workdir.export}'
@@ -253,7 +253,7 @@ def _about(config, workdir, trained, class_names) -> dict:
     'step': trained.step,
     'config_hash': workdir.hash_of(),
     # Without this file the others are not taken for whole.
-    'checksums': encode.CHECKSUMS,
+    'checksums': encoder.CHECKSUMS,
     # Percent, by width; linear ones only where there is a classifier.
     'accuracy': {
       str(dim): {

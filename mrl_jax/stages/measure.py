@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 import numpy as np
 
-from mrl_jax import checksums
-from mrl_jax import files
 from mrl_jax import losses
-from mrl_jax import metrics
 from mrl_jax import retrieval
-from mrl_jax import tables
 from mrl_jax.analysis import few_shot as few_shot_lib
 from mrl_jax.analysis import oracle
-from mrl_jax.predictions import Writer
+from mrl_jax.losses import metrics
 from mrl_jax.stages import build
+from mrl_jax.terminal import tables
+from mrl_jax.workdir import checksums
+from mrl_jax.workdir import files
+from mrl_jax.workdir.predictions import Writer
 
 # Queries that vote at a time.
 _BLOCK = 4096

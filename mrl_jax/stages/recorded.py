@@ -7,19 +7,19 @@ import os
 
 from ml_collections import ConfigDict
 
-from mrl_jax import sharding
 from mrl_jax import terminal
-from mrl_jax.data import provenance
-from mrl_jax.data import tfds_source
-from mrl_jax.data.eval_sets import Relabelled
-from mrl_jax.data.provenance import Provenance
-from mrl_jax.data.source import FOLDER_PREFIX
-from mrl_jax.data.source import open_source
-from mrl_jax.data.source import Source
-from mrl_jax.data.vectors import open_vectors
-from mrl_jax.data.vectors import Vectors
-from mrl_jax.saved_step import SavedStep
-from mrl_jax.stages import initial
+from mrl_jax.data.sources import provenance
+from mrl_jax.data.sources import tfds
+from mrl_jax.data.sources.eval_sets import Relabelled
+from mrl_jax.data.sources.open import FOLDER_PREFIX
+from mrl_jax.data.sources.open import open_source
+from mrl_jax.data.sources.open import Source
+from mrl_jax.data.sources.provenance import Provenance
+from mrl_jax.data.sources.vectors import open_vectors
+from mrl_jax.data.sources.vectors import Vectors
+from mrl_jax.stages import init_from
+from mrl_jax.training import sharding
+from mrl_jax.training.saved_step import SavedStep
 from mrl_jax.workdir import Workdir
 
 
@@ -160,7 +160,7 @@ def of_import(config: ConfigDict) -> Provenance:
     opened = open_split(config, config.train_split, check=False)
     name, version, names = opened.name, opened.version, opened.class_names
   else:
-    found = tfds_source.describe(config.dataset, config.data_dir)
+    found = tfds.describe(config.dataset, config.data_dir)
     name, version, names = found
   if config.num_classes not in (0, len(names)):
     raise ValueError(_counted(config, names))
@@ -202,7 +202,7 @@ def _classes_to_train(
 ) -> tuple[str, ...]:
   """The classes of a model without a record, or of one that is to be made."""
   has_model = bool(workdir.latest_step())
-  start = None if has_model else initial.read_provenance(config)
+  start = None if has_model else init_from.read_provenance(config)
   if start and config.num_classes == len(start.class_names):
     return start.class_names
   _check_count(config, opened, has_model=has_model)

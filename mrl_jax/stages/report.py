@@ -6,21 +6,21 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mrl_jax import checksums
-from mrl_jax import files
 from mrl_jax import terminal
-from mrl_jax.page import analyzed
-from mrl_jax.page import headline
-from mrl_jax.page import measured
-from mrl_jax.page import records as records_lib
-from mrl_jax.page import render
-from mrl_jax.page import seen
-from mrl_jax.page.parts import Section
+from mrl_jax.report import analyses as analyzed
+from mrl_jax.report import headline
+from mrl_jax.report import images
+from mrl_jax.report import measurements
+from mrl_jax.report import page as render
+from mrl_jax.report import paper
+from mrl_jax.report import records as records_lib
+from mrl_jax.report.content import Section
 from mrl_jax.stages import build
-from mrl_jax.stages import prints
 from mrl_jax.workdir import Checkpoint
+from mrl_jax.workdir import checksums
+from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
-from mrl_jax.writer import read_metrics
+from mrl_jax.workdir.metrics_log import read_metrics
 
 # Files of the analysis, and what the page says where they are missing.
 _ANALYSES = {
@@ -74,18 +74,18 @@ def run(
   }
   dims, widths = tuple(config.nesting_dims), build.widths(config)
   sections = [
-    measured.accuracy(values, widths, dims, analyses['baselines']),
-    *_with(analyses['projection'], seen.projection, folder),
-    *_with(retrieved, measured.retrieval),
+    measurements.accuracy(values, widths, dims, analyses['baselines']),
+    *_with(analyses['projection'], images.projection, folder),
+    *_with(retrieved, measurements.retrieval),
     *_with(analyses['cascade_curve'], analyzed.cascade),
     *_with(analyses['oracle'], analyzed.oracle, analyses['per_class']),
     *_with(analyses['structure'], analyzed.structure),
-    *_with(analyses['saliency'], seen.saliency, folder),
+    *_with(analyses['saliency'], images.saliency, folder),
     *_with(analyses['calibration'], analyzed.calibration),
     *_with(analyses['few_shot'], analyzed.few_shot, dims),
     *_with(analyses['superclass'], analyzed.superclasses),
-    measured.training(records, dims),
-    measured.settings(workdir.config),
+    measurements.training(records, dims),
+    measurements.settings(workdir.config),
   ]
   page = render.render(
     f'{config.name}: nested embeddings',
@@ -93,9 +93,9 @@ def run(
     sections,
     footer=' '.join(_missing(retrieved, analyses)),
   )
-  prints.write(
+  paper.write(
     workdir.report,
-    accuracy=measured.accuracies(values, widths, analyses['baselines']),
+    accuracy=measurements.accuracies(values, widths, analyses['baselines']),
     dims=dims,
     records=records,
     retrieved=retrieved,

@@ -7,16 +7,16 @@ from ml_collections import ConfigDict
 import numpy as np
 import tqdm
 
-from mrl_jax import checksums
-from mrl_jax import embeddings
 from mrl_jax import retrieval
-from mrl_jax import tables
 from mrl_jax import terminal
 from mrl_jax.retrieval import compare
 from mrl_jax.stages import build
+from mrl_jax.terminal import tables
 from mrl_jax.workdir import Checkpoint
+from mrl_jax.workdir import checksums
+from mrl_jax.workdir import embeddings
 from mrl_jax.workdir import Workdir
-from mrl_jax.writer import MetricWriter
+from mrl_jax.workdir.metrics_log import MetricWriter
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:

@@ -9,24 +9,24 @@ import pathlib
 import jax
 from ml_collections import ConfigDict
 
-from mrl_jax import files
-from mrl_jax import metrics as metrics_lib
-from mrl_jax import sharding
-from mrl_jax import state as state_lib
 from mrl_jax import terminal
-from mrl_jax.checkpoint import Checkpoints
-from mrl_jax.data import provenance
-from mrl_jax.data.damage import DamageLog
-from mrl_jax.data.wait import InputWait
-from mrl_jax.preemption import Preemption
-from mrl_jax.preemption import Stopped
-from mrl_jax.profile import Profile
+from mrl_jax.data.batches.damage import DamageLog
+from mrl_jax.data.batches.input_wait import InputWait
+from mrl_jax.data.sources import provenance
+from mrl_jax.losses import metrics as metrics_lib
 from mrl_jax.stages import build
-from mrl_jax.stages import initial
+from mrl_jax.stages import init_from
 from mrl_jax.stages import recorded
+from mrl_jax.training import sharding
+from mrl_jax.training import state as state_lib
+from mrl_jax.training.checkpoint import Checkpoints
+from mrl_jax.training.preemption import Preemption
+from mrl_jax.training.preemption import Stopped
+from mrl_jax.training.profile import Profile
 from mrl_jax.workdir import Checkpoint
+from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
-from mrl_jax.writer import MetricWriter
+from mrl_jax.workdir.metrics_log import MetricWriter
 
 # That the mean and scale of vectors are taken of.
 _FIT_ROWS = 32768
@@ -68,7 +68,7 @@ def run(
   if not workdir.latest_step():
     if config.embeddings:
       model.encoder.fit(source.sample(_FIT_ROWS, seed=config.seed))
-    initial.initialise(config, model, dataset.class_names)
+    init_from.initialise(config, model, dataset.class_names)
   graphdef, state = state_lib.create(
     model, optimizer, trainable=config.trainable
   )

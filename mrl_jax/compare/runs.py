@@ -1,0 +1,201 @@
+"""What a finished run has to say, as accuracies by width."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+import numpy as np
+
+from mrl_jax import losses
+from mrl_jax import stages
+from mrl_jax.compare import probe as probe_lib
+from mrl_jax.retrieval import projections
+from mrl_jax.stages import recorded
+from mrl_jax.stages.analyze import baselines as baselines_stage
+from mrl_jax.training.checkpoint import Checkpoints
+from mrl_jax.workdir import embeddings
+from mrl_jax.workdir import Workdir
+from mrl_jax.workdir.metrics_log import read_metrics
+
+_KINDS = {'mrl': 'MRL', 'mrl_e': 'MRL-E', 'fixed': 'FF'}
+
+
+class Run(NamedTuple):
+  """A finished run.
+
+  Attributes:
+    kind: MRL, MRL-E, FF or Slim.
+    config: that it was trained with.
+    workdir: where it lies.
+    linear: top-1 of the heads in percent, by width.
+    neighbor: 1-NN accuracy in percent, by width.
+  """
+
+  kind: str
+  config: ConfigDict
+  workdir: Workdir
+  linear: dict[int, float]
+  neighbor: dict[int, float]
+
+
+def read(path: str) -> Run:
+  """Raises ValueError, naming the stage to run, if it is not evaluated."""
+  config, workdir = stages.open_recorded(path)
+  last = config.nesting_dims[-1]
+  # Rows may be of several checkpoints; runs of old have no step in their marks.
+  step = workdir.marks().get('evaluate', {}).get('step')
+  records = [
+    record
+    for record in read_metrics(workdir.metrics)
+    if f'val/knn1@{last}' in record and step in (None, record['step'])
+  ]
+  if not records:
+    raise ValueError(f'{path} is not evaluated: run --mode=evaluate first')
+  return Run(
+    'Slim' if config.slimmable else _KINDS[config.head],
+    config,
+    workdir,
+    _by_width(records[-1], 'val/top1@'),
+    # An FF of one width was measured between its dims, too; they are not it.
+    {last: records[-1][f'val/knn1@{last}']}
+    if config.head == 'fixed'
+    else _by_width(records[-1], 'val/knn1@'),
+  )
+
+
+def widths(run: Run) -> tuple[int, ...]:
+  """Those that its row has; a slimmable network's networks are not all."""
+  config = run.config
+  between = config.eval_dims if config.slimmable else ()
+  return (*config.nesting_dims, *between)
+
+
+def _by_width(record, prefix) -> dict[int, float]:
+  return {
+    int(name.removeprefix(prefix)): value
+    for name, value in record.items()
+    if name.startswith(prefix)
+  }
+
+
+def check_alike(runs: Sequence[Run]) -> None:
+  """Raises ValueError for runs that are not of one dataset and encoder.
+
+  Datasets are compared by what was recorded of them, and only by their names
+  where a run has recorded nothing.
+  """
+  first = runs[0]
+  for run in runs[1:]:
+    there, here = (recorded.read(x.workdir) for x in (first, run))
+    by_name = () if there and here else ('dataset',)
+    for name in ('train_split', 'eval_split', 'encoder', *by_name):
+      one, other = run.config[name], first.config[name]
+      if one != other:
+        raise ValueError(
+          f'{run.workdir.path} has {name} {one!r} and {first.workdir.path} '
+          f'{other!r}: compare runs of the same'
+        )
+    if not by_name and there != here:
+      raise ValueError(
+        f'{run.workdir.path} was trained on other classes or files than '
+        f'{first.workdir.path}: compare runs of the same'
+      )
+
+
+def full_width(runs: Sequence[Run]) -> Run | None:
+  """The first fixed-feature run of all that the encoder gives, if any."""
+  for run in runs:
+    if run.kind == 'FF':
+      _, _, manifest = embeddings.load(
+        run.workdir.embeddings, run.config.eval_split
+      )
+      if run.config.nesting_dims[-1] == manifest['dim']:
+        return run
+  return None
+
+
+def linear_baselines(
+  run: Run, dims: Sequence[int], *, probe: bool = True
+) -> dict[str, dict[int, float]]:
+  """Top-1 in percent of `SVD` and `Rand. LP`, by width.
+
+  SVD: the classifier of the full width at a lower rank. Rand. LP: a logistic
+  regression on random dims of the embedding, trained here; without `probe`
+  there is none.
+  """
+  config, workdir = run.config, run.workdir
+  row_MD, row_label_M, _ = embeddings.load(
+    workdir.embeddings, config.train_split
+  )
+  query_QD, query_label_Q, manifest = embeddings.load(
+    workdir.embeddings, config.eval_split
+  )
+  if not workdir.checkpoint(manifest['step']).has_made(manifest):
+    raise ValueError(
+      f'{workdir.embeddings} is of a checkpoint that is not there any more: '
+      'run --mode=embed again'
+    )
+  with Checkpoints(workdir.checkpoints) as checkpoints:
+    shapes = checkpoints.model_shapes(manifest['step'])
+    restored = checkpoints.restore_model(shapes, manifest['step'])
+  head = restored['params']['head']
+  kernel_DC, bias_C = (np.asarray(head[name]) for name in ('kernel', 'bias'))
+  D, C = kernel_DC.shape
+  found = {'SVD': low_rank(kernel_DC, bias_C, query_QD, query_label_Q, dims)}
+  if probe:
+    found['Rand. LP'] = probe_lib.top1(
+      row_MD,
+      row_label_M,
+      query_QD,
+      query_label_Q,
+      dims,
+      num_classes=C,
+      order_D=projections.random_order(D, seed=config.seed),
+      seed=config.seed,
+    )
+  return found
+
+
+def low_rank(
+  kernel_DC: np.ndarray,
+  bias_C: np.ndarray,
+  query_QD: np.ndarray,
+  query_label_Q: np.ndarray,
+  dims: Sequence[int],
+) -> dict[int, float]:
+  """Top-1 in percent of the classifier's best approximations of each rank."""
+  u_DR, s_R, v_RC = np.linalg.svd(kernel_DC, full_matrices=False)
+  found = {}
+  for dim in dims:
+    if dim < len(kernel_DC):
+      reduced_QR = query_QD @ (u_DR[:, :dim] * s_R[:dim])
+      logits_QC = reduced_QR @ v_RC[:dim] + bias_C
+      found[dim] = _percent(logits_QC.argmax(1), query_label_Q)
+  return found
+
+
+def neighbor_baselines(
+  run: Run, dims: Sequence[int]
+) -> tuple[dict[str, dict[int, float | None]], bool]:
+  """1-NN in percent of what can be made of the full width, by width.
+
+  `FF cut` is the prefix of an embedding that was trained for the full width
+  only. Returns too whether a sample was searched.
+  """
+  record = baselines_stage.measure(run.config, run.workdir, tuple(dims))
+  names = {
+    'nested': 'FF cut',
+    'SVD': 'SVD',
+    'random dims': 'Rand. FS',
+    'random projection': 'JL',
+  }
+  found = {
+    shown: dict(zip(record['dims'], record['knn1'][name], strict=True))
+    for name, shown in names.items()
+  }
+  return found, record['sampled']
+
+
+def _percent(predicted_Q, label_Q) -> float:
+  counted_Q = label_Q != losses.IGNORED
+  return 100 * float((predicted_Q == label_Q)[counted_Q].mean())

@@ -1,0 +1,1 @@
+"""Batches: from examples to arrays on the devices."""

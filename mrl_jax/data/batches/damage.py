@@ -1,0 +1,43 @@
+"""Damaged images: counted, named, tolerated up to a limit."""
+
+import threading
+
+from mrl_jax.data.images.decode import DamagedImageError
+
+
+class DamageLog:
+  """Remembers which images could not be decoded. Safe to share by threads."""
+
+  def __init__(self, limit: int):
+    """`limit`: how many different damaged images a run puts up with."""
+    self.limit = limit
+    self._lock = threading.Lock()
+    self._errors: dict[str, str] = {}
+    self._reported = 0
+
+  def add(self, key: str, error: DamagedImageError) -> None:
+    """Counts the image named `key`, once; raises ValueError over the limit."""
+    with self._lock:
+      self._errors.setdefault(key, str(error))
+      if len(self._errors) > self.limit:
+        raise ValueError(
+          f'{len(self._errors)} damaged images, more than max_damaged='
+          f'{self.limit}: {self._describe(0)}'
+        )
+
+  def report(self) -> str:
+    """One line on those added since the last report; empty if none was."""
+    with self._lock:
+      new, self._reported = self._reported, len(self._errors)
+      if new == self._reported:
+        return ''
+      return f'skipped damaged images: {self._describe(new)}'
+
+  @property
+  def keys(self) -> list[str]:
+    with self._lock:
+      return sorted(self._errors)
+
+  def _describe(self, start: int) -> str:
+    errors = list(self._errors.items())[start:]
+    return ', '.join(f'{key} ({error})' for key, error in errors)

@@ -1,0 +1,98 @@
+"""Every example of a split once, in order, in batches of one shape."""
+
+from collections.abc import Iterator
+import concurrent.futures
+
+import jax
+import numpy as np
+
+from mrl_jax.data.batches import parallel
+from mrl_jax.data.batches.damage import DamageLog
+from mrl_jax.data.images import decode
+from mrl_jax.data.sources import open as source_lib
+from mrl_jax.data.sources.open import Source
+from mrl_jax.training import sharding
+
+
+def view(
+  source: Source, index: int, *, resize: int, size: int, damage: DamageLog
+) -> tuple[np.ndarray, int] | None:
+  """The evaluation view of an example and its label; None if it is damaged.
+
+  See `decode.resize_and_crop`. Raises ValueError, naming the example, for a
+  label that is no class or an image that does not fit.
+  """
+  example = source_lib.read(source, index)
+  try:
+    image = decode.resize_and_crop(
+      example.data, resize=resize, size=size, as_seen=example.as_seen
+    )
+    return image, example.label
+  except decode.DamagedImageError as error:
+    damage.add(example.key, error)
+    return None
+  except ValueError as error:
+    raise ValueError(f'{example.key}: {error}') from None
+
+
+class EvaluationBatches:
+  """Batches `image` (uint8), `label` (int32) and `mask` (bool) of a split.
+
+  They lie on the devices of the mesh, each process reading its own rows. The
+  last batch is padded; padding and damaged images have `mask` False.
+  """
+
+  def __init__(
+    self,
+    source: Source,
+    batch_size: int,
+    *,
+    mesh: jax.sharding.Mesh,
+    resize: int,
+    size: int,
+    damage: DamageLog,
+    num_threads: int = 0,
+  ):
+    """`batch_size`: rounded up to a multiple of the devices."""
+    self._source = source
+    self._mesh = mesh
+    self._resize = resize
+    self._size = size
+    self._damage = damage
+    self._num_threads = num_threads
+    batch_size = min(batch_size, len(source))
+    self.batch_size = -(-batch_size // mesh.size) * mesh.size
+
+  def __iter__(self) -> Iterator[dict[str, jax.Array]]:
+    rows = sharding.local_rows(self.batch_size, self._mesh)
+    starts = range(0, len(self._source), self.batch_size)
+    indices = ([start + row for row in rows] for start in starts)
+    with concurrent.futures.ThreadPoolExecutor(
+      parallel.num_threads(self._num_threads)
+    ) as pool:
+      for views in parallel.map_batches(pool, self._view, indices):
+        yield sharding.shard_batch(self._stack(views), self._mesh)
+
+  def _view(self, index):
+    if index >= len(self._source):
+      return None
+    return view(
+      self._source,
+      index,
+      resize=self._resize,
+      size=self._size,
+      damage=self._damage,
+    )
+
+  def _stack(self, views):
+    shape = (self._size, self._size, 3)
+    batch = {
+      'image': np.zeros((len(views), *shape), np.uint8),
+      'label': np.zeros(len(views), np.int32),
+      'mask': np.zeros(len(views), bool),
+    }
+    for row, example in enumerate(views):
+      if example is not None:
+        batch['image'][row], batch['label'][row] = example
+        batch['mask'][row] = True
+    return batch

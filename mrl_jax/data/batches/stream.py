@@ -1,0 +1,108 @@
+"""Training batches decoded from the encoded images as they are needed."""
+
+from collections.abc import Iterator, Mapping
+import concurrent.futures
+import itertools
+
+import jax
+import numpy as np
+
+from mrl_jax.data.batches import order
+from mrl_jax.data.batches import parallel
+from mrl_jax.data.batches.damage import DamageLog
+from mrl_jax.data.images import decode
+from mrl_jax.data.sources import open as source_lib
+from mrl_jax.data.sources.open import Example
+from mrl_jax.data.sources.open import Source
+from mrl_jax.training import sharding
+
+
+class StreamBatches:
+  """Batches `image` (uint8 [N, size, size, 3]) and `label` (int32 [N]).
+
+  They lie on the devices of the mesh, each process reading its own rows. Which
+  example stands at a position, and its crop, are pure functions of
+  (seed, position), so a run may resume at any step at once. A damaged image is
+  replaced by the example that follows it in the order.
+  """
+
+  def __init__(
+    self,
+    source: Source,
+    batch_size: int,
+    *,
+    mesh: jax.sharding.Mesh,
+    seed: int,
+    resize: bool,
+    sizes: Mapping[int, int],
+    scale: tuple[float, float] | None,
+    damage: DamageLog,
+    num_threads: int = 0,
+  ):
+    """`sizes` are the images' sides, by the epoch each begins with; 0 is one.
+
+    `scale` is that of `decode.random_resized_crop`; with None, images come by
+    `decode.resize_and_crop`, the shorter side resized to the size if `resize`.
+    """
+    self.steps_per_epoch = order.steps_per_epoch(len(source), batch_size)
+    self._source = source
+    self._batch_size = batch_size
+    self._mesh = mesh
+    self._seed = seed
+    self._resize = resize
+    self._sizes = sizes
+    self._scale = scale
+    self._damage = damage
+    self._num_threads = num_threads
+
+  def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
+    """The batch of each step from `start_step` on."""
+    rows = sharding.local_rows(self._batch_size, self._mesh)
+    with concurrent.futures.ThreadPoolExecutor(
+      parallel.num_threads(self._num_threads)
+    ) as pool:
+      positions = (
+        self._positions(step, rows) for step in itertools.count(start_step)
+      )
+      for examples in parallel.map_batches(pool, self._decode, positions):
+        images, labels = zip(*examples, strict=True)
+        batch = {'image': np.stack(images), 'label': np.array(labels, np.int32)}
+        yield sharding.shard_batch(batch, self._mesh)
+
+  def take(self, batch, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The images and labels of a batch, traced inside the step."""
+    del step  # The host took them already.
+    return batch['image'], batch['label']
+
+  def _positions(self, step: int, rows: list[int]) -> list[tuple[int, int]]:
+    epoch, step = divmod(step, self.steps_per_epoch)
+    return [(epoch, step * self._batch_size + row) for row in rows]
+
+  def _decode(self, where: tuple[int, int]) -> tuple[np.ndarray, int]:
+    epoch, position = where
+    visits = order.epoch_order(self._seed, epoch, len(self._source))
+    for attempt in range(len(visits)):
+      index = visits[(position + attempt) % len(visits)]
+      example = source_lib.read(self._source, int(index))
+      rng = np.random.default_rng((self._seed, epoch, position, attempt))
+      try:
+        return self._crop(example, rng, self._size(epoch)), example.label
+      except decode.DamagedImageError as error:
+        self._damage.add(example.key, error)
+      except ValueError as error:
+        raise ValueError(f'{example.key}: {error}') from None
+    raise ValueError('every image of the training split is damaged')
+
+  def _size(self, epoch: int) -> int:
+    return self._sizes[max(first for first in self._sizes if first <= epoch)]
+
+  def _crop(
+    self, example: Example, rng: np.random.Generator, size: int
+  ) -> np.ndarray:
+    options = {'size': size, 'as_seen': example.as_seen}
+    if self._scale is None:
+      resize = size if self._resize else 0
+      return decode.resize_and_crop(example.data, resize=resize, **options)
+    return decode.random_resized_crop(
+      example.data, rng, scale=self._scale, **options
+    )

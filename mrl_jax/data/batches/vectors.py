@@ -1,0 +1,97 @@
+"""Batches of vectors: for training as needed, for evaluation in order."""
+
+from collections.abc import Iterator
+import concurrent.futures
+import itertools
+
+import jax
+import numpy as np
+
+from mrl_jax.data.batches import order
+from mrl_jax.data.batches import parallel
+from mrl_jax.data.sources.vectors import Vectors
+from mrl_jax.training import sharding
+
+_BLOCK = 16384
+
+
+def load(source: Vectors) -> tuple[np.ndarray, np.ndarray]:
+  """All rows, float32 [N, D], and their labels, for `ResidentBatches`."""
+  row_ND = np.empty((len(source), source.width), np.float32)
+  for start in range(0, len(source), _BLOCK):
+    block = slice(start, start + _BLOCK)
+    row_ND[block] = source.read(np.arange(len(source))[block])
+  return row_ND, source.label_N
+
+
+class StreamVectors:
+  """Batches `image` (float32 [N, D]) and `label` (int32 [N]), read as needed.
+
+  They lie on the devices of the mesh, each process reading its own rows; which
+  row stands at a position is a pure function of (seed, position).
+  """
+
+  def __init__(
+    self,
+    source: Vectors,
+    batch_size: int,
+    *,
+    mesh: jax.sharding.Mesh,
+    seed: int,
+  ):
+    self.steps_per_epoch = order.steps_per_epoch(len(source), batch_size)
+    self._source = source
+    self._batch_size = batch_size
+    self._mesh = mesh
+    self._seed = seed
+
+  def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
+    """The batch of each step from `start_step` on."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+      # One item a batch: numpy gathers rows faster than threads share them out.
+      steps = ([step] for step in itertools.count(start_step))
+      for (batch,) in parallel.map_batches(pool, self._read, steps):
+        yield sharding.shard_batch(batch, self._mesh)
+
+  def take(self, batch, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The rows and labels of a batch, traced inside the step."""
+    del step  # The host took them already.
+    return batch['image'], batch['label']
+
+  def _read(self, step: int) -> dict[str, np.ndarray]:
+    epoch, step = divmod(step, self.steps_per_epoch)
+    rows = np.array(sharding.local_rows(self._batch_size, self._mesh))
+    visits_N = order.epoch_order(self._seed, epoch, len(self._source))
+    positions_B = visits_N[step * self._batch_size + rows]
+    return {
+      'image': self._source.read(positions_B),
+      'label': self._source.label_N[positions_B],
+    }
+
+
+class EvaluationVectors:
+  """Every row once, in order: `image`, `label`, and `mask`, False in padding.
+
+  They lie on the devices of the mesh, each process reading its own rows.
+  """
+
+  def __init__(
+    self, source: Vectors, batch_size: int, *, mesh: jax.sharding.Mesh
+  ):
+    """`batch_size`: rounded up to a multiple of the devices."""
+    self._source = source
+    self._mesh = mesh
+    batch_size = min(batch_size, len(source))
+    self.batch_size = -(-batch_size // mesh.size) * mesh.size
+
+  def __iter__(self) -> Iterator[dict[str, jax.Array]]:
+    rows = np.array(sharding.local_rows(self.batch_size, self._mesh))
+    for start in range(0, len(self._source), self.batch_size):
+      mask_B = start + rows < len(self._source)
+      positions_B = np.where(mask_B, start + rows, 0)
+      batch = {
+        'image': self._source.read(positions_B),
+        'label': self._source.label_N[positions_B],
+        'mask': mask_B,
+      }
+      yield sharding.shard_batch(batch, self._mesh)

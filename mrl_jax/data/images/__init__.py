@@ -1,0 +1,1 @@
+"""Images: from encoded bytes to RGB pixels."""

@@ -1,0 +1,122 @@
+"""Decodes little more of a JPEG than the box of pixels that is wanted."""
+
+import struct
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+
+from mrl_jax.data.images.orientation import Box
+
+_BEGIN, _END = b'\xff\xd8', b'\xff\xd9'
+_FILL, _SCAN = 0xFF, 0xDA
+# Huffman-coded: baseline, extended, progressive.
+_PROGRESSIVE = 0xC2
+_FRAMES = (0xC0, 0xC1, _PROGRESSIVE)
+# Of a JPEG, which can be decoded smaller; and of a progressive one, which is
+# held in memory as a whole.
+MOST_PIXELS, _MOST_PROGRESSIVE = 400_000_000, 100_000_000
+# More are decoded only where they cannot be decoded smaller.
+LARGE = 25_000_000
+
+
+class Frame(NamedTuple):
+  """What the header of a JPEG says.
+
+  Attributes:
+    width: in pixels.
+    height: in pixels.
+    band: rows of pixels that are coded together.
+    offset: where in the file the height stands, in two bytes.
+  """
+
+  width: int
+  height: int
+  band: int
+  offset: int
+
+
+def read_frame(data: bytes) -> Frame | None:
+  """The header of a whole JPEG of 8 bits, grey or of three components.
+
+  None for all else, be it damaged or only rare: that is for Pillow to judge.
+  """
+  if not (data.startswith(_BEGIN) and data.endswith(_END)):
+    return None
+  at = len(_BEGIN)
+  while at + 10 <= len(data) and data[at] == _FILL and data[at + 1] != _SCAN:
+    if data[at + 1] in _FRAMES:
+      return _parse_frame(data, at)
+    if data[at + 1] == _FILL:
+      at += 1
+    else:
+      at += 2 + int.from_bytes(data[at + 2 : at + 4])
+  return None
+
+
+def _parse_frame(data: bytes, at: int) -> Frame | None:
+  bits, height, width, components = struct.unpack_from('>BHHB', data, at + 4)
+  factors = [byte & 15 for byte in data[at + 11 : at + 11 + 3 * components : 3]]
+  usual = bits == 8 and len(factors) == components and components in (1, 3)
+  most = _MOST_PROGRESSIVE if data[at + 1] == _PROGRESSIVE else MOST_PIXELS
+  if not (usual and min(factors) and 0 < width * height <= most):
+    return None
+  return Frame(width, height, 8 * max(factors), at + 5)
+
+
+def decode(
+  data: bytes, frame: Frame, box: Box, *, size: int
+) -> tuple[np.ndarray, Box] | None:
+  """The upper part of a JPEG, and the box in it; None if Pillow is to
+  judge.
+
+  Decoding ends below the box, and is at 1/2, 1/4 or 1/8 of the size if both
+  sides of the box then still have `size` pixels, or more than `LARGE` pixels
+  would be decoded.
+
+  Args:
+    data: the JPEG.
+    frame: from `read_frame`.
+    box: what will be cut from it, in pixels of the whole image.
+    size: what the box will be resized to.
+
+  Returns:
+    uint8 RGB [rows, columns, 3] and the same box in its pixels.
+  """
+  left, top, right, bottom = box
+  factor = 1
+  while factor < 8 and (
+    min(right - left, bottom - top) >= 2 * factor * size
+    or min(bottom, frame.height) * frame.width > LARGE * factor**2
+  ):
+    factor *= 2
+  # The colour of the last rows is interpolated with what lies below them.
+  height = -(-(bottom + factor) // frame.band) * frame.band
+  if height < frame.height:
+    # A decoder stops at the last row that the header tells it of.
+    end = frame.offset + 2
+    data = b''.join((data[: frame.offset], height.to_bytes(2), data[end:]))
+  height = min(height, frame.height)
+  shape = (-(-height // factor), -(-frame.width // factor), 3)
+  pixels_HWC = np.empty(shape, np.uint8)
+  try:
+    simplejpeg.decode_jpeg(
+      data,
+      min_height=shape[0],
+      min_width=shape[1],
+      min_factor=factor,
+      buffer=pixels_HWC,
+    )
+  except ValueError as error:
+    # The rows left over, which come up when all others are decoded. With
+    # strict=False a broken file would give what was in the memory before.
+    if 'extraneous bytes before marker' not in str(error):
+      return None
+  return pixels_HWC, tuple(side / factor for side in box)
+
+
+def too_large(width: int, height: int, most: int) -> str:
+  """Why an image is not decoded."""
+  return (
+    f'{width:,}x{height:,} pixels are more than the {most:,} that are decoded'
+  )

@@ -1,0 +1,126 @@
+"""The EXIF orientation of an image: how it is read, and how it is undone."""
+
+import numpy as np
+from PIL import ExifTags
+from PIL import Image
+
+from mrl_jax.data.images import formats
+
+Box = tuple[float, float, float, float]  # Left, top, right, bottom.
+
+_TAG = ExifTags.Base.Orientation
+# For each orientation: whether the stored image is transposed, then flipped
+# upside down, then flipped left to right, to stand as it was seen.
+_STEPS = {
+  1: (False, False, False),
+  2: (False, False, True),
+  3: (False, True, True),
+  4: (False, True, False),
+  5: (True, False, False),
+  6: (True, False, True),
+  7: (True, True, True),
+  8: (True, True, False),
+}
+_METHODS = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
+# The tag as it begins in an EXIF entry, in either order of bytes, and the whole
+# entry where it says 1.
+_ENTRIES = (
+  (b'\x12\x01', b'\x12\x01\x03\0\x01\0\0\0\x01\0'),
+  (b'\x01\x12', b'\x01\x12\0\x03\0\0\0\x01\0\x01'),
+)
+
+
+def read(image: Image.Image) -> int:
+  """The orientation of an opened image, 1 to 8; 1 where none is told.
+
+  Metadata that cannot be read are no reason to refuse the pixels. A TIFF is to
+  be loaded before: Pillow then turns it by itself.
+  """
+  try:
+    value = image.getexif().get(_TAG, 1)
+    return value if value in _STEPS else 1
+  # Damaged EXIF raises a dozen types.
+  except Exception:
+    return 1
+
+
+def read_jpeg(data: bytes, header: int) -> int:
+  """The orientation of a JPEG whose frame begins `header` bytes from its start.
+
+  As `read`, but in microseconds where there is no tag, or it says 1.
+  """
+  if not _may_be_turned(data[:header]):
+    return 1
+  try:
+    return read(formats.open_image(data))
+  # Who decodes it says what is wrong.
+  except Exception:
+    return 1
+
+
+def turn(image: Image.Image, orientation: int) -> Image.Image:
+  """The image as it is to be seen."""
+  method = _METHODS.get(orientation)
+  return image if method is None else image.transpose(method)
+
+
+def turn_pixels(pixels_HWC: np.ndarray, orientation: int) -> np.ndarray:
+  """As `turn`, for an array; sides are exchanged for orientations above 4."""
+  transposed, upside_down, mirrored = _STEPS[orientation]
+  if transposed:
+    pixels_HWC = pixels_HWC.swapaxes(0, 1)
+  pixels_HWC = pixels_HWC[:: -1 if upside_down else 1]
+  pixels_HWC = pixels_HWC[:, :: -1 if mirrored else 1]
+  return np.ascontiguousarray(pixels_HWC)
+
+
+def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+  """Width and height of the image as it is to be seen."""
+  return size[::-1] if _STEPS[orientation][0] else size
+
+
+def stored_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
+  """Where a box of the turned image lies in the stored one.
+
+  Args:
+    box: in pixels of the turned image.
+    size: width and height of the turned image.
+    orientation: 1 to 8.
+  """
+  transposed, upside_down, mirrored = _STEPS[orientation]
+  left, top, right, bottom = box
+  width, height = size
+  if mirrored:
+    left, right = width - right, width - left
+  if upside_down:
+    top, bottom = height - bottom, height - top
+  if transposed:
+    return top, left, bottom, right
+  return left, top, right, bottom
+
+
+def _may_be_turned(header: bytes) -> bool:
+  """Whether Pillow could find another orientation than 1 in these bytes."""
+  # XMP tells it, too.
+  if b'tiff:Orientation' in header:
+    return True
+  parts = header.count(b'Exif\0\0')
+  if parts != 1:
+    return parts > 1  # An entry may be cut in two.
+  for tag, upright in _ENTRIES:
+    at = header.find(tag)
+    while at >= 0:
+      kind = header[at + 2 : at + 4]
+      # The number of its type follows a tag.
+      if 0 in kind and 0 < sum(kind) < 14 and header[at : at + 10] != upright:
+        return True
+      at = header.find(tag, at + 1)
+  return False

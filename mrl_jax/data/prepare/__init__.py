@@ -1,0 +1,1 @@
+"""Prepares a dataset, or rewrites one with smaller images."""

@@ -1,0 +1,149 @@
+"""What is in a folder that `shards` wrote, and whether it still is."""
+
+from collections.abc import Mapping
+import concurrent.futures
+import hashlib
+import os
+import pathlib
+from typing import Any, TypedDict
+
+from mrl_jax.data.batches import parallel
+from mrl_jax.workdir import files
+
+NAME = 'manifest.json'
+
+
+class Split(TypedDict):
+  images: int
+  bytes: int
+  reencoded: int
+  damaged: dict[str, str]
+
+
+class Shard(TypedDict):
+  images: int
+  bytes: int
+  sha256: str
+
+
+class Manifest(TypedDict):
+  """The content of a manifest.json."""
+
+  settings: dict[str, Any]
+  splits: dict[str, Split]
+  shards: dict[str, Shard]
+
+
+class ShardRecord(Split):
+  """What is known of a finished shard before there is a manifest."""
+
+  split: str
+  payload: int
+  sha256: str
+
+
+def make(
+  settings: Mapping[str, Any], shards: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+  """The manifest of finished shards, which are given by their file names."""
+  splits = {}
+  for shard in shards.values():
+    split = splits.setdefault(
+      shard['split'], {'images': 0, 'bytes': 0, 'reencoded': 0, 'damaged': {}}
+    )
+    for name in ('images', 'bytes', 'reencoded'):
+      split[name] += shard[name]
+    split['damaged'] |= shard['damaged']
+  kept = ('images', 'bytes', 'sha256')
+  return {
+    'settings': dict(settings),
+    'splits': splits,
+    'shards': {
+      name: {key: shard[key] for key in kept} for name, shard in shards.items()
+    },
+  }
+
+
+def is_as_seen(folder: str | os.PathLike) -> bool:
+  """Whether a dataset's images are people's own, to be read as they see them.
+
+  So they are where `reencode` has written them from a folder of images.
+  """
+  found = files.read_json(pathlib.Path(folder) / NAME, missing={})
+  settings = found.get('settings')
+  return isinstance(settings, dict) and bool(settings.get('as_seen'))
+
+
+def check_settings(
+  recorded: Mapping[str, Any], settings: Mapping[str, Any], out: pathlib.Path
+) -> None:
+  """Raises ValueError, naming what differs, if a folder has other settings."""
+  differences = [
+    f'{name} is {recorded.get(name)!r} there and {value!r} now'
+    for name, value in settings.items()
+    if recorded.get(name) != value
+  ]
+  if differences:
+    raise ValueError(
+      f'{out} was begun with other settings: {"; ".join(differences)}. Give '
+      'the same, or another --out'
+    )
+
+
+def verify(
+  out: pathlib.Path, *, workers: int = 0, sizes_only: bool = False
+) -> dict[str, Any]:
+  """Compares every shard with the manifest, which is returned.
+
+  Raises ValueError: there is no manifest, or a shard is missing or differs.
+  """
+  try:
+    manifest = files.read_json(out / NAME, Manifest)
+  except (FileNotFoundError, NotADirectoryError):
+    raise ValueError(
+      f'{out}: no {NAME} there, so not a folder that was prepared to its end'
+    ) from None
+  shards = manifest['shards']
+
+  def problem(name):
+    path, shard = out / name, shards[name]
+    if not path.is_file():
+      return f'{name} is missing'
+    size = path.stat().st_size
+    if size != shard['bytes']:
+      return f'{name} has {size:,} bytes instead of {shard["bytes"]:,}'
+    if not sizes_only and sha256(path) != shard['sha256']:
+      return f'{name} has another checksum'
+    return ''
+
+  with concurrent.futures.ThreadPoolExecutor(
+    parallel.num_threads(workers)
+  ) as pool:
+    problems = [line for line in pool.map(problem, shards) if line]
+  if problems:
+    more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
+    raise ValueError(
+      f'{out} is not as its {NAME} says: {"; ".join(problems[:3])}{more}'
+    )
+  return manifest
+
+
+def sha256(path: pathlib.Path) -> str:
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def summary(manifest: Mapping[str, Any]) -> list[str]:
+  """A line for each split, and one for what was damaged."""
+  lines, damaged = [], {}
+  for name, split in manifest['splits'].items():
+    lines.append(
+      f'{name}: {split["images"]:,} images, {split["bytes"] / 1e6:,.1f} MB, '
+      f'{split["reencoded"]:,} re-encoded, {len(split["damaged"]):,} damaged'
+    )
+    damaged |= split['damaged']
+  if damaged:
+    first = [f'{key} ({error})' for key, error in list(damaged.items())[:5]]
+    more = f' and more, all in {NAME}' if len(damaged) > 5 else ''
+    lines.append(f'skipped damaged images: {", ".join(first)}{more}')
+  return lines

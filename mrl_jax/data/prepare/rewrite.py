@@ -1,0 +1,186 @@
+"""Writes a dataset again, its images made smaller, for training to read.
+
+DIR/dataset_info.json, features.json   what makes DIR a dataset, as TFDS has it
+DIR/<name>-<split>.array_record-…      the shards
+DIR/manifest.json                      settings, counts, checksums; written last
+DIR/unfinished/                        settings, and a file for each finished
+                                       shard; gone at the end
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import fcntl
+import os
+import pathlib
+import re
+import shutil
+from typing import Any
+
+import PIL
+
+from mrl_jax.data.batches import parallel
+from mrl_jax.data.prepare import manifest
+from mrl_jax.data.prepare import processes
+from mrl_jax.data.prepare import shards
+from mrl_jax.data.prepare.progress import Meter
+from mrl_jax.data.sources import open
+from mrl_jax.workdir import files
+
+_UNFINISHED = 'unfinished'
+
+
+def write(
+  dataset: str,
+  out: str | os.PathLike,
+  *,
+  data_dir: str = '',
+  max_side: int = 0,
+  quality: int = 90,
+  keep: bool = True,
+  workers: int = 0,
+  shard_images: int = 0,
+) -> dict[str, Any]:
+  """Writes all splits of a dataset to `out`, in their order.
+
+  Started again after an interruption it writes the shards that are missing, to
+  the same bytes as if there had been none; where all is written, nothing.
+
+  Args:
+    dataset: as `source.open_source` takes it.
+    out: a new folder, or one that the same call has begun.
+    data_dir: where TFDS datasets are; empty: TFDS's default.
+    max_side: larger images are scaled down to this many pixels, what is no RGB
+      JPEG becomes one, and damaged images are left out; 0 copies all, unread.
+    quality: of these JPEGs, 1 to 100.
+    keep: leave the JPEGs that are small enough as they are.
+    workers: processes; 0 is one for each core.
+    shard_images: images in a shard; 0 chooses.
+
+  Returns:
+    The manifest, as it is in manifest.json.
+
+  Raises:
+    ValueError: there is nothing to read, `out` holds something else, or cannot
+      be written.
+  """
+  out = files.local(out, '--out').absolute()
+  sources = {
+    split: open.open_source(dataset, split, data_dir)
+    for split in open.split_names(dataset, data_dir)
+  }
+  first = next(iter(sources.values()))
+  _check_splits(sources)
+  _check_out(out, pathlib.Path(first.folder))
+  settings = {
+    'source': os.path.realpath(first.folder),
+    'images': {split: len(opened) for split, opened in sources.items()},
+    'max_side': max_side,
+    'quality': quality if max_side else None,
+    # None, as in folders from before there was a choice.
+    'reencode_all': True if max_side and not keep else None,
+    'shard_images': shard_images,
+    # Whether the images are people's own, to be read as they see them; None, as
+    # in folders from before there was a choice, for datasets of TFDS.
+    'as_seen': first.read(0).as_seen or None,
+    # Another version may write other bytes.
+    'pillow': PIL.__version__ if max_side else None,
+  }
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+      finished = files.read_json(
+        out / manifest.NAME, manifest.Manifest, missing={}
+      )
+      if finished:
+        manifest.check_settings(finished['settings'], settings, out)
+        manifest.verify(out, sizes_only=True)
+      else:
+        finished = _write(out, sources, settings, parallel.num_threads(workers))
+      shutil.rmtree(out / _UNFINISHED, ignore_errors=True)
+  except OSError as error:
+    raise ValueError(f'{out} is unfinished: {error}') from error
+  return finished
+
+
+def _write(
+  out: pathlib.Path,
+  sources: Mapping[str, open.Source],
+  settings: Mapping[str, Any],
+  workers: int,
+) -> dict[str, Any]:
+  settings_path = out / _UNFINISHED / 'settings.json'
+  begun = files.read_json(settings_path, missing=settings)
+  manifest.check_settings(begun, settings, out)
+  files.write_json(settings_path, settings)
+  plan = []
+  for split, opened in sources.items():
+    plan += shards.plan(
+      opened,
+      split,
+      out,
+      out / _UNFINISHED,
+      max_side=settings['max_side'],
+      quality=settings['quality'],
+      keep=not settings['reencode_all'],
+      shard_images=settings['shard_images'],
+    )
+  records = _write_missing(plan, workers)
+  finished = manifest.make(settings, records)
+  shards.write_metadata(plan[0], records)
+  files.write_json(out / manifest.NAME, finished)
+  return finished
+
+
+def _check_splits(sources: Mapping[str, open.Source]) -> None:
+  for split in sources:
+    if not re.fullmatch(r'\w+', split):
+      raise ValueError(f'split {split!r}: only letters, digits and _ are taken')
+
+
+def _check_out(out: pathlib.Path, folder: pathlib.Path) -> None:
+  if out.resolve().is_relative_to(folder.resolve()):
+    raise ValueError(f'{out} is inside the dataset that is read, {folder}')
+  if not out.exists():
+    return
+  if not out.is_dir():
+    raise ValueError(f'{out} is a file')
+  names = {path.name for path in out.iterdir()}
+  if names and not names & {_UNFINISHED, manifest.NAME}:
+    raise ValueError(f'{out} holds something else: give a new folder')
+
+
+@contextlib.contextmanager
+def _locked(out: pathlib.Path) -> Iterator[None]:
+  """Keeps other processes out; the lock ends with this one, however."""
+  descriptor = os.open(out, os.O_RDONLY)
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    yield
+  except BlockingIOError:
+    raise ValueError(f'{out}: another process is writing there') from None
+  finally:
+    os.close(descriptor)
+
+
+def _write_missing(
+  plan: Sequence[shards.Shard], workers: int
+) -> dict[str, dict[str, Any]]:
+  """Of each shard, by name, what `shards.write` returned."""
+  records = {}
+  for shard in plan:
+    # A record is written after its shard.
+    record = files.read_json(
+      shard.record_path, manifest.ShardRecord, missing={}
+    )
+    if record and shard.path.is_file():
+      records[shard.path.name] = record
+  missing = [shard for shard in plan if shard.path.name not in records]
+  if records:
+    print(f'{len(records):,} of {len(plan):,} shards are there', flush=True)
+  total = sum(len(shard.part) for shard in plan)
+  left = sum(len(shard.part) for shard in missing)
+  with Meter(total, done=total - left) as meter:
+    for shard, record in processes.run(shards.write, missing, workers):
+      records[shard.path.name] = record
+      meter.add(len(shard.part))
+  return {shard.path.name: records[shard.path.name] for shard in plan}

@@ -1,0 +1,277 @@
+"""Where examples come from: a TFDS dataset, or a folder of class folders."""
+
+from collections.abc import Sequence
+import copy
+import hashlib
+import os
+import pathlib
+from typing import NamedTuple, Protocol
+
+from mrl_jax.data.sources import digests
+from mrl_jax.data.sources import folders
+from mrl_jax.data.sources import listing
+from mrl_jax.workdir import files
+
+FOLDER_PREFIX = folders.PREFIX
+# Whether images are read as people see them; auto: those of folders.
+AS_SEEN = ('auto', 'yes', 'no')
+
+
+class Example(NamedTuple):
+  """One example as it is stored.
+
+  Attributes:
+    data: an encoded image.
+    label: the class.
+    key: what names the example to a person.
+    as_seen: whether to show it as people see it, see `decode.open_rgb`.
+  """
+
+  data: bytes
+  label: int
+  key: str
+  as_seen: bool = False
+
+
+class Source(Protocol):
+  """Random access to the examples of one split. Safe to share by threads.
+
+  Attributes:
+    num_classes: labels are below it.
+    class_names: one for each label.
+    name: of the dataset, as TFDS's file names have it.
+    version: of the dataset.
+    folder: that holds all its splits.
+  """
+
+  num_classes: int
+  class_names: tuple[str, ...]
+  name: str
+  version: str
+  folder: str
+
+  def __len__(self) -> int: ...
+
+  def read(self, index: int) -> Example: ...
+
+  def listing(self) -> dict[str, str]: ...
+
+  def part(self, start: int, stop: int) -> 'Source': ...
+
+
+def open_source(
+  dataset: str,
+  split: str,
+  data_dir: str = '',
+  *,
+  as_seen: str = 'auto',
+  check: bool = True,
+) -> Source:
+  """Opens a split of a dataset.
+
+  Args:
+    dataset: a TFDS name (`imagenet2012`, `cifar10`, …), the built-in `digits`,
+      `folder:/path` with `/path/<split>/<class>/<image>`, or the path of what
+      `mrl_jax.data.prepare --out` wrote.
+    split: as TFDS names it (slices such as `train[:90%]` work), or the folder's
+      name; where a folder has no `train`, see `FolderSource`.
+    data_dir: where TFDS datasets are; empty: TFDS's default.
+    as_seen: turn images as their EXIF orientation says, and lay transparent
+      ones over white: yes, no, or auto: those of folders (also where
+      `mrl_jax.data.prepare --out` wrote them), and not those of TFDS.
+    check: read the first bytes of each file of a folder, which must be those
+      of an image; not needed where the source is only listed.
+
+  Raises:
+    ValueError: if there is nothing to read, saying how to get it.
+  """
+  if dataset.startswith(FOLDER_PREFIX):
+    root = dataset.removeprefix(FOLDER_PREFIX)
+    return FolderSource(root, split, as_seen=as_seen != 'no', check=check)
+  from mrl_jax.data.sources import tfds
+
+  return tfds.TfdsSource(dataset, split, data_dir, as_seen=as_seen)
+
+
+def split_names(dataset: str, data_dir: str = '') -> tuple[str, ...]:
+  """The splits of a dataset; raises ValueError as `open_source` does."""
+  if dataset.startswith(FOLDER_PREFIX):
+    return _folder_splits(_folder_path(dataset.removeprefix(FOLDER_PREFIX)))
+  from mrl_jax.data.sources import tfds
+
+  builder = tfds.open_prepared(dataset, data_dir)
+  splits = builder.info.splits.items()
+  return tuple(name for name, split in splits if split.num_examples)
+
+
+def class_roots(dataset: str, splits: Sequence[str]) -> list[pathlib.Path]:
+  """The folders of a `folder:/path` that hold class folders of these splits.
+
+  None for any other dataset, or where there is no such folder.
+  """
+  if not dataset.startswith(FOLDER_PREFIX):
+    return []
+  path = pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser()
+  return [path] if _is_whole(path) else [path / split for split in splits]
+
+
+def read(source: Source, index: int) -> Example:
+  """Reads an example; raises ValueError if its label is not a class."""
+  example = source.read(index)
+  if not 0 <= example.label < source.num_classes:
+    raise ValueError(
+      f'label {example.label} of {example.key}: must be in '
+      f'[0, {source.num_classes})'
+    )
+  return example
+
+
+class FolderSource:
+  """Images in class folders; the classes are the folders' names, sorted.
+
+  The splits are the folders below the root. A root that holds the class folders
+  themselves (no folder `train`) is split by a hash of each file's name into
+  `train` (nine tenths) and `val`. What is an image of a class, and which trees
+  are refused, `folders` says.
+  """
+
+  def __init__(
+    self, root: str, split: str, *, as_seen: bool = True, check: bool = True
+  ):
+    """Raises ValueError for a tree that `folders` refuses."""
+    path = _folder_path(root)
+    self.folder, self.name, self.version = str(path), 'folder', '1.0.0'
+    whole = _is_whole(path)
+    self._prefix, self._as_seen = '' if whole else f'{split}/', as_seen
+    train_path = path if whole else path / 'train'
+    split_path = path if whole else path / split
+    self.class_names = folders.check_classes(train_path, splits=not whole)
+    if (whole and split not in ('train', 'val')) or not split_path.is_dir():
+      have = _folder_splits(path)
+      raise ValueError(
+        f'split {split!r} of {FOLDER_PREFIX}{root}: must be one of {have}'
+      )
+    there = listing.folder_names(split_path)
+    folders.check_beside(split_path, there)
+    unknown = set(there) - set(self.class_names)
+    if unknown:
+      raise ValueError(
+        f'{split_path}: classes {sorted(unknown)} are not in {train_path}'
+      )
+    self.num_classes = len(self.class_names)
+    self._root = split_path
+    labels = {name: label for label, name in enumerate(self.class_names)}
+    # A small split may lack some classes.
+    self._files = [
+      (name, labels[folder])
+      for folder, names in zip(
+        there, folders.images(split_path, there, check=check), strict=True
+      )
+      for name in names
+    ]
+    if whole:
+      held_out = [_is_held_out(name) for name, _ in self._files]
+      self._files = [
+        file
+        for file, out in zip(self._files, held_out, strict=True)
+        if out == (split == 'val')
+      ]
+    if not self._files:
+      raise ValueError(f'split {split!r} of {FOLDER_PREFIX}{root} is empty')
+
+  def __len__(self) -> int:
+    return len(self._files)
+
+  def read(self, index: int) -> Example:
+    name, label = self._files[index]
+    data = (self._root / name).read_bytes()
+    return Example(data, label, self._prefix + name, self._as_seen)
+
+  def listing(self) -> dict[str, str]:
+    """For each class in the split, its number of files and a digest of them."""
+    return digests.of_folder(self._root, self._files, self.class_names)
+
+  def part(self, start: int, stop: int) -> 'FolderSource':
+    """The examples from `start` up to `stop`, and no other when pickled."""
+    part = copy.copy(self)
+    part._files = self._files[start:stop]
+    return part
+
+
+class ClassFolders:
+  """All images below a root's class folders, which are of given classes."""
+
+  def __init__(
+    self,
+    root: str,
+    classes: Sequence[str],
+    *,
+    others: bool = False,
+    as_seen: bool = True,
+  ):
+    """Raises ValueError for a tree that `folders` refuses.
+
+    Args:
+      root: has a folder for each class, or for some.
+      classes: labels are their numbers.
+      others: pass over folders of other names, which else are a ValueError.
+      as_seen: see `open_source`.
+    """
+    path = _folder_path(root)
+    self._as_seen = as_seen
+    self.folder, self.name, self.version = str(path), 'folder', '1.0.0'
+    self.class_names, self.num_classes = tuple(classes), len(classes)
+    there = listing.folder_names(path)
+    folders.check_beside(path, there)
+    unknown = sorted(set(there) - set(classes))
+    if unknown and not others:
+      more = ', …' if len(unknown) > 5 else ''
+      if any(map(folders.names_a_split, unknown)):
+        more += f': give {FOLDER_PREFIX}{path / unknown[0]} if it is a split'
+      raise ValueError(
+        f'{FOLDER_PREFIX}{root}: {len(unknown)} of its folders are no class '
+        f'of the model: {", ".join(unknown[:5])}{more}'
+      )
+    labels = {name: label for label, name in enumerate(classes)}
+    there = [name for name in there if name in labels]
+    if not there:
+      raise ValueError(f'{FOLDER_PREFIX}{root}: no class folders in it')
+    self._root = path
+    self._files = [
+      (name, labels[folder])
+      for folder, names in zip(there, folders.images(path, there), strict=True)
+      for name in names
+    ]
+
+  def __len__(self) -> int:
+    return len(self._files)
+
+  def read(self, index: int) -> Example:
+    name, label = self._files[index]
+    data = (self._root / name).read_bytes()
+    return Example(data, label, name, self._as_seen)
+
+
+def _folder_path(root: str) -> pathlib.Path:
+  if not root:
+    raise ValueError(
+      'dataset folder: has no path: give --config.dataset=folder:/path'
+    )
+  path = files.local(root, 'dataset folder')
+  if not path.is_dir():
+    raise ValueError(f'dataset {FOLDER_PREFIX}{root}: no such folder')
+  return path
+
+
+def _is_whole(path: pathlib.Path) -> bool:
+  """Whether the class folders are at the root, in no split folders."""
+  return not (path / 'train').is_dir()
+
+
+def _folder_splits(path: pathlib.Path) -> tuple[str, ...]:
+  return ('train', 'val') if _is_whole(path) else listing.folder_names(path)
+
+
+def _is_held_out(name: str) -> bool:
+  # Of the name alone, so that adding images moves none between the splits.
+  return hashlib.sha256(os.fsencode(name)).digest()[0] % 10 == 0

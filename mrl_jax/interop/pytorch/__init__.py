@@ -1,0 +1,1 @@
+"""Loads PyTorch checkpoints into the encoders, and writes them."""

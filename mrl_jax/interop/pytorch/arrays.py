@@ -1,0 +1,212 @@
+"""A model's arrays as a PyTorch state dict, and back, bit for bit."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from flax import nnx
+from flax import traverse_util
+import jax
+import numpy as np
+
+from mrl_jax import models
+from mrl_jax.interop.pytorch import names
+from mrl_jax.interop.pytorch.names import Style
+from mrl_jax.models import residual
+
+# The last part of a name, here and there.
+_LEAVES = {
+  'kernel': 'weight',
+  'scale': 'weight',
+  'bias': 'bias',
+  'mean': 'running_mean',
+  'var': 'running_var',
+}
+# The axes of a kernel in torch, in our order: OIHW and OI, to HWIO and IO.
+_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
+
+
+class Slot(NamedTuple):
+  """Where an array of a PyTorch checkpoint goes.
+
+  Attributes:
+    path: of the array here, from the encoder or the head on.
+    index: the part of it, which may be all.
+    axes: of the array there, in our order.
+    shape: of the array there.
+  """
+
+  path: str
+  index: tuple[slice | int, ...]
+  axes: tuple[int, ...]
+  shape: tuple[int, ...]
+
+
+def to_torch(model: models.Classifier, style: Style) -> dict[str, np.ndarray]:
+  """The model's arrays as a PyTorch state dict, which imports bit for bit.
+
+  The encoder's keys are those of timm (and torchvision's, for ResNets), of
+  transformers, or of torchvision (for ConvNeXt and ViT), with the buffers that
+  the library keeps beside them; the heads are `fc.nesting_classifier_0` and so
+  on, for the fixed head `fc` alone, where `fc` stands for the name of the
+  classifier. Raises ValueError for another style, or one that has no names for
+  the encoder.
+  """
+  family = names.FAMILIES[names.family_of(model.encoder)]
+  if style not in family.names:
+    right = tuple(family.names)
+    raise ValueError(f'style {style!r}: must be one of {right}')
+  base = family.base if style == 'huggingface' else ''
+  slots = encoder_slots(model.encoder, style)
+  if base and has_blurpool(model.encoder):
+    raise ValueError('style huggingface: has no names for BlurPool, timm has')
+  found = _taken(model.encoder, slots)
+  channels = {
+    f'{path}.conv.kernel': conv.conv.in_features
+    for path, conv in _blurs(model.encoder).items()
+  }
+  for key in [*found]:
+    if key.endswith('running_var'):
+      name = key.replace('running_var', 'num_batches_tracked')
+      found[name] = np.zeros((), np.int64)
+    if style == 'timm' and key.endswith('.conv.weight'):
+      name = key.removesuffix('conv.weight') + 'blur_filter'
+      found[name] = blur_filter(channels[slots[key].path])
+  found = {base + key: x for key, x in found.items()}
+  prefix = family.heads[style]
+  nested = model.head.kind != 'fixed'
+  return found | _taken(
+    model.head, head_slots(model.head, prefix, nested=nested)
+  )
+
+
+def arrays(module: nnx.Module) -> dict[str, Any]:
+  """Parameters and BatchNorm statistics, by dotted path."""
+  state = nnx.to_pure_dict(nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat)))
+  flat = traverse_util.flatten_dict(state)
+  return {'.'.join(map(str, path)): x for path, x in flat.items()}
+
+
+def has_blurpool(encoder: nnx.Module) -> bool:
+  return bool(_blurs(encoder))
+
+
+def _blurs(encoder: nnx.Module) -> dict[str, residual.Conv]:
+  return {
+    '.'.join(map(str, path)): node
+    for path, node in nnx.iter_modules(encoder)
+    if isinstance(node, residual.Conv) and node.blurs
+  }
+
+
+def encoder_slots(encoder: nnx.Module, style: Style) -> dict[str, Slot]:
+  """Every array of the encoder, by its key there, without any prefix."""
+  family = names.FAMILIES[names.family_of(encoder)]
+  blurs = _blurs(encoder)
+  slots = {}
+  for path, x in arrays(encoder).items():
+    module, leaf = _module_and_leaf(path)
+    keys = names.renamed(family, module, style)
+    # The blur there wraps the convolution, as a module of its own.
+    wrapped = style == 'timm' and module.removesuffix('.conv') in blurs
+    end = ('.conv' if wrapped else '') + (f'.{_LEAVES[leaf]}' if leaf else '')
+    axes = _AXES[x.ndim] if leaf == 'kernel' else tuple(range(x.ndim))
+    if style == 'torchvision' and module.endswith('.layer_scale'):
+      axes = (1, 2, 0)  # It is of shape [C, 1, 1] there.
+    for i, key in enumerate(keys):
+      width = x.shape[-1] // len(keys)
+      part = (..., slice(i * width, (i + 1) * width))
+      shape = (*[1] * (len(axes) - x.ndim), *x.shape[:-1], width)
+      name = key + (end.removeprefix('.') if key.endswith('_') else end)
+      slots[name] = Slot(path, part, axes, _there(shape, axes))
+  return slots
+
+
+def head_slots(
+  head: nnx.Module, prefix: str, *, nested: bool
+) -> dict[str, Slot]:
+  """Every array of the heads, by its key there.
+
+  `nested` is the form of RAIVNLab's `MRL_Linear_Layer`, where a number names
+  each head (MRL-E has one); else there is one classifier, `prefix` itself.
+  """
+  classes = head.num_classes
+  if head.kind != 'mrl':
+    name = f'{prefix}.nesting_classifier_0' if nested else prefix
+    width = head.nesting_dims[-1]
+    return {
+      f'{name}.weight': Slot('kernel', (...,), (1, 0), (classes, width)),
+      f'{name}.bias': Slot('bias', (...,), (0,), (classes,)),
+    }
+  slots, start = {}, 0
+  for i, width in enumerate(head.nesting_dims):
+    name = f'{prefix}.nesting_classifier_{i}'
+    rows = (slice(start, start + width),)
+    slots[f'{name}.weight'] = Slot('kernel', rows, (1, 0), (classes, width))
+    slots[f'{name}.bias'] = Slot('bias', (i,), (0,), (classes,))
+    start += width
+  return slots
+
+
+def blur_filter(channels: int) -> np.ndarray:
+  """The buffer [C, 1, 3, 3] that BlurPool's modules hold there."""
+  filter_3 = np.array([1, 2, 1], np.float32) / 4
+  return np.tile(np.outer(filter_3, filter_3), (channels, 1, 1, 1))
+
+
+def fill(
+  module: nnx.Module,
+  slots: Mapping[str, Slot],
+  read: Callable[[str], np.ndarray],
+) -> None:
+  """Gives the module the arrays that `read` returns for the keys of `slots`.
+
+  One at a time, so that the whole is never in memory twice. The module may be
+  an abstract one. Raises ValueError, with both shapes, if they differ.
+  """
+  parts = {}
+  for key, slot in slots.items():
+    parts.setdefault(slot.path, []).append((key, slot))
+  filled = {}
+  for path, x in arrays(module).items():
+    whole = np.empty(x.shape, np.float32)
+    for key, slot in parts[path]:
+      array = read(key)
+      if array.shape == (*slot.shape, 1, 1):
+        # A linear layer that was written as a 1x1 convolution.
+        array = array.reshape(slot.shape)
+      if array.shape != slot.shape:
+        raise ValueError(
+          f'{key} has shape {array.shape} there, and must have {slot.shape}'
+        )
+      whole[slot.index] = array.transpose(slot.axes)
+    filled[path] = jax.device_put(whole)
+  _update(module, filled)
+
+
+def _update(module: nnx.Module, filled: Mapping[str, Any]) -> None:
+  for kind in (nnx.Param, nnx.BatchStat):
+    state = nnx.to_pure_dict(nnx.state(module, kind))
+    flat = traverse_util.flatten_dict(state)
+    flat = {path: filled['.'.join(map(str, path))] for path in flat}
+    nnx.update(module, traverse_util.unflatten_dict(flat))
+
+
+def _taken(module: nnx.Module, slots: Mapping[str, Slot]):
+  values = {path: np.asarray(x) for path, x in arrays(module).items()}
+  return {
+    key: np.ascontiguousarray(
+      values[slot.path][slot.index]
+      .reshape([slot.shape[axis] for axis in slot.axes])
+      .transpose(np.argsort(slot.axes))
+    )
+    for key, slot in slots.items()
+  }
+
+
+def _there(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+  return tuple(shape[axis] for axis in np.argsort(axes))
+
+
+def _module_and_leaf(path: str) -> tuple[str, str]:
+  module, _, leaf = path.rpartition('.')
+  return (module, leaf) if leaf in _LEAVES else (path, '')

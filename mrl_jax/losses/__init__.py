@@ -1,0 +1,256 @@
+"""Matryoshka losses: one classification loss per granularity, summed."""
+
+from collections.abc import Sequence
+import itertools
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from mrl_jax import checks
+from mrl_jax import nesting
+from mrl_jax.losses import contrastive
+from mrl_jax.losses import fused
+
+# The label of an example that does not count.
+IGNORED = -1
+# A shorter prefix has no direction: its squares are lost in float32.
+_SHORTEST_SQUARE = 1e-26
+
+
+def cross_entropy(
+  logits_GNC: jax.Array, label_N: jax.Array, *, label_smoothing: float = 0.0
+) -> jax.Array:
+  """Softmax cross-entropy of every example at every granularity, [G, N] nats.
+
+  With smoothing s the target is `(1 - s) * one_hot + s / C`, as in torch. The
+  loss of an example of label -1 is 0, and NaN of another that is no class.
+  """
+  safe_N, known_N = labels_to_read(label_N, logits_GNC.shape[-1])
+  label_logit_GN = jnp.take_along_axis(
+    logits_GNC, safe_N[None, :, None], axis=-1
+  ).squeeze(-1)
+  log_normalizer_GN = jax.nn.logsumexp(logits_GNC, axis=-1)
+  target_logit_GN = (1 - label_smoothing) * label_logit_GN
+  if label_smoothing:
+    target_logit_GN += label_smoothing * logits_GNC.mean(-1)
+  return mask_loss(log_normalizer_GN - target_logit_GN, label_N, known_N)
+
+
+def labels_to_read(
+  label_N: jax.Array, num_classes: int
+) -> tuple[jax.Array, jax.Array]:
+  """Labels with 0 in place of what is no class, and where they are classes."""
+  known_N = (label_N >= 0) & (label_N < num_classes)
+  return jnp.where(known_N, label_N, 0), known_N
+
+
+def mask_loss(
+  loss_GN: jax.Array, label_N: jax.Array, known_N: jax.Array
+) -> jax.Array:
+  """0 for examples of label -1, NaN for labels that are no class.
+
+  Under jit a label cannot be refused; a loss of NaN stops the training.
+  """
+  other_N = jnp.where(label_N == IGNORED, 0.0, jnp.nan)
+  return jnp.where(known_N[None, :], loss_GN, other_N[None, :])
+
+
+@checks.takes(
+  logits_GNC=checks.floats('GNC'),
+  label_N=checks.integers('N'),
+  label_smoothing=checks.number(),
+  mask_N=checks.booleans('N'),
+)
+def matryoshka_cross_entropy(
+  logits_GNC: jax.Array,
+  label_N: jax.Array,
+  *,
+  weights_G: Sequence[float] | jax.Array | None = None,
+  label_smoothing: float = 0.0,
+  mask_N: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """The MRL objective (arXiv 2205.13147, eq. 1): a sum, not a mean, over G.
+
+  Args:
+    logits_GNC: float logits of each granularity.
+    label_N: int classes in [0, C), or -1: the example does not count.
+    weights_G: the paper's relative importance c_m, or the name of a preset
+      (`nesting.PRESETS`); None means all ones.
+    label_smoothing: in [0, 1).
+    mask_N: bool, the examples that count; None means all.
+
+  Returns:
+    The scalar loss `sum_g weights_g * loss_g` and `loss_G`, each granularity's
+    unweighted mean over the examples that count, in nats; 0 if none does.
+
+  Raises:
+    ValueError: shapes that do not fit, an empty batch, weights of another
+      length or negative, smoothing outside [0, 1), labels that are no integers,
+      and, where they are concrete (outside jit), a label that is neither -1 nor
+      in [0, C). Inside jit the loss is NaN then.
+  """
+  if logits_GNC.ndim != 3:
+    raise ValueError(f'logits of shape {logits_GNC.shape}: must be [G, N, C]')
+  _, N, C = logits_GNC.shape
+  label_N = validate_targets(label_N, N, C, label_smoothing)
+  loss_GN = cross_entropy(
+    logits_GNC.astype(jnp.float32), label_N, label_smoothing=label_smoothing
+  )
+  return weighted_sum(loss_GN, weights_G, counted(label_N, mask_N))
+
+
+def counted(label_N: jax.Array, mask_N: jax.Array | None) -> jax.Array:
+  """Which examples count: those of the mask whose label is not -1, bool [N]."""
+  counted_N = label_N != IGNORED
+  if mask_N is None:
+    return counted_N
+  if mask_N.shape != label_N.shape:
+    raise ValueError(f'mask of shape {mask_N.shape}: must be {label_N.shape}')
+  return counted_N & mask_N
+
+
+def weighted_sum(
+  loss_GN: jax.Array,
+  weights_G: Sequence[float] | jax.Array | None = None,
+  mask_N: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """The MRL objective from each example's loss at each granularity.
+
+  See `matryoshka_cross_entropy` for arguments and what is returned. Weights
+  that are traced, inside jit, are taken as they are.
+  """
+  G, N = loss_GN.shape
+  if not isinstance(weights_G, jax.core.Tracer):
+    if isinstance(weights_G, jax.Array):
+      weights_G = np.asarray(weights_G)
+    weights_G = nesting.validate_weights(weights_G, G)
+  if mask_N is None:
+    loss_G = loss_GN.mean(-1)
+  else:
+    if mask_N.shape != (N,):
+      raise ValueError(f'mask of shape {mask_N.shape}: must be [{N}]')
+    loss_GN = jnp.where(mask_N[None, :], loss_GN, 0)
+    loss_G = loss_GN.sum(-1) / jnp.maximum(mask_N.sum(), 1)
+  return jnp.dot(jnp.asarray(weights_G), loss_G), loss_G
+
+
+@checks.takes(
+  query_ND=checks.floats('ND'),
+  key_ND=checks.floats('ND'),
+  temperature=checks.positive,
+  normalize=checks.truth,
+)
+def matryoshka_contrastive(
+  query_ND: jax.Array,
+  key_ND: jax.Array,
+  *,
+  nesting_dims: Sequence[int],
+  temperature: float | jax.Array,
+  weights_G: Sequence[float] | jax.Array | None = None,
+  normalize: bool = True,
+  axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Symmetric InfoNCE at every prefix: row i of one pairs with row i of the
+  other, all else are negatives (arXiv 2205.13147, section 3; CLIP's loss,
+  arXiv 2103.00020, figure 3).
+
+  A block of the [N, N] similarities is in memory at a time. For a batch that is
+  sharded under `jit`, leave `axis_name` out.
+
+  Args:
+    query_ND: float embeddings.
+    key_ND: float embeddings, of the same shape.
+    nesting_dims: prefix widths; what lies beyond the last is not read.
+    temperature: what similarities are divided by, positive; a number, or an
+      array if it is learned.
+    weights_G: as in `matryoshka_cross_entropy`.
+    normalize: whether each prefix is divided by its own norm.
+    axis_name: of a mapped axis (`shard_map`) over whose devices the batch is
+      split: negatives are gathered, and the loss is that of the whole batch.
+
+  Returns:
+    The scalar loss `sum_g weights_g * loss_g` and `loss_G` in nats, each the
+    mean over pairs and over both directions.
+
+  Raises:
+    ValueError: shapes that differ, an empty batch, dims that do not fit, bad
+      weights, or a temperature that is not positive (where it is concrete).
+  """
+  if query_ND.ndim != 2 or query_ND.shape != key_ND.shape or not len(query_ND):
+    raise ValueError(
+      f'queries of shape {query_ND.shape} and keys of shape {key_ND.shape}: '
+      'both must be [N, D], N at least 1'
+    )
+  dims = nesting.validate(nesting_dims, query_ND.shape[1])
+  query_ND, key_ND = query_ND[:, : dims[-1]], key_ND[:, : dims[-1]]
+  ones_GN = jnp.ones((len(dims), len(query_ND)))
+  query_scale_GN = _inverse_norms(query_ND, dims) if normalize else ones_GN
+  key_scale_GN = _inverse_norms(key_ND, dims) if normalize else ones_GN
+  loss_GN = contrastive.symmetric_cross_entropy(
+    fused.Spec(
+      dims,
+      shared=True,
+      dtype=jnp.result_type(query_ND, key_ND),
+      block_bytes=contrastive.BLOCK_BYTES,
+    ),
+    axis_name,
+    query_ND,
+    key_ND,
+    query_scale_GN / temperature,
+    key_scale_GN,
+  )
+  loss, loss_G = weighted_sum(loss_GN, weights_G)
+  if axis_name is not None:
+    loss, loss_G = jax.lax.pmean((loss, loss_G), axis_name)
+  return loss, loss_G
+
+
+def _inverse_norms(embedding_ND: jax.Array, dims: tuple[int, ...]) -> jax.Array:
+  """1 / the norm of each prefix, float32 [G, N]; 0 below a norm of 1e-13."""
+  square_ND = jnp.square(embedding_ND.astype(jnp.float32))
+  square_GN = itertools.accumulate(
+    square_ND[:, start:end].sum(-1)
+    for start, end in itertools.pairwise((0, *dims))
+  )
+  square_GN = jnp.stack(list(square_GN))
+  is_zero_GN = square_GN < _SHORTEST_SQUARE
+  # A gradient through the root of zero would be NaN, whatever is then chosen.
+  inverse_GN = jax.lax.rsqrt(jnp.where(is_zero_GN, 1, square_GN))
+  return jnp.where(is_zero_GN, 0, inverse_GN)
+
+
+def validate_targets(
+  label_N: jax.Array,
+  num_examples: int,
+  num_classes: int,
+  label_smoothing: float = 0.0,
+) -> jax.Array:
+  """The labels as int32 [N], so that they can be subtracted from.
+
+  Raises ValueError for what `matryoshka_cross_entropy` refuses of these.
+  """
+  if not isinstance(label_N, jax.Array | np.ndarray):
+    label_N = np.asarray(label_N)
+  if label_N.dtype.kind not in 'iu':
+    raise ValueError(f'labels of {label_N.dtype}: must be integers')
+  if label_N.shape != (num_examples,) or not num_examples:
+    raise ValueError(
+      f'labels of shape {label_N.shape} for {num_examples} examples: '
+      'must be [N], N at least 1'
+    )
+  if not 0 <= label_smoothing < 1:
+    raise ValueError(f'label_smoothing {label_smoothing}: must be in [0, 1)')
+  if not isinstance(label_N, jax.core.Tracer):
+    validate_labels(np.asarray(label_N), num_classes)
+  return jnp.asarray(label_N, jnp.int32)
+
+
+def validate_labels(label_N: np.ndarray, num_classes: int) -> None:
+  """Raises ValueError naming the first label that is neither -1 nor a class."""
+  bad = np.flatnonzero((label_N < IGNORED) | (label_N >= num_classes))
+  if bad.size:
+    raise ValueError(
+      f'label {label_N[bad[0]]} at position {bad[0]}: '
+      f'must be in [0, {num_classes}), or -1 for an example that does not count'
+    )

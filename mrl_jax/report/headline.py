@@ -1,0 +1,106 @@
+"""The top of the page: the width that is enough, and what it saves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mrl_jax.report.content import Doll
+from mrl_jax.report.content import Headline
+from mrl_jax.report.content import Tile
+
+# Share of the full width's accuracy that the headline asks for.
+KEEPS = 0.99
+_HEADS = {
+  'mrl': 'MRL heads',
+  'mrl_e': 'the MRL-E head',
+  'fixed': 'a fixed-feature head',
+}
+_FLOAT_BYTES = 4
+
+
+def make(
+  config: Mapping[str, Any],
+  values: Mapping[str, float],
+  retrieved: Mapping[str, Any] | None,
+) -> Headline:
+  """Which width keeps 99 % of the accuracy, and what that saves."""
+  dims = tuple(config['nesting_dims'])
+  top1 = {dim: values[f'val/top1@{dim}'] for dim in dims}
+  last = dims[-1]
+  small = next(dim for dim in dims if top1[dim] >= KEEPS * top1[last])
+  # Neighbours may need more than the classifier does.
+  knn1 = {dim: values[f'val/knn1@{dim}'] for dim in dims}
+  near = next(dim for dim in dims if knn1[dim] >= KEEPS * knn1[last])
+  over = (
+    f'{config["name"]}: {config["encoder"]} with {_HEADS[config["head"]]} on '
+    f'{config.get("embeddings") or config["dataset"]}, step {values["step"]:,}'
+  )
+  if len(dims) == 1:
+    return Headline(
+      over,
+      '',
+      f'{top1[last]:.2f} %',
+      f'at width {last}.',
+      f'The classifier reads the first {last} numbers that the encoder gives, '
+      'and the encoder was trained for them alone.',
+      [
+        Tile(_bytes(last * _FLOAT_BYTES), 'for each embedding (float32)'),
+        Tile(f'{values[f"val/knn1@{last}"]:.2f} %', '1-NN accuracy'),
+      ],
+      (),
+    )
+  if small == last:
+    before, stress = 'It takes', f'all {last} numbers'
+    after = "to keep 99 % of the classifier's accuracy."
+  else:
+    before, stress = '', f'{small} of {last} numbers'
+    after = "keep 99 % of the classifier's accuracy."
+  tiles = [
+    Tile(
+      f'{top1[small]:.2f} %',
+      f'right at width {small}; {top1[last]:.2f} % at the full {last}',
+    ),
+    Tile(
+      _bytes(near * _FLOAT_BYTES),
+      f'to store an embedding of width {near}, which keeps 99 % of the 1-NN '
+      f'accuracy; {_bytes(last * _FLOAT_BYTES)} for all {last}: '
+      f'1/{last / near:.3g}',
+    ),
+    _flops(retrieved, near, last),
+  ]
+  return Headline(
+    over,
+    before,
+    stress,
+    after,
+    'One encoder, run once: every prefix of its embedding is an embedding by '
+    'itself. It costs the same at every width; what is stored and searched '
+    'does not.',
+    tiles,
+    [
+      Doll(
+        dim,
+        f'{top1[dim]:.1f}',
+        round(1.4 + 3.8 * (i + 1) / len(dims), 2),
+        'chosen' if dim == small else 'keeps' if dim > small else '',
+      )
+      for i, dim in enumerate(dims)
+    ],
+  )
+
+
+def _flops(retrieved, near, last) -> Tile:
+  methods = (retrieved or {}).get('methods', {})
+  if not {str(near), str(last)} <= methods.keys():
+    return Tile(
+      f'1/{last / near:.3g}', 'of the multiply-adds when rows are compared'
+    )
+  few, all_ = (methods[str(d)]['mflops_per_query'] for d in (near, last))
+  return Tile(
+    f'{few:.3g} MFLOPs',
+    f'to search {retrieved["database"]:,} rows at width {near}, not '
+    f'{all_:.3g}: 1/{all_ / few:.3g}',
+  )
+
+
+def _bytes(count: float) -> str:
+  return f'{count / 1024:.3g} KiB' if count >= 1024 else f'{count:.0f} B'

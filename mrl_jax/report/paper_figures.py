@@ -1,0 +1,212 @@
+"""The report's figures for papers: numbers in, matplotlib figures out."""
+
+from collections.abc import Mapping, Sequence
+import itertools
+import pathlib
+
+import numpy as np
+
+from mrl_jax.report import colors as palette
+from mrl_jax.workdir import files
+
+Points = Sequence[tuple[float, float]]
+_STYLES = {
+  'linear': (palette.LINEAR, 'o', '-'),
+  '1-NN': (palette.NEIGHBOR, 'D', '-'),
+  'PCA': (palette.PCA, 's', '--'),
+  'SVD': (palette.SVD, '^', '-.'),
+  'random dims': (palette.RANDOM, 'x', ':'),
+  'exact': (palette.LINEAR, 'o', '-'),
+  'adaptive': (palette.NEIGHBOR, 's', ''),
+  'funnel': (palette.PCA, '^', ''),
+  'one width for all': (palette.LINEAR, 'o', '-'),
+  'as wide as needed': (palette.NEIGHBOR, 'D', '-'),
+}
+
+
+def save(figure, path: pathlib.Path) -> None:
+  """Writes the figure in the format that the file's name ends in."""
+  import matplotlib
+
+  # Text stays text, and the same numbers give the same file.
+  with (
+    matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'mrl'}),
+    files.replacing(path) as temporary,
+  ):
+    kind = path.suffix.removeprefix('.')
+    metadata = {'Date': None} if kind == 'svg' else None
+    figure.savefig(temporary, format=kind, metadata=metadata, dpi=200)
+
+
+def against_width(
+  series: Mapping[str, Points], dims: Sequence[int], x_label: str, y_label: str
+):
+  """Lines over the embedding's width, on a logarithmic axis.
+
+  Args:
+    series: (width, value) points of each name; the names are those of charts.
+    dims: the widths to mark on the axis.
+    x_label: of the widths.
+    y_label: of the values, with their unit.
+  """
+  figure, axes = _figure()
+  for name, points in series.items():
+    color, marker, line = _STYLES[name]
+    x, y = zip(*sorted(points), strict=True)
+    axes.plot(
+      x, y, marker=marker, linestyle=line, label=name, color=color, markersize=4
+    )
+  _mark_widths(axes, dims, x_label)
+  axes.set_ylabel(y_label)
+  axes.legend(frameon=False)
+  return figure
+
+
+def per_width(
+  series: Mapping[str, Sequence[float]],
+  dims: Sequence[int],
+  label: str,
+  *,
+  marked: Sequence[int] = (),
+):
+  """Lines over the widths, a colour for each name, dark to light.
+
+  `marked` are the widths that the axis shows; none: all.
+  """
+  figure, axes = _figure()
+  colors = palette.of_widths(len(series))
+  for (name, values), color, marker in zip(
+    series.items(), colors, itertools.cycle('oDs^PX')
+  ):
+    axes.plot(
+      dims, values, marker=marker, label=name, color=color, markersize=4
+    )
+  _mark_widths(axes, marked or dims, 'embedding width')
+  axes.set_ylabel(label)
+  axes.legend(frameon=False)
+  return figure
+
+
+def bars(values: Mapping[str, float], x_label: str, y_label: str):
+  """A bar for each width, and a grey one for what is left, the last."""
+  figure, axes = _figure()
+  colors = [*palette.of_widths(len(values) - 1), palette.RANDOM]
+  drawn = axes.bar(list(values), list(values.values()), color=colors)
+  texts = [f'{value:.1f}' if value else '' for value in values.values()]
+  axes.bar_label(drawn, texts, padding=2, fontsize=8, color=palette.MUTED)
+  axes.margins(y=0.1)
+  axes.grid(visible=False, axis='x')
+  axes.set_xlabel(x_label)
+  axes.set_ylabel(y_label)
+  return figure
+
+
+def reliability(
+  confidence_GB: Sequence[Sequence[float | None]],
+  accuracy_GB: Sequence[Sequence[float | None]],
+  error_G: Sequence[float],
+  dims: Sequence[int],
+):
+  """Accuracy over confidence in each bin, both in percent; diagonal: right.
+
+  `error_G` is each width's calibration error in percent, for the legend; bins
+  that are None are left out.
+  """
+  figure, axes = _figure()
+  axes.plot([0, 100], [0, 100], color=palette.MUTED, linewidth=1, linestyle=':')
+  colors = palette.of_widths(len(dims))
+  for dim, x, y, error, color in zip(
+    dims, confidence_GB, accuracy_GB, error_G, colors, strict=True
+  ):
+    x, y = (np.array(values, float) for values in (x, y))
+    label = f'{dim}: {error:.1f} %'
+    axes.plot(x, y, marker='o', label=label, color=color, markersize=4)
+  axes.set_xlabel('confidence, %')
+  axes.set_ylabel('accuracy, %')
+  axes.legend(title='width: calibration error', frameon=False, fontsize=8)
+  return figure
+
+
+def trade_off(series: Mapping[str, Sequence[tuple[float, float, str]]]):
+  """mAP@10 over cost: (MFLOPs a query, mAP@10 in percent, name) points."""
+  figure, axes = _figure()
+  for kind, points in series.items():
+    color, marker, line = _STYLES[kind]
+    x, y, names = zip(*sorted(points), strict=True)
+    axes.plot(
+      x, y, marker=marker, linestyle=line, label=kind, color=color, zorder=3,
+      fillstyle='full' if kind == 'exact' else 'none',
+    )  # fmt: skip
+    if kind == 'exact':
+      for at, value, name in zip(x, y, names, strict=True):
+        axes.annotate(
+          name, (at, value), (0, -12), textcoords='offset points',
+          ha='center', fontsize=7, color=palette.MUTED,
+        )  # fmt: skip
+  axes.set_xscale('log')
+  axes.set_xlabel('cost, MFLOPs per query')
+  axes.set_ylabel('mAP@10, %')
+  axes.margins(y=0.15)
+  axes.legend(frameon=False)
+  return figure
+
+
+def over_steps(series: Mapping[int, Points], label: str):
+  """A line for each width over the training's steps."""
+  figure, axes = _figure()
+  colors = palette.of_widths(len(series))
+  for (dim, points), color in zip(series.items(), colors, strict=True):
+    marker = 'o' if len(points) < 3 else ''
+    x, y = zip(*points, strict=True)
+    axes.plot(x, y, marker=marker, label=str(dim), color=color)
+  axes.set_xlabel('step')
+  axes.set_ylabel(label)
+  axes.legend(title='width', frameon=False, ncols=2, fontsize=8)
+  return figure
+
+
+def images(
+  rows_NGHWC: Sequence[Sequence[np.ndarray]],
+  texts_NG: Sequence[Sequence[str]],
+  header_G: Sequence[str],
+):
+  """A grid of images, a text below each and a header over each column."""
+  from matplotlib.figure import Figure
+
+  N, G = len(rows_NGHWC), len(header_G)
+  figure = Figure(figsize=(1.05 * G, 1.3 * N), layout='constrained')
+  axes_NG = figure.subplots(N, G, squeeze=False)
+  for n, (row_GHWC, texts_G) in enumerate(
+    zip(rows_NGHWC, texts_NG, strict=True)
+  ):
+    for g, (image_HWC, text) in enumerate(zip(row_GHWC, texts_G, strict=True)):
+      axes = axes_NG[n, g]
+      axes.imshow(image_HWC)
+      axes.set_xticks([])
+      axes.set_yticks([])
+      axes.spines[:].set_visible(False)
+      # A class name may hold a dollar sign, which is no formula.
+      axes.set_xlabel(text, fontsize=6, labelpad=2, parse_math=False)
+      if not n:
+        axes.set_title(header_G[g], fontsize=8)
+  return figure
+
+
+def _mark_widths(axes, dims: Sequence[int], label: str) -> None:
+  axes.set_xscale('log', base=2)
+  axes.set_xticks(dims, [str(dim) for dim in dims])
+  axes.minorticks_off()
+  axes.set_xlabel(label)
+
+
+def _figure():
+  # Imported late: half a second that only the report needs. The object
+  # interface, since pyplot would look for a display.
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(5.4, 3.6), layout='constrained')
+  axes = figure.subplots()
+  axes.grid(color=palette.GRID, linewidth=0.7)
+  axes.set_axisbelow(True)
+  axes.spines[['top', 'right']].set_visible(False)
+  return figure, axes

@@ -1,0 +1,259 @@
+"""A Faiss index of a prefix, searched beside the full-width database."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from mrl_jax import checks
+from mrl_jax import forks
+from mrl_jax import nesting
+from mrl_jax.retrieval import inputs
+from mrl_jax.retrieval import neighbors
+from mrl_jax.retrieval import prefixes
+from mrl_jax.retrieval.ann import graph as graph_lib
+from mrl_jax.retrieval.ann import ivf as cells_lib
+from mrl_jax.retrieval.ann import pq as codes_lib
+from mrl_jax.retrieval.ann.ivf import Cells
+from mrl_jax.retrieval.cost import Cost
+from mrl_jax.retrieval.database import Database
+from mrl_jax.retrieval.neighbors import Neighbors
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+  """What `ann.build` and `index_files.load` return.
+
+  Attributes:
+    kind: one of `ann.KINDS`.
+    dim: the width it was built at: the graph's, or the cells' (d_c).
+    scan_dim: the width of the codes; without codes, of a scan by default (d_s).
+    faiss_index: the graph or the codes; None for 'ivf', whose lists are made
+      for each width when it is first scanned.
+    rotation_dd: OPQ's.
+  """
+
+  kind: str
+  dim: int
+  scan_dim: int
+  database: Database
+  cells: Cells | None = None
+  faiss_index: Any = None
+  rotation_dd: np.ndarray | None = None
+  scanners: dict[int, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def code_bytes(self) -> int:
+    """Bytes of a row's code; 0 without codes."""
+    return self.faiss_index.pq.M if self.kind.endswith('pq') else 0
+
+  def row_bytes(self, scan_dim: int | None = None) -> float:
+    """Bytes a row in memory at that width, beside the resident copy."""
+    scan_dim = scan_dim or self.scan_dim
+    if self.kind == 'hnsw':
+      links = self.faiss_index.hnsw.neighbors.size() / self.faiss_index.ntotal
+      return 4 * scan_dim + 4 * links
+    # Faiss keeps an 8-byte id in its lists; our cells keep 4 bytes a row.
+    listed = 0 if self.cells is None else 12
+    return listed + (self.code_bytes or 4 * scan_dim)
+
+  def mflops(
+    self,
+    *,
+    scan_dim: int | None = None,
+    coarse_dim: int | None = None,
+    probes: int = 1,
+    scanned: float | None = None,
+  ) -> float:
+    """`(d_c * N_C + probes * d_s * M / N_C) / 1e6` multiply-adds a query.
+
+    With codes a row costs its code's bytes in look-ups instead of d_s, and the
+    query d_s * d_s for the rotation and d_s * 256 for the table. `scanned` are
+    the rows really scored; a graph has no other number.
+    """
+    scan_dim, M = scan_dim or self.scan_dim, len(self.database.embedding_MD)
+    num_cells = 0 if self.cells is None else len(self.cells.centroid_Cd)
+    if scanned is None:
+      if self.kind == 'hnsw':
+        raise ValueError('mflops of hnsw: no formula, give the rows scanned')
+      scanned = probes * M / num_cells if num_cells else M
+    cost = (coarse_dim or self.dim) * num_cells
+    cost += scanned * (self.code_bytes or scan_dim)
+    if self.code_bytes:
+      rotation = 0 if self.rotation_dd is None else scan_dim
+      cost += scan_dim * (rotation + codes_lib.CENTROIDS)
+    return cost / 1e6
+
+  @checks.takes(
+    query_QD=checks.floats('QD'),
+    k=checks.whole(),
+    scan_dim=checks.whole(),
+    coarse_dim=checks.whole(),
+    probes=checks.whole(),
+    effort=checks.whole(),
+    rerank_dim=checks.whole(),
+    shortlist=checks.whole(),
+  )
+  def search(
+    self,
+    query_QD: np.ndarray | jax.Array,
+    k: int,
+    *,
+    scan_dim: int | None = None,
+    coarse_dim: int | None = None,
+    probes: int | None = None,
+    effort: int | None = None,
+    rerank_dim: int | None = None,
+    shortlist: int | None = None,
+    leave_one_out: inputs.LeaveOneOut = False,
+  ) -> Neighbors:
+    """The k nearest rows that the index finds, and what that cost.
+
+    Where the cells probed hold fewer rows than asked for, the next ones are
+    probed, too. A graph may find fewer: then ids end in -1 and scores in -inf;
+    `ann.labels_of` knows them. Among equal scores found the lower id comes
+    first; which of equal rows Faiss cuts off at the end is open.
+
+    Args:
+      query_QD: as `neighbors.search` takes them, or cut to the wider of
+        `scan_dim` and `rerank_dim`, if cells are not looked up at more.
+      k: neighbours, at most M.
+      scan_dim: width (d_s) of the scan; None: as built.
+      coarse_dim: width at which cells are looked up, at most d_c, the default.
+      probes: cells scanned, 1 by default; more where they hold too few rows.
+      effort: HNSW's efSearch, 16 by default.
+      rerank_dim: scores `shortlist` rows again at this width; None: no rerank.
+      shortlist: rows that the index finds for the rerank, at least k.
+      leave_one_out: as in `neighbors.search`.
+
+    Raises:
+      ValueError: k or shortlist beyond M, a width beyond the embedding's, codes
+        at another width than theirs, an option this kind does not have, or
+        queries that do not fit.
+    """
+    start = time.perf_counter()
+    forks.check()
+    M, looked_up = self.database.shape[0], coarse_dim is not None
+    scan_dim = self._check_widths(scan_dim, coarse_dim, rerank_dim)
+    coarse_dim = coarse_dim or self.dim
+    widest = max(rerank_dim or 0, coarse_dim if self.cells else 0)
+    query_QD, query_Qd = prefixes.unit_queries(
+      query_QD, self.database, scan_dim, widest
+    )
+    own_Q = inputs.own_rows(leave_one_out, len(query_QD), M)
+    most = M if own_Q is None else M - 1
+    count = prefixes.check_shortlist(k, rerank_dim, shortlist, most)
+    if self.cells is None and (probes is not None or looked_up):
+      raise ValueError(f'probes, coarse_dim: kind {self.kind!r} has no cells')
+    if self.kind != 'hnsw' and effort is not None:
+      raise ValueError(f'effort {effort}: only hnsw has it')
+    effort = 16 if effort is None else inputs.number(effort, 'effort')
+    if effort < 1:
+      raise ValueError(f'effort {effort}: must be at least 1')
+    found_count = count + M - most
+    cell_QP = self._probe(query_QD, probes, coarse_dim, found_count)
+    score_QK, ids_QK, scanned = self._scan(
+      query_Qd, found_count, cell_QP, effort
+    )
+    if not self.code_bytes:  # Codes decode to rows of other lengths.
+      score_QK = np.clip(score_QK, -1, 1)
+    found = _in_order(score_QK, ids_QK)
+    if own_Q is not None:
+      found = Neighbors(*inputs.drop_own(own_Q, *found))
+    cost = self.mflops(
+      scan_dim=scan_dim, coarse_dim=coarse_dim, scanned=scanned
+    )
+    read = scanned * (self.code_bytes or 4 * scan_dim)
+    read += 0 if cell_QP is None else 4 * coarse_dim * len(self.cells.size_C)
+    if rerank_dim is not None:
+      found = _rerank(query_QD, self.database, found.ids_QK, k, rerank_dim)
+      cost += count * rerank_dim / 1e6
+      read += count * rerank_dim * self.database.embedding_MD.dtype.itemsize
+    seconds = time.perf_counter() - start
+    paid = Cost(float(cost), float(read), float(scanned), seconds)
+    return Neighbors(*found, paid)
+
+  def _check_widths(self, scan_dim, coarse_dim, rerank_dim) -> int:
+    D = self.database.embedding_MD.shape[1]
+    scan_dim = self.scan_dim if scan_dim is None else scan_dim
+    nesting.validate((scan_dim,), D)
+    if coarse_dim is not None:
+      nesting.validate((coarse_dim,), self.dim)
+    if rerank_dim is not None:
+      nesting.validate((rerank_dim,), D)
+    if self.kind.endswith('pq') and scan_dim != self.scan_dim:
+      raise ValueError(
+        f'scan_dim {scan_dim}: {self.kind} codes were made of '
+        f'{self.scan_dim} dims, and can be scanned at no other width'
+      )
+    return scan_dim
+
+  def _probe(self, query_QD, probes, coarse_dim, count) -> np.ndarray | None:
+    """Cells [Q, P] that hold `count` rows, -1 behind a query's last one."""
+    if self.cells is None:
+      return None
+    num_cells = len(self.cells.centroid_Cd)
+    probes = 1 if probes is None else inputs.number(probes, 'probes')
+    if not 1 <= probes <= num_cells:
+      raise ValueError(f'probes {probes}: must be in [1, {num_cells}], cells')
+    cell_QP = self.cells.nearest(query_QD, probes, coarse_dim)
+    size_C = self.cells.size_C
+    few_Q = size_C[cell_QP].sum(1) < count
+    if not few_Q.any():
+      return cell_QP
+    every_FC = self.cells.nearest(query_QD[few_Q], num_cells, coarse_dim)
+    # The cells before the one that fills the list up, and that one.
+    short_FC = size_C[every_FC].cumsum(1) < count
+    short_FC = np.pad(short_FC, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
+    more = int(short_FC.sum(1).max())
+    padded_QP = np.full((len(cell_QP), more), -1)
+    padded_QP[:, :probes] = cell_QP
+    padded_QP[few_Q] = np.where(short_FC, every_FC, -1)[:, :more]
+    return padded_QP
+
+  def _scan(self, query_Qd, k, cell_QP, effort):
+    dim, rows_MD = query_Qd.shape[1], self.database.embedding_MD
+    if self.rotation_dd is not None:
+      query_Qd = query_Qd @ self.rotation_dd.T
+    if self.kind == 'opq':
+      return *self.faiss_index.search(query_Qd, k), len(rows_MD)
+    if dim not in self.scanners:
+      self.scanners[dim] = (
+        graph_lib.at_width(self.faiss_index, rows_MD, dim)
+        if self.kind == 'hnsw'
+        else self.faiss_index or cells_lib.flat(self.cells, rows_MD, dim)
+      )
+    if self.kind == 'hnsw':
+      return graph_lib.walk(self.scanners[dim], query_Qd, k, effort)
+    size_QP = np.where(cell_QP < 0, 0, self.cells.size_C[cell_QP])
+    scanned = size_QP.sum(1).mean()
+    return *cells_lib.scan(self.scanners[dim], query_Qd, k, cell_QP), scanned
+
+
+def _in_order(score_QK, ids_QK) -> Neighbors:
+  """Best first, ties to the lower id, what was not found last."""
+  score_QK = np.where(ids_QK < 0, -np.inf, score_QK).astype(np.float32)
+  order_QK = np.lexsort((ids_QK, -score_QK))
+  return Neighbors(
+    np.take_along_axis(ids_QK, order_QK, axis=1),
+    np.take_along_axis(score_QK, order_QK, axis=1),
+  )
+
+
+def _rerank(query_QD, database, ids_QK, k, dim) -> Neighbors:
+  """`neighbors.rerank` of lists that may end in -1."""
+  missing_QK = ids_QK < 0
+  if not missing_QK.any():
+    return neighbors.rerank(query_QD, database, ids_QK, k, dim=dim)
+  # A list is filled up with its own first row, whose copies then go.
+  first_Q1 = np.maximum(ids_QK[:, :1], 0)
+  filled_QK = np.where(missing_QK, first_Q1, ids_QK)
+  ids_QK, score_QK = neighbors.rerank(
+    query_QD, database, filled_QK, ids_QK.shape[1], dim=dim
+  )
+  copy_QK = ids_QK == first_Q1
+  copy_QK &= copy_QK.cumsum(1) > ~missing_QK[:, :1]
+  found = _in_order(score_QK, np.where(copy_QK, -1, ids_QK))
+  return Neighbors(found.ids_QK[:, :k], found.scores_QK[:, :k])

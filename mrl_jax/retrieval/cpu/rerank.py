@@ -1,0 +1,128 @@
+"""Ranking a shortlist on a CPU, where reading its rows is what takes the time.
+
+A narrower width whose norms are known is read first: what lies beyond it adds
+at most the product of the norms of what is left of query and row. Rows that
+cannot be among the best k then are not read to the end. The result is the same.
+"""
+
+import concurrent.futures
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from mrl_jax import cores
+from mrl_jax.retrieval.cpu import bounds
+from mrl_jax.retrieval.cpu import kernels
+from mrl_jax.retrieval.cpu.candidates import best
+from mrl_jax.retrieval.cpu.candidates import read_only
+
+# Queries ranked at a time.
+_QUERIES = 128
+# Widths and shortlists (in k) that are too small for looking at less first; and
+# the share of rows then read to the end from which on it has not paid.
+_NARROW, _SHORT, _USELESS = 512, 3, 0.5
+
+
+class Rescored(NamedTuple):
+  """The best of a shortlist; `products` counts multiply-adds a query."""
+
+  ids_QK: np.ndarray
+  score_QK: np.ndarray
+  products: float
+
+
+def rescore(
+  query_Qd: np.ndarray,
+  embedding_MD: np.ndarray,
+  norms: dict[int, np.ndarray],
+  ids_QK: np.ndarray,
+  k: int,
+  *,
+  cosine: bool,
+) -> Rescored:
+  """The k best of the rows `ids_QK`; ties go to the lower id.
+
+  Args:
+    query_Qd: float32 prefixes; the rows are read as far.
+    embedding_MD: rows.
+    norms: norm_M of their prefixes by width, among them d for the cosine.
+    ids_QK: int64 rows of each query, K of them.
+    k: at most K.
+    cosine: whether scores are divided by the norms.
+  """
+  (Q, dim), K = query_Qd.shape, ids_QK.shape[1]
+  first = _first_width(dim, norms, K, k)
+  query_K = np.repeat(np.arange(Q, dtype=np.int32), K)
+  score_QK, products = np.empty(ids_QK.shape, np.float32), 0
+  with concurrent.futures.ThreadPoolExecutor(cores.count()) as pool:
+    dots = functools.partial(
+      _dots, embedding_MD=read_only(embedding_MD), pool=pool
+    )
+    for block in _blocks(Q, _QUERIES if first else Q):
+      query_Bd, ids_BK = query_Qd[block], ids_QK[block]
+      if first:
+        products += ids_BK.size * first
+        ids_BK = _within_reach(dots, query_Bd, norms, ids_BK, k, first, cosine)
+      read = np.count_nonzero(ids_BK >= 0)
+      if read > _USELESS * ids_BK.size:
+        first = None
+      products += read * dim
+      score_QK[block] = dots(query_Bd, ids_BK=ids_BK)
+  if cosine:
+    score_QK /= norms[dim][ids_QK]
+    # Not of rows that were left out, which have -inf.
+    there_QK = score_QK > -np.inf
+    np.clip(score_QK, -1, 1, out=score_QK, where=there_QK)
+  every = query_K, ids_QK.ravel(), score_QK.ravel()
+  ids_QK, score_QK, _ = best([every], Q, k)
+  return Rescored(ids_QK, score_QK, products / Q)
+
+
+def _blocks(Q: int, size: int) -> list[slice]:
+  return [slice(start, start + size) for start in range(0, Q, size)]
+
+
+def _first_width(dim, norms, K, k) -> int | None:
+  """The width to look at first: the widest that is at most an eighth."""
+  if dim < _NARROW or dim not in norms or _SHORT * k > K:
+    return None
+  # A copy, since a search by another thread may add a width meanwhile.
+  widths = [*norms]
+  return max((x for x in widths if dim / 64 <= x <= dim / 8), default=None)
+
+
+def _within_reach(dots, query_Bd, norms, ids_BK, k, first, cosine):
+  """The ids, with -1 for rows that k others are better than, at any rate."""
+  prefix_Bd = np.ascontiguousarray(query_Bd[:, :first])
+  score_BK = dots(prefix_Bd, ids_BK=ids_BK)
+  whole_BK, part_BK = norms[query_Bd.shape[1]][ids_BK], norms[first][ids_BK]
+  behind_BA = bounds.behind_queries(query_Bd, first)
+  behind_BKA = bounds.behind_rows(whole_BK, part_BK)
+  reach_BK = np.einsum('BA,BKA->BK', behind_BA, behind_BKA)
+  if cosine:
+    score_BK /= whole_BK
+    reach_BK /= whole_BK
+  place = ids_BK.shape[1] - k
+  least_B1 = np.partition(score_BK - reach_BK, place, axis=1)[:, place, None]
+  return np.where(score_BK + reach_BK >= least_B1, ids_BK, -1)
+
+
+def _dots(query_Bd, embedding_MD, ids_BK, pool):
+  """[B, K]; -inf for an id of -1."""
+  dot_BK = np.empty(ids_BK.shape, np.float32)
+
+  def work(q, end):
+    kernels.dots(query_Bd, embedding_MD, ids_BK, q, end, dot_BK)
+
+  def convert_and_work(q, end):
+    places_1K = np.arange(ids_BK.shape[1])[None]
+    for i in range(q, end):
+      rows_KD = read_only(np.asarray(embedding_MD[ids_BK[i]], np.float32))
+      place_1K = np.where(ids_BK[i] < 0, -1, places_1K)
+      kernels.dots(query_Bd[i : i + 1], rows_KD, place_1K, 0, 1, dot_BK[i:])
+
+  in_place = embedding_MD.dtype == np.float32
+  ends = np.linspace(0, len(query_Bd), cores.count() + 1).astype(int)
+  list(pool.map(work if in_place else convert_and_work, ends, ends[1:]))
+  return dot_BK

@@ -1,0 +1,1 @@
+"""Writes rows for a vector database."""

@@ -1,0 +1,266 @@
+"""Writes embeddings for other software: Qdrant, Faiss, or Parquet.
+
+    python -m mrl_jax.retrieval.export --to=qdrant --embeddings=X.npy \\
+      --dims=8,64,2048 --out=DIR      # Or --url=http://host:6333.
+
+Each width becomes a vector of its own: sliced, then normalised. --out is a
+folder, whole or not there:
+
+  qdrant    its embedded storage, opened by `QdrantClient(path=DIR)`, or a
+            server's collection; the vectors are named by their widths, and
+            `qdrant.funnel_query` makes the query that is the funnel
+  faiss     <width>.faiss, an IndexFlatIP
+  parquet   rows.parquet: id, label, and a column embedding_<width> for each
+
+Its export.json has a checksum of each file, which
+`python -m mrl_jax.workdir.checksums DIR` compares with the file. Qdrant writes
+to its own when it opens them.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+import importlib.util
+import pathlib
+from typing import Literal
+
+import numpy as np
+import tqdm
+
+from mrl_jax import nesting
+from mrl_jax.retrieval import inputs
+from mrl_jax.retrieval import row_files
+from mrl_jax.retrieval.export import qdrant
+from mrl_jax.terminal import arguments
+from mrl_jax.terminal import ending
+from mrl_jax.workdir import checksums
+from mrl_jax.workdir import files
+
+# Rows in memory at a time, in float32.
+_BLOCK_BYTES = 64 << 20
+
+
+def export(
+  row_ND: np.ndarray,
+  out: pathlib.Path,
+  *,
+  to: Literal['qdrant', 'faiss', 'parquet'],
+  dims: Sequence[int],
+  label_N: np.ndarray | None = None,
+  collection: str = 'embeddings',
+) -> None:
+  """Writes the folder `out`, or, interrupted, nothing.
+
+  Args:
+    row_ND: float rows; a memmap is read in blocks.
+    out: may hold an earlier export, which is replaced.
+    label_N: integers; Qdrant's payload, Parquet's column. Not for Faiss.
+    collection: Qdrant's name of it.
+
+  Raises:
+    ValueError: dims that do not fit, a row that is all zero or not finite (its
+      number is told), labels of another length, or a folder that is no export.
+  """
+  label_N = check(row_ND, dims, label_N)
+  if to not in _WRITERS:
+    raise ValueError(f'to {to!r}: must be one of {tuple(_WRITERS)}')
+  if label_N is not None and to == 'faiss':
+    raise ValueError('labels: a Faiss index holds none')
+  if out.exists() and not (out / 'export.json').exists():
+    raise ValueError(f'{out} exists and is no export: name another folder')
+  manifest = {
+    'to': to, 'count': len(row_ND), 'dim': row_ND.shape[1], 'dims': list(dims),
+    'normalised': True,
+  }  # fmt: skip
+  if to == 'qdrant':
+    manifest['collection'] = collection
+  with files.replacing_folder(out) as temporary:
+    _WRITERS[to](row_ND, temporary, tuple(dims), label_N, collection)
+    written = [x for x in temporary.rglob('*') if x.is_file()]
+    checksums.write(temporary / 'export.json', manifest, written)
+
+
+def check(
+  row_ND: np.ndarray, dims: Sequence[int], label_N: np.ndarray | None
+) -> np.ndarray | None:
+  """The labels as int64; ValueError for dims or labels that do not fit."""
+  nesting.validate(dims, row_ND.shape[1])
+  if label_N is None:
+    return None
+  label_N = inputs.to_array(label_N, 'labels')
+  if label_N.shape != (len(row_ND),) or label_N.dtype.kind not in 'iu':
+    raise ValueError(
+      f'labels of {label_N.dtype} and shape {label_N.shape}: must be integers '
+      f'of shape ({len(row_ND)},)'
+    )
+  return inputs.integers(label_N, 'labels')
+
+
+def unit_prefixes(
+  row_ND: np.ndarray, dims: Sequence[int], widest: int | None = None
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+  """Yields (first row, float32 unit prefixes [B, dim] of each width).
+
+  A row that is too short at a narrow width (`inputs.SHORTEST`) becomes zeros,
+  and scores 0 as it does in the search. Raises ValueError for one that is at
+  `widest`, or not finite; None: the last of dims.
+  """
+  widest = widest or dims[-1]
+  size = max(1, _BLOCK_BYTES // (4 * row_ND.shape[1]))
+  for first in tqdm.tqdm(
+    range(0, len(row_ND), size), unit='block', disable=None, leave=False
+  ):
+    row_BD = np.array(row_ND[first : first + size, :widest], np.float32)
+    norm_BG = np.stack(
+      [np.linalg.norm(row_BD[:, :dim], axis=1) for dim in dims], axis=1
+    )
+    norm_B = np.linalg.norm(row_BD, axis=1)
+    bad_B = ~np.isfinite(norm_B) | (norm_B < inputs.SHORTEST)
+    if bad_B.any():
+      row = int(bad_B.argmax())
+      raise ValueError(
+        f'row {first + row}: its first {widest} dims have the norm '
+        f'{norm_B[row]}, and no direction'
+      )
+    norm_BG[norm_BG < inputs.SHORTEST] = np.inf
+    yield (
+      first,
+      [row_BD[:, :dim] / norm_BG[:, g, None] for g, dim in enumerate(dims)],
+    )
+
+
+def _to_qdrant(row_ND, folder, dims, label_N, collection) -> None:
+  from qdrant_client import QdrantClient
+
+  client = QdrantClient(path=str(folder))
+  try:
+    qdrant.create(client, collection, dims)
+    for first, prefixes in unit_prefixes(row_ND, dims):
+      qdrant.upload(client, collection, dims, first, prefixes, label_N)
+  finally:
+    client.close()
+
+
+def to_server(
+  row_ND: np.ndarray,
+  url: str,
+  *,
+  dims: Sequence[int],
+  label_N: np.ndarray | None = None,
+  collection: str = 'embeddings',
+) -> None:
+  """Fills a collection of a Qdrant server; its name shows when it is whole.
+
+  Raises ValueError as `export` does, or if the server has it already or does
+  not answer.
+  """
+  from qdrant_client import QdrantClient
+  from qdrant_client.http import exceptions
+
+  label_N = check(row_ND, dims, label_N)
+  # It would ask for the version in a thread of its own, and warn from there.
+  client = QdrantClient(url=url, check_compatibility=False)
+  try:
+    with qdrant.publishing(client, collection) as hidden:
+      qdrant.create(client, hidden, dims)
+      for first, prefixes in unit_prefixes(row_ND, dims):
+        qdrant.upload(client, hidden, dims, first, prefixes, label_N)
+  except exceptions.ApiException as error:
+    raise ValueError(f'{url}: {error}') from error
+  finally:
+    client.close()
+
+
+def _to_faiss(row_ND, folder, dims, label_N, collection) -> None:
+  import faiss
+
+  del label_N, collection
+  # A width at a time: Faiss writes an index that is whole in memory.
+  for dim in dims:
+    index = faiss.IndexFlatIP(dim)
+    for _, (prefix_Bd,) in unit_prefixes(row_ND, (dim,), dims[-1]):
+      index.add(prefix_Bd)
+    faiss.write_index(index, str(folder / f'{dim}.faiss'))
+
+
+def _to_parquet(row_ND, folder, dims, label_N, collection) -> None:
+  import pyarrow
+  from pyarrow import parquet
+
+  del collection
+  fields = [('id', pyarrow.int64())]
+  if label_N is not None:
+    fields.append(('label', pyarrow.int64()))
+  for dim in dims:
+    vector = pyarrow.list_(pyarrow.float32(), dim)
+    fields.append((f'embedding_{dim}', vector))
+  schema = pyarrow.schema(fields)
+  with parquet.ParquetWriter(folder / 'rows.parquet', schema) as writer:
+    for first, prefixes in unit_prefixes(row_ND, dims):
+      end = first + len(prefixes[0])
+      columns = [np.arange(first, end)]
+      if label_N is not None:
+        columns.append(label_N[first:end])
+      columns += [
+        pyarrow.FixedSizeListArray.from_arrays(prefix_Bd.ravel(), dim)
+        for dim, prefix_Bd in zip(dims, prefixes, strict=True)
+      ]
+      writer.write_table(pyarrow.table(columns, schema=schema))
+
+
+_WRITERS = {'qdrant': _to_qdrant, 'faiss': _to_faiss, 'parquet': _to_parquet}
+
+# What each needs: its module, and what pip calls it.
+_PACKAGES = {
+  'qdrant': ('qdrant_client', 'qdrant-client'),
+  'faiss': ('faiss', 'faiss-cpu'),
+  'parquet': ('pyarrow', 'pyarrow'),
+}
+
+
+def run(args: argparse.Namespace) -> None:
+  if (args.out is None) == (args.url is None):
+    raise ValueError('--out, --url: give one of them')
+  module, package = _PACKAGES[args.to]
+  if importlib.util.find_spec(module) is None:
+    raise ValueError(f'--to={args.to}: first pip install {package}')
+  if args.url and args.to != 'qdrant':
+    raise ValueError(f'--url={args.url}: only with --to=qdrant')
+  row_ND, manifest = row_files.load_rows(args.embeddings)
+  dims = args.dims or row_files.default_dims(row_ND.shape[1], manifest)
+  label_N = (
+    row_files.load_labels(args.labels, len(row_ND)) if args.labels else None
+  )
+  kwargs = {'dims': dims, 'label_N': label_N, 'collection': args.collection}
+  if args.url:
+    to_server(row_ND, args.url, **kwargs)
+  else:
+    export(row_ND, pathlib.Path(args.out), to=args.to, **kwargs)
+  widths = ', '.join(map(str, dims))
+  print(f'{len(row_ND):,} rows at widths {widths} in {args.out or args.url}')
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(
+    prog='python -m mrl_jax.retrieval.export',
+    description=__doc__.split('\n')[0],
+  )
+  add = parser.add_argument
+  add('--to', required=True, choices=tuple(_WRITERS))
+  add(
+    '--embeddings',
+    type=arguments.path,
+    required=True,
+    help='.npy of floats [N, D]',
+  )
+  add('--labels', type=arguments.path, help='.npy of integers [N]')
+  add('--dims', type=arguments.wholes, help='8,64,…; default: as in the search')
+  add('--out', type=arguments.path, help='folder to write')
+  add('--url', help="a Qdrant server's")
+  add('--collection', default='embeddings', help="Qdrant's name of it")
+  args = parser.parse_args(argv)
+  with ending.in_one_line():
+    run(args)
+
+
+if __name__ == '__main__':
+  main()

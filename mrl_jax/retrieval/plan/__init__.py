@@ -1,0 +1,1 @@
+"""Plans the cheapest search that finds enough."""

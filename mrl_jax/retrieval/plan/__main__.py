@@ -1,0 +1,222 @@
+"""Which width and which bytes fit a budget, and which search is the cheapest.
+
+    python -m mrl_jax.retrieval.plan --rows=50e6 --budget=100GB
+
+tells for each kind of number how many dims fit, and what a query costs. With
+--queries and --database, .npy files as of `python -m mrl_jax.retrieval`, it
+also measures widths, shortlists and reranks on them, and recommends the
+cheapest that keeps --recall of the accuracy of the exact search at full width.
+Costs are told for --rows; accuracies are those of the database at hand, and
+fall as it grows. GB is 1e9 bytes, GiB 2**30.
+"""
+
+import argparse
+from collections.abc import Sequence
+import pathlib
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from mrl_jax import nesting
+from mrl_jax import retrieval
+from mrl_jax import terminal
+from mrl_jax.retrieval import __main__ as command
+from mrl_jax.retrieval import compare
+from mrl_jax.retrieval import row_files
+from mrl_jax.retrieval.plan import budget
+from mrl_jax.retrieval.plan import pareto
+from mrl_jax.terminal import arguments
+from mrl_jax.terminal import ending
+from mrl_jax.terminal.tables import Table
+from mrl_jax.workdir import files
+
+
+def table_of_fits(
+  found: list[budget.Fit], shortlist_dim: int, shortlist: int
+) -> str:
+  header = (
+    'numbers', 'dims', 'bytes/row', 'MFLOPs/query', 'MB/query',
+    f'MFLOPs from {shortlist_dim}, K {shortlist}', 'MB',
+  )  # fmt: skip
+  rows = [
+    (
+      fit.kind, f'{fit.dims:,}', f'{fit.row_bytes:,}', f'{fit.mflops:,.1f}',
+      f'{fit.query_bytes / 1e6:,.1f}', f'{fit.adaptive_mflops:,.1f}',
+      f'{fit.adaptive_query_bytes / 1e6:,.1f}',
+    )
+    for fit in found
+  ]  # fmt: skip
+  return terminal.table(Table(header, rows))
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+  """The points, their front, and the recommended one, as JSON has them."""
+  database_MD, manifest = row_files.load_rows(args.database)
+  query_QD, _ = row_files.load_rows(args.queries)
+  row_files.check_pair(query_QD, database_MD)
+  M, D = database_MD.shape
+  dims = nesting.validate(args.dims or row_files.default_dims(D, manifest), D)
+  # The full width is what the others are compared with.
+  dims = tuple(dict.fromkeys((*dims, D)))
+  labels = command.load_labels(args, len(query_QD), M)
+  k = min(10, M)
+  shortlists = args.shortlists or [
+    n for n in (25, 50, 100, 200, 500) if k < n <= M
+  ] or [k]  # fmt: skip
+  for shortlist in shortlists:
+    if not k <= shortlist <= M:
+      raise ValueError(
+        f'shortlist {shortlist}: must be in [{k}, {M}], k and the rows'
+      )
+  database = retrieval.prepare(database_MD, dims)
+  query_QD = np.array(query_QD)
+  judge = compare.make_judge(query_QD, database, k, **labels)
+  candidates = pareto.candidates(
+    database, dims, k=k, num_rows=args.rows, shortlists=shortlists
+  )
+  points = [
+    pareto.measure(candidate, query_QD, judge)
+    for candidate in tqdm.tqdm(
+      candidates, unit='search', disable=None, leave=False
+    )
+  ]
+  full = next(point for point in points if point.name == str(D))
+  best = pareto.recommend(
+    points,
+    at_least=args.recall * full.accuracy,
+    row_bytes=args.budget / args.rows,
+    by=args.cost,
+  )
+  return {
+    'accuracy': 'mAP@10' if labels else f'{k}-Recall@{k}',
+    'queries': len(query_QD),
+    'database': M,
+    'exact': full._asdict(),
+    'points': [point._asdict() for point in points],
+    'front': [point._asdict() for point in pareto.front(points, args.cost)],
+    'recommended': best and best._asdict(),
+  }
+
+
+def table_of_points(measured: dict[str, Any]) -> str:
+  """The front, the recommended point marked, and the exact search last."""
+  shown = measured['front'] + [measured['exact']] * (
+    measured['exact'] not in measured['front']
+  )
+  if measured['recommended'] and measured['recommended'] not in shown:
+    shown.append(measured['recommended'])
+  header = (
+    '', 'search', f'{measured["accuracy"]} %', 'MFLOPs/query', 'MB/query',
+    'ms/query', 'bytes/row',
+  )  # fmt: skip
+  rows = [
+    (
+      '*' if point == measured['recommended'] else '', point['name'],
+      point['accuracy'], f'{point["mflops"]:.4g}',
+      f'{point["bytes"] / 1e6:.4g}', f'{point["ms"]:.3g}',
+      f'{point["row_bytes"]:,}',
+    )
+    for point in shown
+  ]  # fmt: skip
+  return terminal.table(Table(header, rows))
+
+
+def run(args: argparse.Namespace) -> None:
+  """Raises ValueError for a plan that makes no sense, or what does not fit."""
+  if not 0 < args.recall <= 1:
+    raise ValueError(f'--recall={args.recall}: must be in (0, 1]')
+  if (args.queries is None) != (args.database is None):
+    raise ValueError('--queries, --database: give both or neither')
+  width = args.width
+  if args.database and width is None:
+    width = row_files.load_rows(args.database)[0].shape[1]
+  found = budget.fits(
+    args.rows, args.budget, shortlist_dim=args.shortlist_dim,
+    shortlist=args.shortlist, width=width,
+  )  # fmt: skip
+  record = {
+    'rows': args.rows,
+    'budget': args.budget,
+    'fits': [fit._asdict() for fit in found],
+  }
+  print(f'{args.rows:,} rows in {args.budget / 1e9:,.6g} GB:')
+  print(table_of_fits(found, args.shortlist_dim, args.shortlist))
+  if args.queries:
+    record |= {'recall': args.recall, 'cost': args.cost, **measure(args)}
+    print(
+      f'\n{record["queries"]:,} queries in {record["database"]:,} rows; MFLOPs '
+      f'and MB for {args.rows:,} rows; cheapest by {args.cost}:'
+    )
+    print(table_of_points(record))
+    if args.rows > record['database']:
+      print('Accuracies are of the rows at hand; they fall as rows are added.')
+    print(_verdict(record))
+  if args.json:
+    files.write_json(pathlib.Path(args.json), record)
+
+
+def _verdict(record) -> str:
+  best, full = record['recommended'], record['exact']
+  within = f'{record["recall"]:.4g} of the {full["accuracy"]:.2f} % of exact'
+  if best is None:
+    return (
+      f'nothing recommended: no search measured keeps {within} and fits '
+      f'{record["budget"] / 1e9:,.6g} GB'
+    )
+  times = full[record['cost']] / best[record['cost']]
+  return (
+    f'recommended: {best["name"]} ({record["accuracy"]} {best["accuracy"]:.2f} '
+    f'%, within {within}), {times:.3g}x cheaper'
+  )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(
+    prog='python -m mrl_jax.retrieval.plan', description=__doc__.split('\n')[0]
+  )
+  add = parser.add_argument
+  add('--rows', type=budget.parse_count, required=True, help='such as 50e6')
+  add(
+    '--budget',
+    type=budget.parse_bytes,
+    required=True,
+    help='such as 100GB, 93GiB',
+  )
+  add('--width', type=int, help="the embeddings': a bound of the dims")
+  add('--shortlist_dim', type=int, default=16, help='dims scanned first')
+  add('--shortlist', type=int, default=200, help='rows reranked')
+  add(
+    '--queries',
+    type=arguments.path,
+    help='.npy of floats [Q, D], to measure with',
+  )
+  add('--database', type=arguments.path, help='.npy of floats [M, D]')
+  add(
+    '--query_labels',
+    type=arguments.path,
+    help='.npy of integers [Q]: measured by mAP@10',
+  )
+  add('--database_labels', type=arguments.path, help='.npy of integers [M]')
+  add('--dims', type=arguments.wholes, help='8,16,… to measure')
+  add('--shortlists', type=arguments.wholes, help='25,100,… to measure')
+  add(
+    '--recall',
+    type=float,
+    default=0.99,
+    help='share of the exact accuracy that must be kept',
+  )
+  add(
+    '--cost',
+    choices=('mflops', 'bytes', 'ms'),
+    default='mflops',
+    help='what is to be cheap; ms are those of this machine and database',
+  )
+  add('--json', type=arguments.path, help='file to write')
+  args = parser.parse_args(argv)
+  with ending.in_one_line():
+    run(args)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,160 @@
+"""Grad-CAM of some evaluation images at each width."""
+
+from collections.abc import Mapping, Sequence
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+import numpy as np
+
+from mrl_jax.models import saliency
+from mrl_jax.stages import build
+from mrl_jax.stages import recorded
+from mrl_jax.stages.analyze import examples
+from mrl_jax.workdir import Checkpoint
+from mrl_jax.workdir import checksums
+from mrl_jax.workdir import embeddings
+from mrl_jax.workdir import files
+from mrl_jax.workdir import Workdir
+
+_IMAGES = 8
+# Examples to choose them from.
+_POOL = 2000
+
+
+def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
+  del config
+  folder = workdir.path / 'analysis'
+  return [folder / 'saliency.json', folder / 'saliency.npz']
+
+
+def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
+  """Writes analysis/saliency.json and .npz, of eight examples.
+
+  Those on whose class the widths differ most, at most one of each class while
+  there are others.
+  """
+  embedding_ND, label_N, manifest = embeddings.load(
+    workdir.embeddings, config.eval_split
+  )
+  source = build.source(config, config.eval_split, workdir)
+  trained = examples.Trained(
+    config,
+    workdir,
+    source.num_classes,
+    needed_by='analyze',
+    checkpoint=checkpoint,
+  )
+  rng = np.random.default_rng(config.seed)
+  pool = rng.permutation(len(label_N))[:_POOL]
+  probability_GNC = trained(
+    examples.probabilities, np.array(embedding_ND[pool])
+  )
+  rows = pool[_telling(probability_GNC.argmax(-1), label_N[pool])]
+  indices = examples.rows_to_indices(source, manifest['damaged'], rows)
+  image_NHWC = examples.images(config, source, indices, label_N[rows])
+  found, rollout_Nhw = trained(
+    examples.normalized(config, saliency.explain), image_NHWC
+  )
+  labels = label_N[rows].tolist()
+  titles = [examples.name(source.class_names, label) for label in labels]
+  record = describe(
+    config,
+    source.class_names,
+    found,
+    labels=labels,
+    titles=titles,
+    step=manifest['step'],
+  )
+  record |= checkpoint.as_json()
+  folder = workdir.path / 'analysis'
+  write(folder, record, image_NHWC, found.heat_GNhw, rollout_Nhw)
+
+
+def explain(
+  config: ConfigDict, workdir: Workdir, paths: Sequence[str]
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray | None]:
+  """Of images given: what `write` takes of them.
+
+  Raises ValueError for an image that cannot be read, or no checkpoint.
+  """
+  if not paths:
+    raise ValueError('no images: name at least one')
+  image_NHWC = np.stack([examples.read_image(config, path) for path in paths])
+  class_names = recorded.class_names(config, workdir)
+  trained = examples.Trained(
+    config, workdir, len(class_names), needed_by='saliency'
+  )
+  found, rollout_Nhw = trained(
+    examples.normalized(config, saliency.explain), image_NHWC
+  )
+  record = describe(
+    config,
+    class_names,
+    found,
+    labels=[None] * len(paths),
+    titles=[pathlib.Path(path).name for path in paths],
+    step=trained.step,
+  )
+  return record, image_NHWC, found.heat_GNhw, rollout_Nhw
+
+
+def write(
+  folder: pathlib.Path,
+  record: Mapping[str, Any],
+  image_NHWC: np.ndarray,
+  heat_GNhw: np.ndarray,
+  rollout_Nhw: np.ndarray | None,
+) -> None:
+  """Writes saliency.json, and saliency.npz: `image`, `heat` and `rollout`.
+
+  `rollout` is there for transformers only.
+  """
+  arrays = {'image': image_NHWC, 'heat': heat_GNhw.astype(np.float32)}
+  if rollout_Nhw is not None:
+    arrays['rollout'] = rollout_Nhw.astype(np.float32)
+  with (
+    files.replacing(folder / record['arrays']) as temporary,
+    open(temporary, 'wb') as file,
+  ):
+    np.savez(file, **arrays)
+  arrays_path = folder / record['arrays']
+  checksums.write(folder / 'saliency.json', record, [arrays_path])
+
+
+def describe(
+  config: ConfigDict,
+  class_names: Sequence[str],
+  found: saliency.Saliency,
+  *,
+  labels: Sequence[int | None],
+  titles: Sequence[str],
+  step: int,
+) -> dict[str, Any]:
+  """The content of saliency.json.
+
+  `labels` are None where they are not known; `titles` name the images.
+  """
+  known = {*found.class_GN.ravel().tolist(), *labels} - {None}
+  return {
+    'dims': list(config.nesting_dims),
+    'step': step,
+    'method': 'Grad-CAM',
+    'arrays': 'saliency.npz',
+    'labels': list(labels),
+    'titles': list(titles),
+    'names': {str(i): examples.name(class_names, i) for i in sorted(known)},
+    'prediction': found.class_GN.tolist(),
+    'probability': found.probability_GN.astype(float).round(4).tolist(),
+  }
+
+
+def _telling(prediction_GN: np.ndarray, label_N: np.ndarray) -> np.ndarray:
+  """Rows on which the widths differ most, a class at most once at first."""
+  # A width that sees what the narrowest does not comes before all else.
+  gains_N = (prediction_GN[0] != label_N) & (prediction_GN[-1] == label_N)
+  kinds_N = np.array([len(np.unique(x_G)) for x_G in prediction_GN.T])
+  order = np.lexsort((-kinds_N, ~gains_N))
+  _, firsts = np.unique(label_N[order], return_index=True)
+  others = np.setdiff1d(np.arange(len(order)), firsts)
+  return order[np.concatenate([np.sort(firsts), others])][:_IMAGES]

@@ -1,0 +1,1 @@
+"""The training step, on a mesh, saved and resumed."""

@@ -1,0 +1,161 @@
+"""Where numbers go: metrics.jsonl, the record of truth, and TensorBoard."""
+
+from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import json
+import math
+import os
+import pathlib
+from typing import BinaryIO
+
+import jax
+
+from mrl_jax.workdir import files
+from mrl_jax.workdir import lock
+
+
+class MetricWriter:
+  """Writes metrics.jsonl and TensorBoard files, on the first process.
+
+  A training and another stage may write to the same file at the same time.
+  """
+
+  def __init__(self, path: pathlib.Path, *, resume_step: int | None = None):
+    """Opens for writing.
+
+    `resume_step`: drop the rows of later steps, which a killed run has left;
+    `num_dropped` is their count.
+    """
+    self._path = self._board = None
+    self.num_dropped = 0
+    if jax.process_index():
+      return
+    self._path = path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if resume_step is not None and path.exists():
+      with lock.exclusive(path):
+        records = read_metrics(path)
+        kept = [record for record in records if record['step'] <= resume_step]
+        self.num_dropped = len(records) - len(kept)
+        _write(path, kept)
+    import tensorboardX
+
+    self._board = tensorboardX.SummaryWriter(
+      str(path.parent / 'tensorboard'),
+      purge_step=None if resume_step is None else resume_step + 1,
+      # Its thread ends when the disk is full; a short queue would then block.
+      max_queue=1_000_000,
+    )
+
+  def __enter__(self) -> 'MetricWriter':
+    return self
+
+  def __exit__(self, error_type, *error) -> None:
+    if not self._board:
+      return
+    # A disk that is full fails here as well: the first error tells more.
+    with contextlib.suppress(*([OSError] if error_type else [])):
+      self._board.close()
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Adds the row `{"step": step, **values}` as the last line.
+
+    Raises ValueError for a value that is not finite, which JSON cannot hold.
+    """
+    if not self._path:
+      return
+    line = _line({'step': step, **_finite(step, values)})
+    with lock.exclusive(self._path), open(self._path, 'a+b') as file:
+      _drop_torn_line(file)
+      file.write(line.encode())
+    self._show(step, values)
+
+  def replace(
+    self, step: int, values: Mapping[str, float], *, prefix: str | None = None
+  ) -> None:
+    """Writes a row in place of those that it was written to before.
+
+    A row that replaces none follows those of its step and of earlier ones.
+
+    Args:
+      step: of the row.
+      values: finite numbers, as `write` takes them.
+      prefix: replace the rows of the step with a key that begins so; None:
+        those with the same keys.
+    """
+    if not self._path:
+      return
+    values = _finite(step, values)
+    with lock.exclusive(self._path):
+      records = read_metrics(self._path) if self._path.exists() else []
+      records = _replaced(records, {'step': step, **values}, prefix)
+      _write(self._path, records)
+    self._show(step, values)
+
+  def _show(self, step: int, values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+      self._board.add_scalar(name, value, step)
+
+
+def _finite(step: int, values: Mapping[str, float]) -> dict[str, float]:
+  values = {name: float(value) for name, value in values.items()}
+  if not all(map(math.isfinite, values.values())):
+    raise ValueError(f'step {step}: not finite in {values}')
+  return values
+
+
+def _replaced(
+  records: Sequence[Mapping[str, float]],
+  row: dict[str, float],
+  prefix: str | None,
+) -> list[Mapping[str, float]]:
+  def is_same(record):
+    if prefix is None:
+      return record.keys() == row.keys()
+    return any(name.startswith(prefix) for name in record)
+
+  old = [
+    i
+    for i, record in enumerate(records)
+    if record['step'] == row['step'] and is_same(record)
+  ]
+  before = [i for i, x in enumerate(records) if x['step'] <= row['step']]
+  at = old[0] if old else before[-1] + 1 if before else 0
+  rest = [record for i, record in enumerate(records) if i not in old]
+  return [*rest[:at], row, *rest[at:]]
+
+
+def _line(record: Mapping[str, float]) -> str:
+  return json.dumps(record) + '\n'
+
+
+def _write(path: pathlib.Path, records: Iterable[Mapping[str, float]]) -> None:
+  files.write_text(path, ''.join(map(_line, records)))
+
+
+def _drop_torn_line(file: BinaryIO) -> None:
+  """Cuts off a last line without an end, which a killed process has left."""
+  file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+  if file.read() not in (b'', b'\n'):
+    file.seek(0)
+    file.truncate(file.read().rfind(b'\n') + 1)
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
+  """The lines of a metrics.jsonl; a last line that was cut short is left out.
+
+  Raises ValueError, with the line's number, for any other that is not a JSON
+  object with a step.
+  """
+  lines = path.read_bytes().splitlines()
+  records = []
+  for number, line in enumerate(lines, start=1):
+    try:
+      record = files.parse_json(line, 'the line', dict[str, float])
+      records.append({**record, 'step': int(record['step'])})
+    except (ValueError, KeyError):
+      if number < len(lines):
+        raise ValueError(
+          f'{path}, line {number}: not a JSON object of numbers with a step'
+        ) from None
+  return records

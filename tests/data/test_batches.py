@@ -1,0 +1,222 @@
+"""What training and evaluation are fed."""
+
+import itertools
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from mrl_jax.data.batches import order
+from mrl_jax.data.batches import resident
+from mrl_jax.data.batches import stream
+from mrl_jax.data.batches.damage import DamageLog
+from mrl_jax.data.batches.evaluation import EvaluationBatches
+from mrl_jax.data.images import decode
+from mrl_jax.data.sources.open import Example
+from mrl_jax.training import sharding
+from tests import images
+
+
+class ListSource:
+  """Images whose label is their number; those in `damaged` are cut short."""
+
+  num_classes = 1000
+
+  def __init__(self, count, damaged=()):
+    self._data = [images.encoded(i) for i in range(count)]
+    for index in damaged:
+      self._data[index] = self._data[index][:50]
+
+  def __len__(self):
+    return len(self._data)
+
+  def read(self, index):
+    return Example(self._data[index], index, f'number {index}')
+
+
+def evaluation(source, batch_size, damage=None, num_devices=1):
+  batches = EvaluationBatches(
+    source,
+    batch_size,
+    mesh=sharding.make_mesh(num_devices),
+    resize=8,
+    size=8,
+    damage=damage or DamageLog(0),
+    num_threads=2,
+  )
+  return [jax.device_get(batch) for batch in batches]
+
+
+@pytest.mark.parametrize(
+  'count, batch_size, num_devices, padded',
+  [(7, 3, 1, 9), (6, 3, 1, 6), (2, 5, 1, 2), (1, 1, 1, 1), (11, 5, 8, 16)],
+)
+def test_evaluation_counts_everything_once(
+  count, batch_size, num_devices, padded
+):
+  batches = evaluation(ListSource(count), batch_size, num_devices=num_devices)
+  mask = np.concatenate([batch['mask'] for batch in batches])
+  labels = np.concatenate([batch['label'] for batch in batches])
+  images_NHWC = np.concatenate([batch['image'] for batch in batches])
+  assert len(mask) == padded
+  np.testing.assert_array_equal(labels[mask], np.arange(count))
+  for index, image in enumerate(images_NHWC[mask]):
+    expected = decode.resize_and_crop(images.encoded(index), resize=8, size=8)
+    np.testing.assert_array_equal(image, expected)
+  assert not images_NHWC[~mask].any()
+
+
+def test_evaluation_splits_the_rows_over_processes(monkeypatch):
+  whole = evaluation(ListSource(10), 4)
+  monkeypatch.setattr(sharding, 'shard_batch', lambda batch, mesh: batch)
+  parts = []
+  for rows in ([0, 1], [2, 3]):
+    monkeypatch.setattr(sharding, 'local_rows', lambda *_, rows=rows: rows)
+    parts.append(evaluation(ListSource(10), 4))
+  for batch, *shares in zip(whole, *parts, strict=True):
+    joined = jax.tree.map(lambda *x: np.concatenate(x), *shares)
+    chex.assert_trees_all_equal(joined, batch)
+
+
+def test_rows_of_one_process_are_all_rows():
+  assert sharding.local_rows(16, sharding.make_mesh(8)) == list(range(16))
+
+
+@pytest.mark.parametrize('label', [-1, 3])
+def test_labels_that_are_no_class_are_refused(label):
+  """As in TFDS's imagenet2012 test split, whose labels are all -1."""
+  source = ListSource(4)
+  source.num_classes = 3 if label == 3 else 1000
+  read = source.read
+  source.read = lambda index: read(index)._replace(
+    label=label if index == 2 else 0
+  )
+  match = rf'label {label} of number 2: must be in \[0, '
+  with pytest.raises(ValueError, match=match):
+    evaluation(source, 4)
+  with pytest.raises(ValueError, match=match):
+    resident.load(source, resize=8, size=8, damage=DamageLog(0))
+  with pytest.raises(ValueError, match=match):
+    take(stream_batches(source).batches(0), 1)
+
+
+def test_evaluation_skips_damaged_images_and_names_them():
+  damage = DamageLog(2)
+  batches = evaluation(ListSource(6, damaged=(1, 4)), 4, damage)
+  mask = np.concatenate([batch['mask'] for batch in batches])
+  np.testing.assert_array_equal(mask.nonzero()[0], [0, 2, 3, 5])
+  assert damage.keys == ['number 1', 'number 4']
+  assert 'number 1' in damage.report()
+  assert not damage.report()  # Once is enough.
+
+
+def test_too_many_damaged_images():
+  with pytest.raises(ValueError, match=r'max_damaged=1: number [14] .*number'):
+    evaluation(ListSource(6, damaged=(1, 4)), 4, DamageLog(1))
+
+
+def test_epoch_order():
+  first = order.epoch_order(0, 0, 100)
+  np.testing.assert_array_equal(np.sort(first), np.arange(100))
+  np.testing.assert_array_equal(first, order.epoch_order(0, 0, 100))
+  for other in (order.epoch_order(0, 1, 100), order.epoch_order(1, 0, 100)):
+    assert (first != other).any()
+
+
+def test_a_batch_larger_than_the_split():
+  with pytest.raises(ValueError, match='batch_size 8: there are only 7'):
+    order.steps_per_epoch(7, 8)
+
+
+def stream_batches(source, damage=None, num_threads=2, scale=(0.3, 1.0)):
+  return stream.StreamBatches(
+    source,
+    4,
+    mesh=sharding.make_mesh(1),
+    seed=0,
+    resize=True,
+    sizes={0: 6, 2: 8},
+    scale=scale,
+    damage=damage or DamageLog(0),
+    num_threads=num_threads,
+  )
+
+
+def take(iterator, count):
+  result = jax.device_get(list(itertools.islice(iterator, count)))
+  iterator.close()
+  return result
+
+
+def test_stream_visits_the_epochs_order():
+  batches = take(stream_batches(ListSource(9)).batches(0), 4)
+  labels = [batch['label'] for batch in batches]
+  for epoch in range(2):
+    expected = order.epoch_order(0, epoch, 9)[:8]
+    np.testing.assert_array_equal(
+      np.concatenate(labels[2 * epoch : 2 * epoch + 2]), expected
+    )
+
+
+def test_stream_without_random_crops():
+  batch = take(stream_batches(ListSource(9), scale=None).batches(0), 1)[0]
+  for image, label in zip(batch['image'], batch['label'], strict=True):
+    data = images.encoded(int(label))
+    expected = decode.resize_and_crop(data, resize=6, size=6)
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_stream_changes_the_size_with_the_epoch():
+  # Two steps an epoch, and another size from the third on.
+  batches = take(stream_batches(ListSource(9)).batches(0), 6)
+  sizes = [batch['image'].shape[1:3] for batch in batches]
+  assert sizes == [(6, 6)] * 4 + [(8, 8)] * 2
+
+
+@pytest.mark.parametrize('start', [1, 2, 3])
+def test_stream_resumes_to_the_same_bytes(start):
+  source = ListSource(9)
+  whole = take(stream_batches(source).batches(0), 5)
+  rest = take(stream_batches(source, num_threads=1).batches(start), 5 - start)
+  chex.assert_trees_all_equal(rest, whole[start:])
+
+
+def test_stream_replaces_damaged_images():
+  damage = DamageLog(3)
+  source = ListSource(9, damaged=(2,))
+  batches = take(stream_batches(source, damage).batches(0), 6)
+  labels = np.concatenate([batch['label'] for batch in batches])
+  assert 2 not in labels
+  assert damage.keys == ['number 2']
+  with pytest.raises(ValueError, match='damaged'):
+    take(stream_batches(ListSource(4, range(4)), DamageLog(9)).batches(0), 1)
+
+
+def test_resident_leaves_damaged_images_out():
+  damage = DamageLog(1)
+  images_NHWC, label_N = resident.load(
+    ListSource(5, damaged=(3,)), resize=8, size=8, damage=damage, num_threads=2
+  )
+  np.testing.assert_array_equal(label_N, [0, 1, 2, 4])
+  expected = decode.resize_and_crop(images.encoded(4), resize=8, size=8)
+  np.testing.assert_array_equal(images_NHWC[3], expected)
+
+
+@pytest.mark.parametrize('num_devices', [1, 8])
+def test_resident_takes_the_streams_order(num_devices):
+  mesh = sharding.make_mesh(num_devices)
+  label_N = np.arange(20, dtype=np.int32)
+  images_NHWC = np.broadcast_to(
+    label_N[:, None, None, None], (20, 2, 2, 3)
+  ).astype(np.uint8)
+  batches = resident.ResidentBatches(images_NHWC, label_N, 8, seed=3, mesh=mesh)
+  taken = jax.jit(lambda batch, step: batches.take(batch, step))
+  start = 1
+  for step, batch in zip(range(start, 6), batches.batches(start), strict=False):
+    image_NHWC, labels = taken(batch, step)
+    epoch, within = divmod(step, 2)
+    expected = order.epoch_order(3, epoch, 20)[8 * within : 8 * within + 8]
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_array_equal(image_NHWC[:, 0, 0, 0], expected)
+    assert len(image_NHWC.sharding.device_set) == num_devices

@@ -1,0 +1,200 @@
+"""What fits a budget, and which search is the cheapest that will do."""
+
+import importlib.util
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from mrl_jax import retrieval
+from mrl_jax.retrieval import compare
+from mrl_jax.retrieval import metrics
+from mrl_jax.retrieval.plan import __main__ as plan
+from mrl_jax.retrieval.plan import budget
+from mrl_jax.retrieval.plan import pareto
+
+ROWS, BUDGET = '--rows=50e6', '--budget=100GB'
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """A database whose first dims tell little, and labels."""
+  folder = tmp_path_factory.mktemp('arrays')
+  rng = np.random.default_rng(0)
+  center_C = rng.normal(size=(6, 8))
+  for name, count in (('queries', 20), ('database', 90)):
+    label_N = rng.integers(0, 6, count)
+    row_ND = center_C[label_N] + rng.normal(size=(count, 8)) / 2
+    np.save(folder / f'{name}.npy', row_ND.astype(np.float32))
+    np.save(folder / f'{name}_labels.npy', label_N)
+  return folder
+
+
+def main(monkeypatch, *flags):
+  monkeypatch.setattr(sys, 'argv', ['plan', *flags])
+  plan.main()
+
+
+def measured(monkeypatch, folder, *flags):
+  kinds = (pareto.exact, pareto.adaptive, pareto.funnels)
+  monkeypatch.setattr(pareto, 'CANDIDATES', kinds)
+  path = folder / 'plan.json'
+  arrays = [f'--{name}={folder}/{name}.npy' for name in ('queries', 'database')]
+  main(
+    monkeypatch, ROWS, BUDGET, *arrays, '--dims=2,8', '--shortlists=20,40',
+    f'--json={path}', *flags,
+  )  # fmt: skip
+  return json.loads(path.read_text())
+
+
+def test_the_blogs_example(monkeypatch, capsys):
+  main(monkeypatch, ROWS, BUDGET)
+  lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+  # 100e9 / 50e6 = 2,000 bytes a row; 16 * 50e6 + 200 * 500 multiply-adds.
+  assert lines[2] == [
+    'float32', '500', '2,000', '25,000.0', '100,000.0', '800.1', '3,200.4'
+  ]  # fmt: skip
+  assert [line[1] for line in lines[3:]] == ['1,000', '2,000', '16,000']
+
+
+def test_fits_by_hand():
+  found = {fit.kind: fit for fit in budget.fits(10, 47, shortlist=2)}
+  assert [fit.dims for fit in found.values()] == [1, 2, 4, 32]
+  assert found['binary'].row_bytes == 4
+  # Ten rows of 16 bits, and two of 32.
+  assert found['binary'].adaptive_query_bytes == 10 * 2 + 2 * 4
+  assert found['binary'].adaptive_mflops == (10 * 16 + 2 * 32) / 1e6
+  bounded = budget.fits(10, 47, shortlist=2, width=9)
+  assert [fit.dims for fit in bounded] == [1, 2, 4, 9]
+  assert bounded[3].row_bytes == 2
+  assert budget.fits(10, 9, shortlist=2)[0].dims == 0
+
+
+def test_bytes():
+  for text, value in (
+    ('100GB', 100e9), ('1.5TiB', 1.5 * 2**40), ('7', 7), ('2kB', 2e3),
+    ('1e3 B', 1e3),
+  ):  # fmt: skip
+    assert budget.parse_bytes(text) == value
+
+
+def test_front_and_recommendation_by_hand():
+  make = lambda name, accuracy, mflops, row_bytes=8: pareto.Point(
+    name, accuracy, mflops, 10 - mflops, 1, row_bytes
+  )
+  points = [
+    make('full', 90, 9, 32), make('worse', 70, 5), make('good', 89.5, 4),
+    make('best', 91, 6, 64), make('cheap', 60, 1), make('same', 60, 2),
+  ]  # fmt: skip
+  assert [p.name for p in pareto.front(points)] == ['cheap', 'good', 'best']
+  assert [p.name for p in pareto.front(points, 'bytes')] == [
+    'full', 'best'
+  ]  # fmt: skip
+  recommend = lambda **kwargs: pareto.recommend(points, **kwargs)
+  assert recommend(at_least=0.99 * 90).name == 'good'
+  assert recommend(at_least=90).name == 'best'
+  assert recommend(at_least=90, row_bytes=32).name == 'full'
+  assert recommend(at_least=92) is None
+
+
+def test_measured_by_k_recall(monkeypatch, folder, capsys):
+  record = measured(monkeypatch, folder, '--recall=0.6')
+  points = {point['name']: point for point in record['points']}
+  assert list(points) == ['2', '8', '2 → 8, K 20', '2 → 8, K 40']
+  assert points['8'] == record['exact']
+  assert record['exact']['accuracy'] == 100
+  adaptive = points['2 → 8, K 40']
+  # At the rows that are planned, not at those measured.
+  assert adaptive['mflops'] == (50e6 * 2 + 40 * 8) / 1e6
+  assert adaptive['row_bytes'] == 32
+  query_QD, database_MD = (
+    np.load(folder / f'{name}.npy') for name in ('queries', 'database')
+  )
+  found = retrieval.adaptive(
+    query_QD, database_MD, 10, shortlist_dim=2, rerank_dim=8, shortlist=40
+  )
+  exact = retrieval.search(query_QD, database_MD, 10)
+  expected = 100 * metrics.k_recall(found.ids_QK, exact.ids_QK)
+  assert adaptive['accuracy'] == expected
+  assert points['2']['accuracy'] < 60 <= expected < 100
+  assert record['recommended']['name'] == '2 → 8, K 40'
+  assert 'recommended: 2 → 8, K' in capsys.readouterr().out
+
+
+def test_measured_by_labels(monkeypatch, folder):
+  record = measured(
+    monkeypatch, folder,
+    f'--query_labels={folder}/queries_labels.npy',
+    f'--database_labels={folder}/database_labels.npy',
+  )  # fmt: skip
+  assert record['accuracy'] == 'mAP@10'
+  query_label_Q, label_M = (
+    np.load(folder / f'{name}_labels.npy') for name in ('queries', 'database')
+  )
+  exact = retrieval.search(
+    *(np.load(folder / f'{name}.npy') for name in ('queries', 'database')), 10
+  )
+  map10 = metrics.mean_average_precision(
+    label_M[exact.ids_QK], query_label_Q, 10
+  )
+  np.testing.assert_allclose(record['exact']['accuracy'], 100 * map10)
+
+
+def test_what_does_not_fit_is_not_recommended(monkeypatch, folder, capsys):
+  record = measured(monkeypatch, folder, '--budget=1GB', '--recall=1')
+  assert record['recommended'] is None
+  assert 'nothing recommended' in capsys.readouterr().out
+
+
+def test_every_kind_of_candidate_is_measured():
+  rng = np.random.default_rng(0)
+  query_QD, database_MD = (rng.normal(size=(n, 16)) for n in (5, 50))
+  database = retrieval.prepare(database_MD, (2, 4, 8, 16))
+  found = pareto.candidates(
+    database, (2, 4, 8, 16), k=10, num_rows=50, shortlists=(40,)
+  )
+  found = {candidate.name: candidate for candidate in found}
+  names = [
+    '16', '2 → 4, K 40', '2 → 4 → 8 → 16, K 40·20·10', '4 → 8 → 16, K 40·20',
+    'int8 8 → 16, K 40', 'binary 8 → 16, K 40',
+  ]  # fmt: skip
+  if importlib.util.find_spec('faiss'):
+    names.append('ivf 8, 4 probes → 16, K 40')
+    # Seven cells, of which four are scanned at eight dims; 40 rows reranked.
+    expected = (8 * (7 + 4 * 50 / 7) + 40 * 16) / 1e6
+    assert found[names[-1]].mflops == pytest.approx(expected)
+  # Codes of 8 bits beside 16 numbers of 64.
+  assert found['binary 8 → 16, K 40'].row_bytes == 1 + 16 * 8
+  judge = compare.make_judge(query_QD, database, 10)
+  for name in names:
+    point = pareto.measure(found[name], query_QD, judge)
+    assert 0 < point.accuracy <= 100 and point.ms > 0
+
+
+@pytest.mark.parametrize(
+  ('flag', 'match'),
+  [
+    ('--recall=1.1', '--recall=1.1'),
+    ('--recall=0', '--recall=0'),
+    ('--queries=x.npy', 'give both or neither'),
+    ('--shortlist=0', 'shortlist 0'),
+    ('--shortlist_dim=-1', 'shortlist_dim -1'),
+    ('--rows=100', 'shortlist 200: must be at most 100'),
+    ('--budget=0GB', 'budget 0'),
+  ],
+)
+def test_refuses(monkeypatch, flag, match):
+  with pytest.raises(SystemExit, match=match):
+    main(monkeypatch, ROWS, BUDGET, flag)
+
+
+@pytest.mark.parametrize('text', ['100XB', 'GB', '-1GB', '1.2.3GB'])
+def test_bytes_that_are_none(text):
+  with pytest.raises(ValueError):
+    budget.parse_bytes(text)
+
+
+def test_a_shortlist_beyond_the_rows(monkeypatch, folder):
+  with pytest.raises(SystemExit, match=r'shortlist 91: must be in \[10, 90\]'):
+    measured(monkeypatch, folder, '--shortlists=91')
