@@ -11,7 +11,7 @@ from mrl_jax.data.sources import open
 from mrl_jax.workdir import embeddings
 
 ilsvrc2012 = pytest.importorskip(
-  'tests.ilsvrc2012', reason='scikit-image is not installed'
+  'tests.data.ilsvrc2012', reason='scikit-image is not installed'
 )
 
 

@@ -14,7 +14,7 @@ from mrl_jax.data.sources import eval_sets
 from mrl_jax.data.sources import open as source_lib
 
 ilsvrc2012 = pytest.importorskip(
-  'tests.ilsvrc2012', reason='scikit-image is not installed'
+  'tests.data.ilsvrc2012', reason='scikit-image is not installed'
 )
 
 NAMES = ('imagenet_a', 'imagenet_r', 'imagenet_v2', 'imagenet_sketch')
