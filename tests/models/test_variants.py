@@ -131,7 +131,7 @@ def compare(model, tensors, network, variant, side):
 
 @pytest.mark.parametrize('name', RESNETS)
 def test_resnet(name, monkeypatch):
-  networks = pytest.importorskip('tests.torch_networks')
+  networks = pytest.importorskip('tests.models.torch_networks')
   # All sides are odd, so that the ends of pooling count.
   side = 49 if 'dilated' in name else 19
   model = abstract(RESNETS[name], monkeypatch)
@@ -141,14 +141,14 @@ def test_resnet(name, monkeypatch):
 
 @pytest.mark.parametrize('name', VITS)
 def test_vit(name, monkeypatch):
-  networks = pytest.importorskip('tests.torch_networks')
+  networks = pytest.importorskip('tests.models.torch_networks')
   model = abstract(VITS[name], monkeypatch, side=28)
   tensors = filled(model, 'torchvision')
   compare(model, tensors, networks.vit, VITS[name], 28)
 
 
 def test_convnext(monkeypatch):
-  networks = pytest.importorskip('tests.torch_networks')
+  networks = pytest.importorskip('tests.models.torch_networks')
   model = abstract(CONVNEXT, monkeypatch)
   tensors = filled(model, 'torchvision')
   compare(model, tensors, networks.convnext, CONVNEXT, 32)
