@@ -104,10 +104,11 @@ def _paths(folder: str | None) -> list[str]:
 
 
 def _write(paths: Sequence[str], folder: pathlib.Path) -> dict[str, Source]:
-  images = folder / 'images' / 'train' / 'all'
-  images.mkdir(parents=True)
+  images = folder / 'images' / 'train'
   for i, path in enumerate(paths):
-    (images / f'{i:06}.jpg').symlink_to(path)
+    link = images / f'class{i % 2}' / f'{i:06}.jpg'
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(path)
   sources = {}
   for name, keep in (('kept', True), ('reencoded', False)):
     with contextlib.redirect_stdout(sys.stderr):

@@ -171,7 +171,7 @@ def test_the_papers_settings_of_fine_tuning(name):
     ('peak_epoch', 30.0, 'peak_epoch 30.0: must be below num_epochs=30'),
     ('std', (0.0, 1.0, 1.0), 'std .*above 0'),
     ('mean', (0.5,), 'mean .*three numbers'),
-    ('mean', ('a', 'b', 'c'), 'mean .*three numbers'),
+    ('mean', ('a', 'b', 'c'), "mean 'a': must be numbers"),
     ('crop_scale', (1.0, 0.08), 'crop_scale'),
     ('crop_scale', (1.0,), 'crop_scale'),
     ('nesting_weights', ('a',) * 6, 'nesting_weights'),

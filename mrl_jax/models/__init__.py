@@ -19,18 +19,16 @@ from mrl_jax.models.encoder import Encoder
 ENCODERS = {**resnet.VARIANTS, **convnext.VARIANTS, **vit.VARIANTS}
 
 
-@checks.takes(
-  name=checks.choice(*ENCODERS),
-)
 def num_features(name: str) -> int:
   """Width of the named encoder's embedding; ValueError for another name."""
-  if name not in ENCODERS:
-    raise ValueError(f'encoder {name!r}: must be one of {tuple(ENCODERS)}')
+  if not isinstance(name, str) or name not in ENCODERS:
+    raise ValueError(
+      f'encoder {checks.shown(name)}: must be one of {tuple(ENCODERS)}'
+    )
   return ENCODERS[name].num_features
 
 
 @checks.takes(
-  name=checks.choice(*ENCODERS),
   image_size=checks.whole(),
   blurpool=checks.truth,
   drop_path=checks.number(),

@@ -171,7 +171,7 @@ def test_killed_and_resumed_to_the_same_bytes(folder, tmp_path):
   script = f"""
 import os, signal, sys
 from mrl_jax.workdir import files
-from mrl_jax.data import jpeg, reencode
+from mrl_jax.data.prepare import rewrite, shrink
 amid, calls = sys.argv[1] == 'amid', []
 def count_then(function):
   def counted(*args, **kwargs):
@@ -181,10 +181,10 @@ def count_then(function):
     return function(*args, **kwargs)
   return counted
 if amid:
-  jpeg.reencode = count_then(jpeg.reencode)
+  shrink.reencode = count_then(shrink.reencode)
 else:  # The settings, and the records of two shards.
   files.write_json = count_then(files.write_json)
-reencode.write(
+rewrite.write(
   'folder:{folder}', '{out}', max_side=16, workers=1, shard_images=2
 )
 """

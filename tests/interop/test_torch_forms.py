@@ -17,7 +17,6 @@ from mrl_jax.models import geometry
 from mrl_jax.models import resnet
 from mrl_jax.models import vit
 from mrl_jax.stages import import_torch
-from mrl_jax.stages import measure
 from tests.interop.test_torch_import import assert_same
 from tests.interop.test_torch_import import create
 from tests.interop.test_torch_import import randomised
@@ -477,10 +476,3 @@ def test_a_workdir_of_other_pixels_is_refused(config, tmp_path, tiny_timm):
   config.update(encoder='vit_b4', nesting_dims=(8,), eval_dims=(), head='fixed')
   with pytest.raises(ValueError, match=r'config.json says mean \(0.5, 0.5, 0'):
     import_torch.write(path, tmp_path / 'out', config=config)
-
-
-def test_no_example_is_its_own_neighbour():
-  ids_QK = np.array([[0, 3, 2], [3, 1, 0], [4, 5, 6]])
-  left_QK = measure._without(ids_QK, np.array([0, 1, 2]))
-  # Copies may hide the own row: then the last goes.
-  np.testing.assert_array_equal(left_QK, [[3, 2], [3, 0], [4, 5]])

@@ -274,7 +274,7 @@ def test_heads_loss_equals_that_of_its_logits(kind):
   'labels, kwargs, match',
   [
     ([0, 7], {}, 'label 7 at position 1'),
-    ([0, -1], {}, 'label -1 at position 1'),
+    ([0, -2], {}, 'label -2 at position 1'),
     ([0], {}, r'\(1,\) for 2 examples'),
     ([0, 1], {'weights_G': (1,)}, '1 weights for 2'),
     ([0, 1], {'weights_G': (1, -2)}, r'-2\.0'),

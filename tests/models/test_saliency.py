@@ -141,8 +141,9 @@ def test_the_examples_on_which_widths_differ_come_first():
 
 def test_stages_write_what_the_report_reads(finished):
   config, workdir = finished
+  checkpoint = workdir.checkpoint(workdir.latest_step())
   for part in (projection, stage, baselines):
-    part.run(config, workdir)
+    part.run(config, workdir, checkpoint)
     assert all(path.exists() for path in part.outputs(config, workdir))
   folder = workdir.path / 'analysis'
   record = stages.files.read_json(folder / 'projection.json')
@@ -175,7 +176,7 @@ def test_a_width_that_leaves_nothing_of_a_row_has_no_accuracy():
 
 def test_thumbnails_are_those_of_the_rows(finished):
   config, workdir = finished
-  projection.run(config, workdir)
+  projection.run(config, workdir, workdir.checkpoint(workdir.latest_step()))
   record = stages.files.read_json(workdir.path / 'analysis/projection.json')
   sheet = np.asarray(Image.open(workdir.path / 'analysis/projection.jpg'))
   source = build.source(config, config.eval_split)
@@ -233,4 +234,4 @@ def test_embeddings_come_first(finished, tmp_path, part):
   config, _ = finished
   workdir = stages.open_workdir(config, tmp_path / 'run')
   with pytest.raises(ValueError, match='run --mode=embed first'):
-    part.run(config, workdir)
+    part.run(config, workdir, workdir.checkpoint(0))

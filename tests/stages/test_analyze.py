@@ -369,8 +369,8 @@ def test_a_set_with_several_labels(again, monkeypatch):
   config, path = again
   opened = eval_sets.open_set
 
-  def with_labels(*args):
-    found = opened(*args)
+  def with_labels(*args, **kwargs):
+    found = opened(*args, **kwargs)
     # Every other example has its own label and another's; the rest has none.
     labels = lambda i: (found.source.read(i).label, 0) if i % 2 else ()
     return dataclasses.replace(found, labels=labels)

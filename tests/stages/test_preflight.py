@@ -95,7 +95,7 @@ def test_urls_are_refused_by_commands(
 
 def test_a_terminal_that_lacks_a_character():
   program = (
-    'from mrl_jax import ending\n'
+    'from mrl_jax.terminal import ending\n'
     'with ending.in_one_line():\n'
     '  print("16 \u2192 2048")'
   )

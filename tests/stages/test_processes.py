@@ -154,7 +154,9 @@ def test_embeddings(together, alone, data_dir):
     *expected, expected_manifest = embeddings.load(alone / 'embeddings', split)
     np.testing.assert_allclose(x, expected[0], rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(label, expected[1])
-    del manifest['config_hash'], expected_manifest['config_hash']
+    # Parameters trained on another mesh differ in the last bits.
+    for name in ('config_hash', 'checkpoint'):
+      del manifest[name], expected_manifest[name]
     assert manifest == expected_manifest
 
 

@@ -63,7 +63,7 @@ def test_a_traceback_on_demand(monkeypatch):
 
 def run(redirection):
   program = (
-    'from mrl_jax import ending\n'
+    'from mrl_jax.terminal import ending\n'
     'with ending.in_one_line(): print("x" * 100_000)'
   )
   return subprocess.run(
