@@ -180,8 +180,8 @@ def test_the_papers_settings_of_fine_tuning(name):
     ('granularities_per_step', 7, 'granularities_per_step 7'),
     ('nesting_weights', (float('inf'),) * 6, 'nesting_weights'),
     ('save', ('logits', 'images'), "save 'images': must be of"),
-    ('save', ('logits,images',), "save 'images': must be of"),
-    ('eval_sets', ('imagenet_a,cifar',), "eval_sets 'cifar': must be one of"),
+    ('save', ('logits', 'images'), "save 'images': must be of"),
+    ('eval_sets', ('imagenet_a', 'cifar'), "eval_sets 'cifar': must be one of"),
     ('knn', 0, 'knn 0'),
     (
       'few_shot',

@@ -125,7 +125,9 @@ def test_under_jit_a_label_that_is_no_class_is_no_number(label):
 
 
 def test_labels_of_floats_are_refused():
-  with pytest.raises(ValueError, match=r'label_N, float64 .*: must be integers'):
+  with pytest.raises(
+    ValueError, match=r'label_N, float64 .*: must be integers'
+  ):
     losses.matryoshka_cross_entropy(LOGITS, np.array([0.0, 1.0]))
 
 

@@ -18,7 +18,7 @@ import launch
 from mrl_jax import explain
 from mrl_jax.compare import __main__ as compare
 from mrl_jax.data.prepare import __main__ as prepare
-from mrl_jax.interop.pytorch import load
+from mrl_jax.models import torch_import
 from mrl_jax.retrieval import __main__ as retrieval
 from mrl_jax.retrieval.export import __main__ as export
 from mrl_jax.retrieval.plan import __main__ as plan
@@ -176,7 +176,7 @@ def lines_of_others(folder):
     yield retrieval, (*search, f'--out={wrong}')
     yield export, (f'--embeddings={rows}', '--to=parquet', f'--out={wrong}')
     yield prepare, (f'--out={wrong}', '--dataset=folder:/nowhere')
-    yield load, (str(folder / 'empty.pt'), f'--out={wrong}')
+    yield torch_import, (str(folder / 'empty.pt'), f'--out={wrong}')
   for command, path in itertools.product(
     (compare, explain),
     (*files, folder, folder / 'run', folder / 'other', folder / 'out', rows),
@@ -185,9 +185,9 @@ def lines_of_others(folder):
     yield command, (str(path), *image)
   yield explain, (str(folder / 'run'), 'x.jpg', '--out=x.gif')
   for name in ('empty.pt', 'text.safetensors', 'text.jpg', 'rows.npy', 'x.pt'):
-    yield load, (str(folder / name), out)
-    yield load, (str(folder / name), out, '--config=nowhere.py')
-    yield load, (str(folder / name), out, '--nesting_dims=x')
+    yield torch_import, (str(folder / name), out)
+    yield torch_import, (str(folder / name), out, '--config=nowhere.py')
+    yield torch_import, (str(folder / name), out, '--nesting_dims=x')
   for args in (
     (), ('--dataset=',), ('--dataset=nonsense',), ('--verify',),
     ('--dataset=folder:/nowhere', out), ('--max_side=x',),
@@ -198,7 +198,7 @@ def lines_of_others(folder):
     ('--dataset=digits', out, '--workers=-1'), (out, '--verify'),
   ):  # fmt: skip
     yield prepare, args
-  for command in (compare, explain, prepare, load, retrieval, export):
+  for command in (compare, explain, prepare, torch_import, retrieval, export):
     yield command, ('--nonsense',)
     yield command, ('--nonsense=3', 'x', '--out')
 
