@@ -9,7 +9,7 @@ import pytest
 
 from mrl_jax import stages
 from mrl_jax.data.images import formats
-from mrl_jax.data.sources import folders
+from mrl_jax.data.sources import image_tree
 from mrl_jax.data.sources import open
 from tests import images
 
@@ -212,7 +212,7 @@ def test_what_is_right_is_left_alone(root, tmp_path):
   for name in ('train', 'test tube', 'bus'):  # A vehicle.
     put(root / 'train' / name / '0.png')
   assert 'train/train/0.png' in keys(root)
-  assert not any(map(folders.names_a_split, ('invalid', 'trains', 'tested')))
+  assert not any(map(image_tree.names_a_split, ('invalid', 'trains', 'tested')))
 
 
 def test_evaluation_folders_follow_the_rule(tmp_path):

@@ -8,11 +8,11 @@ import pathlib
 from typing import NamedTuple, Protocol
 
 from mrl_jax.data.sources import digests
-from mrl_jax.data.sources import folders
+from mrl_jax.data.sources import image_tree
 from mrl_jax.data.sources import listing
 from mrl_jax.workdir import files
 
-FOLDER_PREFIX = folders.PREFIX
+FOLDER_PREFIX = image_tree.PREFIX
 # Whether images are read as people see them; auto: those of folders.
 AS_SEEN = ('auto', 'yes', 'no')
 
@@ -132,27 +132,27 @@ class FolderSource:
   The splits are the folders below the root. A root that holds the class folders
   themselves (no folder `train`) is split by a hash of each file's name into
   `train` (nine tenths) and `val`. What is an image of a class, and which trees
-  are refused, `folders` says.
+  are refused, `image_tree` says.
   """
 
   def __init__(
     self, root: str, split: str, *, as_seen: bool = True, check: bool = True
   ):
-    """Raises ValueError for a tree that `folders` refuses."""
+    """Raises ValueError for a tree that `image_tree` refuses."""
     path = _folder_path(root)
     self.folder, self.name, self.version = str(path), 'folder', '1.0.0'
     whole = _is_whole(path)
     self._prefix, self._as_seen = '' if whole else f'{split}/', as_seen
     train_path = path if whole else path / 'train'
     split_path = path if whole else path / split
-    self.class_names = folders.check_classes(train_path, splits=not whole)
+    self.class_names = image_tree.check_classes(train_path, splits=not whole)
     if (whole and split not in ('train', 'val')) or not split_path.is_dir():
       have = _folder_splits(path)
       raise ValueError(
         f'split {split!r} of {FOLDER_PREFIX}{root}: must be one of {have}'
       )
     there = listing.folder_names(split_path)
-    folders.check_beside(split_path, there)
+    image_tree.check_beside(split_path, there)
     unknown = set(there) - set(self.class_names)
     if unknown:
       raise ValueError(
@@ -165,7 +165,7 @@ class FolderSource:
     self._files = [
       (name, labels[folder])
       for folder, names in zip(
-        there, folders.images(split_path, there, check=check), strict=True
+        there, image_tree.images(split_path, there, check=check), strict=True
       )
       for name in names
     ]
@@ -209,7 +209,7 @@ class ClassFolders:
     others: bool = False,
     as_seen: bool = True,
   ):
-    """Raises ValueError for a tree that `folders` refuses.
+    """Raises ValueError for a tree that `image_tree` refuses.
 
     Args:
       root: has a folder for each class, or for some.
@@ -222,11 +222,11 @@ class ClassFolders:
     self.folder, self.name, self.version = str(path), 'folder', '1.0.0'
     self.class_names, self.num_classes = tuple(classes), len(classes)
     there = listing.folder_names(path)
-    folders.check_beside(path, there)
+    image_tree.check_beside(path, there)
     unknown = sorted(set(there) - set(classes))
     if unknown and not others:
       more = ', …' if len(unknown) > 5 else ''
-      if any(map(folders.names_a_split, unknown)):
+      if any(map(image_tree.names_a_split, unknown)):
         more += f': give {FOLDER_PREFIX}{path / unknown[0]} if it is a split'
       raise ValueError(
         f'{FOLDER_PREFIX}{root}: {len(unknown)} of its folders are no class '
@@ -239,7 +239,9 @@ class ClassFolders:
     self._root = path
     self._files = [
       (name, labels[folder])
-      for folder, names in zip(there, folders.images(path, there), strict=True)
+      for folder, names in zip(
+        there, image_tree.images(path, there), strict=True
+      )
       for name in names
     ]
 
