@@ -33,8 +33,8 @@ from mrl_jax.data.batches import order
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.batches.stream import StreamBatches
 from mrl_jax.data.prepare import rewrite
-from mrl_jax.data.sources import open as source_lib
-from mrl_jax.data.sources.open import Source
+from mrl_jax.data.sources import datasets
+from mrl_jax.data.sources.example import Source
 from mrl_jax.training import sharding
 
 BATCH_SIZE, SIZE, SKIPPED = 100, 176, 3
@@ -115,7 +115,7 @@ def _write(paths: Sequence[str], folder: pathlib.Path) -> dict[str, Source]:
       rewrite.write(
         f'folder:{folder / "images"}', folder / name, max_side=500, keep=keep
       )
-    sources[name] = source_lib.open_source(str(folder / name), 'train')
+    sources[name] = datasets.open_source(str(folder / name), 'train')
   return sources
 
 
@@ -170,7 +170,7 @@ def _resume(source: Source, folder: pathlib.Path) -> timing.Row:
   for _ in range(5):
     order.epoch_order.cache_clear()
     start = time.perf_counter()
-    opened = source_lib.open_source(str(folder), 'train')
+    opened = datasets.open_source(str(folder), 'train')
     first = _take(opened, RESUME_STEP, 1)[0]
     seconds.append(time.perf_counter() - start)
   uninterrupted = _take(source, RESUME_STEP - 10, 11)[-1]

@@ -27,7 +27,7 @@ from mrl_jax import nesting
 from mrl_jax.data.batches import augment
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.batches.stream import StreamBatches
-from mrl_jax.data.sources import open as source_lib
+from mrl_jax.data.sources import datasets
 from mrl_jax.models import resnet
 from mrl_jax.training import optim
 from mrl_jax.training import sharding
@@ -158,7 +158,7 @@ def _peer(args, kind: str, batch):
 
 def _fed(args) -> timing.Row:
   """Rates of input, step and both; every window ends with an idle device."""
-  source = source_lib.open_source(args.dataset, 'train')
+  source = datasets.open_source(args.dataset, 'train')
   batches = StreamBatches(
     source,
     args.batch_size,

@@ -22,7 +22,7 @@ from mrl_jax.data.batches.resident import ResidentBatches
 from mrl_jax.data.batches.stream import StreamBatches
 from mrl_jax.data.batches.vectors import EvaluationVectors
 from mrl_jax.data.batches.vectors import StreamVectors
-from mrl_jax.data.sources.open import Source
+from mrl_jax.data.sources.example import Source
 from mrl_jax.data.sources.vectors import open_vectors
 from mrl_jax.data.sources.vectors import Vectors
 from mrl_jax.models import geometry

@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 from mrl_jax import terminal
 from mrl_jax.data.sources import provenance
 from mrl_jax.data.sources import tfds
+from mrl_jax.data.sources.datasets import open_source
 from mrl_jax.data.sources.eval_sets import Relabelled
-from mrl_jax.data.sources.open import FOLDER_PREFIX
-from mrl_jax.data.sources.open import open_source
-from mrl_jax.data.sources.open import Source
+from mrl_jax.data.sources.example import Source
+from mrl_jax.data.sources.image_tree import FOLDER_PREFIX
 from mrl_jax.data.sources.provenance import Provenance
 from mrl_jax.data.sources.vectors import open_vectors
 from mrl_jax.data.sources.vectors import Vectors

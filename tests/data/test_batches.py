@@ -13,7 +13,7 @@ from mrl_jax.data.batches import stream
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.batches.evaluation import EvaluationBatches
 from mrl_jax.data.images import decode
-from mrl_jax.data.sources.open import Example
+from mrl_jax.data.sources.example import Example
 from mrl_jax.training import sharding
 from tests import images
 

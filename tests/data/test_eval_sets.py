@@ -9,9 +9,9 @@ import tensorflow_datasets as tfds
 
 from mrl_jax.data.images import decode
 from mrl_jax.data.sources import eval_sets
-from mrl_jax.data.sources import open as source_lib
 from mrl_jax.data.sources import tfds as tfds_source
-from mrl_jax.data.sources.open import Example
+from mrl_jax.data.sources.example import Example
+from mrl_jax.data.sources.example import read_checked
 from tests import images
 
 IMAGENET = tfds.core.tfds_path('datasets/imagenet2012/labels.txt')
@@ -156,7 +156,7 @@ def test_tfds_labels_become_those_of_the_set(monkeypatch, imagenet):
   assert opened.source.num_classes == 200
   assert opened.source.read(1).label == 0
   with pytest.raises(ValueError, match=r'label -1 of 0'):
-    source_lib.read(opened.source, 0)  # Not among the 200.
+    read_checked(opened.source, 0)  # Not among the 200.
   # A model whose classes are in another order.
   backwards = imagenet[::-1]
   opened = eval_sets.open_set('imagenet_v2', backwards)

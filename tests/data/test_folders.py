@@ -9,13 +9,14 @@ import pytest
 
 from mrl_jax import stages
 from mrl_jax.data.images import formats
+from mrl_jax.data.sources import datasets
+from mrl_jax.data.sources import folders
 from mrl_jax.data.sources import image_tree
-from mrl_jax.data.sources import open
 from tests import images
 
 
 def keys(root, split='train'):
-  opened = open.open_source(f'folder:{root}', split)
+  opened = datasets.open_source(f'folder:{root}', split)
   return [opened.read(i).key for i in range(len(opened))]
 
 
@@ -219,16 +220,16 @@ def test_evaluation_folders_follow_the_rule(tmp_path):
   images.write_folder(tmp_path, splits=(), classes=('cat', 'dog'))
   put(tmp_path / 'cat' / '.ipynb_checkpoints' / '0.png')
   put(tmp_path / 'dog' / 'Thumbs.db', b'')
-  opened = open.ClassFolders(str(tmp_path), ('cat', 'dog'))
+  opened = folders.ClassFolders(str(tmp_path), ('cat', 'dog'))
   assert len(opened) == 6 and opened.read(0).as_seen
   put(tmp_path / '0.png')
   with pytest.raises(ValueError, match='1 image lies beside'):
-    open.ClassFolders(str(tmp_path), ('cat', 'dog'))
+    folders.ClassFolders(str(tmp_path), ('cat', 'dog'))
   inner = images.write_folder(tmp_path / 'more', splits=('val',))
   with pytest.raises(
     ValueError, match=r'val: give folder:.*/more/val if it is'
   ):
-    open.ClassFolders(str(inner), ('cat', 'dog'))
+    folders.ClassFolders(str(inner), ('cat', 'dog'))
 
 
 @pytest.mark.parametrize('where', ['runs/x', 'train/runs', 'val/cat/x', '.'])

@@ -16,7 +16,7 @@ from mrl_jax.data.images import jpeg_box
 from mrl_jax.data.images import orientation
 from mrl_jax.data.prepare import rewrite
 from mrl_jax.data.prepare import shrink
-from mrl_jax.data.sources import open
+from mrl_jax.data.sources import datasets
 from mrl_jax.interop import encoder as encode
 
 TURNS = range(1, 9)
@@ -216,7 +216,7 @@ def test_folders_are_upright_and_so_is_what_is_prepared_of_them(
   rewrite.write(f'folder:{folder}', out, **options)
   for dataset in (f'folder:{folder}', str(out)):
     for as_seen, sizes in (('auto', [203 / 301, 301 / 203]), ('no', None)):
-      opened = open.open_source(dataset, 'train', as_seen=as_seen)
+      opened = datasets.open_source(dataset, 'train', as_seen=as_seen)
       found = []
       for i in range(2):
         example = opened.read(i)
@@ -228,8 +228,8 @@ def test_folders_are_upright_and_so_is_what_is_prepared_of_them(
 
 
 def test_tfds_datasets_are_as_stored_unless_told(data_dir):
-  for as_seen in open.AS_SEEN:
-    opened = open.open_source('digits', 'test', data_dir, as_seen=as_seen)
+  for as_seen in datasets.AS_SEEN:
+    opened = datasets.open_source('digits', 'test', data_dir, as_seen=as_seen)
     assert opened.read(0).as_seen == (as_seen == 'yes')
 
 

@@ -19,7 +19,7 @@ from mrl_jax.data.prepare import manifest
 from mrl_jax.data.prepare import processes
 from mrl_jax.data.prepare import rewrite
 from mrl_jax.data.prepare import shrink
-from mrl_jax.data.sources import open
+from mrl_jax.data.sources import datasets
 from tests import images
 
 
@@ -33,7 +33,7 @@ def contents(folder):
 
 
 def examples(dataset, split):
-  opened = open.open_source(str(dataset), split)
+  opened = datasets.open_source(str(dataset), split)
   return [opened.read(i) for i in range(len(opened))]
 
 
@@ -108,11 +108,11 @@ def test_keys_labels_and_class_names_are_kept(folder, tmp_path):
       for dataset in (f'folder:{folder}', out)
     )
     assert after == before
-  assert open.open_source(str(out), 'train').class_names == ('cat', 'dog')
+  assert datasets.open_source(str(out), 'train').class_names == ('cat', 'dog')
   for example in examples(out, 'train'):
     found = Image.open(io.BytesIO(example.data))
     assert (found.size, found.format) == ((16, 13), 'JPEG')
-  assert len(open.open_source(str(out), 'train[:50%]')) == 3
+  assert len(datasets.open_source(str(out), 'train[:50%]')) == 3
   assert written['splits']['train']['reencoded'] == 6
   assert len(written['shards']) == 6
   assert not (out / 'unfinished').exists()
@@ -139,8 +139,8 @@ def test_a_tfds_dataset(data_dir, tmp_path):
   """Two processes; the labels and the order are those of the digits."""
   out = tmp_path / 'out'
   rewrite.write('digits', out, data_dir=data_dir, max_side=8, workers=2)
-  before = open.open_source('digits', 'test', data_dir)
-  after = open.open_source(str(out), 'test')
+  before = datasets.open_source('digits', 'test', data_dir)
+  after = datasets.open_source(str(out), 'test')
   assert len(after) == len(before)
   for i in range(0, 449, 50):
     assert after.read(i)[1:] == before.read(i)[1:]
@@ -195,7 +195,7 @@ rewrite.write(
     shards = [path for path in out.iterdir() if path.name.startswith('folder')]
     assert len(shards) == 2
     with pytest.raises(ValueError, match=r'no dataset_info\.json'):
-      open.open_source(str(out), 'train')
+      datasets.open_source(str(out), 'train')
     first = min(shards).stat().st_mtime_ns
     write(folder, out)
     assert contents(out) == contents(whole)

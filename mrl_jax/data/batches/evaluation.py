@@ -9,8 +9,8 @@ import numpy as np
 from mrl_jax.data.batches import parallel
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.images import decode
-from mrl_jax.data.sources import open as source_lib
-from mrl_jax.data.sources.open import Source
+from mrl_jax.data.sources.example import read_checked
+from mrl_jax.data.sources.example import Source
 from mrl_jax.training import sharding
 
 
@@ -22,7 +22,7 @@ def view(
   See `decode.resize_and_crop`. Raises ValueError, naming the example, for a
   label that is no class or an image that does not fit.
   """
-  example = source_lib.read(source, index)
+  example = read_checked(source, index)
   try:
     image = decode.resize_and_crop(
       example.data, resize=resize, size=size, as_seen=example.as_seen

@@ -11,7 +11,7 @@ from mrl_jax.data.batches import evaluation
 from mrl_jax.data.batches import order
 from mrl_jax.data.batches import parallel
 from mrl_jax.data.batches.damage import DamageLog
-from mrl_jax.data.sources.open import Source
+from mrl_jax.data.sources.example import Source
 from mrl_jax.training import sharding
 
 _CHUNK = 4096

@@ -11,9 +11,9 @@ from mrl_jax.data.batches import order
 from mrl_jax.data.batches import parallel
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.images import decode
-from mrl_jax.data.sources import open as source_lib
-from mrl_jax.data.sources.open import Example
-from mrl_jax.data.sources.open import Source
+from mrl_jax.data.sources.example import Example
+from mrl_jax.data.sources.example import read_checked
+from mrl_jax.data.sources.example import Source
 from mrl_jax.training import sharding
 
 
@@ -83,7 +83,7 @@ class StreamBatches:
     visits = order.epoch_order(self._seed, epoch, len(self._source))
     for attempt in range(len(visits)):
       index = visits[(position + attempt) % len(visits)]
-      example = source_lib.read(self._source, int(index))
+      example = read_checked(self._source, int(index))
       rng = np.random.default_rng((self._seed, epoch, position, attempt))
       try:
         return self._crop(example, rng, self._size(epoch)), example.label

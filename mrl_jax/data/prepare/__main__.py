@@ -26,7 +26,7 @@ import tensorflow_datasets as tfds
 from mrl_jax.data.prepare import manifest
 from mrl_jax.data.prepare import rewrite as reencode
 from mrl_jax.data.sources import tfds as tfds_source
-from mrl_jax.data.sources.open import FOLDER_PREFIX
+from mrl_jax.data.sources.image_tree import FOLDER_PREFIX
 from mrl_jax.terminal import arguments
 from mrl_jax.terminal import ending
 from mrl_jax.workdir import files

@@ -23,7 +23,8 @@ from mrl_jax.data.prepare import manifest
 from mrl_jax.data.prepare import processes
 from mrl_jax.data.prepare import shards
 from mrl_jax.data.prepare.progress import Meter
-from mrl_jax.data.sources import open
+from mrl_jax.data.sources import datasets
+from mrl_jax.data.sources.example import Source
 from mrl_jax.workdir import files
 
 _UNFINISHED = 'unfinished'
@@ -65,8 +66,8 @@ def write(
   """
   out = files.local(out, '--out').absolute()
   sources = {
-    split: open.open_source(dataset, split, data_dir)
-    for split in open.split_names(dataset, data_dir)
+    split: datasets.open_source(dataset, split, data_dir)
+    for split in datasets.split_names(dataset, data_dir)
   }
   first = next(iter(sources.values()))
   _check_splits(sources)
@@ -104,7 +105,7 @@ def write(
 
 def _write(
   out: pathlib.Path,
-  sources: Mapping[str, open.Source],
+  sources: Mapping[str, Source],
   settings: Mapping[str, Any],
   workers: int,
 ) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def _write(
   return finished
 
 
-def _check_splits(sources: Mapping[str, open.Source]) -> None:
+def _check_splits(sources: Mapping[str, Source]) -> None:
   for split in sources:
     if not re.fullmatch(r'\w+', split):
       raise ValueError(f'split {split!r}: only letters, digits and _ are taken')

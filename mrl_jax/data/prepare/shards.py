@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from mrl_jax.data.images.decode import DamagedImageError
 from mrl_jax.data.prepare import manifest
 from mrl_jax.data.prepare import shrink
-from mrl_jax.data.sources import open
+from mrl_jax.data.sources.example import Source
 from mrl_jax.workdir import files
 
 # More would keep more files open in training than many systems allow.
@@ -38,7 +38,7 @@ class Shard(NamedTuple):
   path: pathlib.Path
   record_path: pathlib.Path
   split: str
-  part: open.Source
+  part: Source
   max_side: int
   quality: int | None
   keep: bool
@@ -60,7 +60,7 @@ def features(
 
 
 def plan(
-  opened: open.Source,
+  opened: Source,
   split: str,
   out: pathlib.Path,
   records: pathlib.Path,

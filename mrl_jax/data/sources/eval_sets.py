@@ -14,10 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from mrl_jax.data.images import decode
-from mrl_jax.data.sources import open as source_lib
+from mrl_jax.data.sources import folders
 from mrl_jax.data.sources import provenance
-from mrl_jax.data.sources.open import Example
-from mrl_jax.data.sources.open import Source
+from mrl_jax.data.sources.example import Example
+from mrl_jax.data.sources.example import read_checked
+from mrl_jax.data.sources.example import Source
+from mrl_jax.data.sources.image_tree import FOLDER_PREFIX
 from mrl_jax.workdir import files
 
 TABLES = pathlib.Path(__file__).parent / 'tables'
@@ -69,7 +71,7 @@ def parse(entry: str) -> Entry:
   """
   name, given, folder = entry.partition('=')
   if given:
-    if name not in KNOWN or not folder.startswith(source_lib.FOLDER_PREFIX):
+    if name not in KNOWN or not folder.startswith(FOLDER_PREFIX):
       raise ValueError(
         f'eval_sets {entry!r}: must be NAME=folder:/path, NAME one of '
         f'{tuple(KNOWN)}'
@@ -83,13 +85,13 @@ def parse(entry: str) -> Entry:
         'folder:/path, where its class folders are'
       )
     return Entry(entry, known, known.dataset, known.split)
-  if entry.startswith(source_lib.FOLDER_PREFIX):
-    path = entry.removeprefix(source_lib.FOLDER_PREFIX)
+  if entry.startswith(FOLDER_PREFIX):
+    path = entry.removeprefix(FOLDER_PREFIX)
     name, dataset, split = _plain(pathlib.PurePath(path).name), entry, ''
   else:
     dataset, _, split = entry.partition('@')
     name = _plain(f'{dataset}_{split}')
-  if not (split or entry.startswith(source_lib.FOLDER_PREFIX)) or not name:
+  if not (split or entry.startswith(FOLDER_PREFIX)) or not name:
     raise ValueError(
       f'eval_sets {entry!r}: must be one of {tuple(KNOWN)}, folder:/path or '
       'DATASET@SPLIT'
@@ -163,10 +165,10 @@ def open_set(
     number = {x: i for i, x in enumerate(model_classes)}
     members = tuple(tuple(number[x] for x in row) for row in table.values())
   classes = tuple(table) if members is not None else model_classes
-  if dataset.startswith(source_lib.FOLDER_PREFIX):
+  if dataset.startswith(FOLDER_PREFIX):
     # ObjectNet has 200 folders that ImageNet has no class for.
-    opened = source_lib.ClassFolders(
-      dataset.removeprefix(source_lib.FOLDER_PREFIX),
+    opened = folders.ClassFolders(
+      dataset.removeprefix(FOLDER_PREFIX),
       classes,
       others=name == 'objectnet',
       as_seen=as_seen != 'no',
@@ -230,7 +232,7 @@ class Relabelled(_Wrapped):
 
   def read(self, index: int) -> Example:
     # A label of -1, which is no class, must not become the last one.
-    example = source_lib.read(self._source, index)
+    example = read_checked(self._source, index)
     return example._replace(label=self._label[example.label])
 
   def labels(self, index: int) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from mrl_jax.data.sources import listing
 from mrl_jax.data.sources.listing import first
 from mrl_jax.data.sources.listing import shown
 
-PREFIX = 'folder:'
+FOLDER_PREFIX = 'folder:'
 _SPLIT = re.compile(
   r'(train(ing)?|val(id(ation)?)?|test(ing)?|dev(el)?|eval(uation)?|holdout)'
   r'([-_ ]?(set|split|data|images?|imgs))?[-_ ]?\d*',
@@ -65,7 +65,7 @@ def check_classes(path: pathlib.Path, *, splits: bool) -> tuple[str, ...]:
     below = listing.folder_names(inner)
     advice = 'give each class a folder'
     if below:
-      advice = f'give {PREFIX}{shown(inner)} if its folders are meant'
+      advice = f'give {FOLDER_PREFIX}{shown(inner)} if its folders are meant'
     raise ValueError(
       f'{shown(path)} has a single class folder, {shown(names[0])}: there must '
       f'be two classes or more: {advice}'
@@ -171,7 +171,7 @@ def _wrong_shapes(
   if nested:
     problems.append(
       f'no image lies in the class folder itself, only in folders of it, for '
-      f'{first(nested)}: give {PREFIX}{inner} if those are the classes, '
+      f'{first(nested)}: give {FOLDER_PREFIX}{inner} if those are the classes, '
       'or move the images up into the class folder'
     )
   if mixed:
@@ -210,7 +210,7 @@ def _named_as_splits(
   if below:
     return (
       f'{shown(path)} has the folders {listed}, which are splits and no '
-      f'classes: give {PREFIX}{shown(path)}'
+      f'classes: give {FOLDER_PREFIX}{shown(path)}'
     )
   train = shown(path / 'train')
   if len(splits) < len(names):

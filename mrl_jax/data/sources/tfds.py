@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 
 from mrl_jax.data.prepare import manifest
 from mrl_jax.data.sources import digits
-from mrl_jax.data.sources.open import Example
+from mrl_jax.data.sources.example import Example
 
 _ARCHIVES = {
   'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),

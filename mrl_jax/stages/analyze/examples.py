@@ -10,7 +10,7 @@ import numpy as np
 from mrl_jax.data.batches import evaluation
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.images import decode
-from mrl_jax.data.sources.open import Source
+from mrl_jax.data.sources.example import Source
 from mrl_jax.models import Classifier
 from mrl_jax.stages import build
 from mrl_jax.training import sharding

@@ -1,129 +1,17 @@
-"""Where examples come from: a TFDS dataset, or a folder of class folders."""
+"""Images in class folders, below a folder for each split or below one root."""
 
 from collections.abc import Sequence
 import copy
 import hashlib
 import os
 import pathlib
-from typing import NamedTuple, Protocol
 
 from mrl_jax.data.sources import digests
 from mrl_jax.data.sources import image_tree
 from mrl_jax.data.sources import listing
+from mrl_jax.data.sources.example import Example
+from mrl_jax.data.sources.image_tree import FOLDER_PREFIX
 from mrl_jax.workdir import files
-
-FOLDER_PREFIX = image_tree.PREFIX
-# Whether images are read as people see them; auto: those of folders.
-AS_SEEN = ('auto', 'yes', 'no')
-
-
-class Example(NamedTuple):
-  """One example as it is stored.
-
-  Attributes:
-    data: an encoded image.
-    label: the class.
-    key: what names the example to a person.
-    as_seen: whether to show it as people see it, see `decode.open_rgb`.
-  """
-
-  data: bytes
-  label: int
-  key: str
-  as_seen: bool = False
-
-
-class Source(Protocol):
-  """Random access to the examples of one split. Safe to share by threads.
-
-  Attributes:
-    num_classes: labels are below it.
-    class_names: one for each label.
-    name: of the dataset, as TFDS's file names have it.
-    version: of the dataset.
-    folder: that holds all its splits.
-  """
-
-  num_classes: int
-  class_names: tuple[str, ...]
-  name: str
-  version: str
-  folder: str
-
-  def __len__(self) -> int: ...
-
-  def read(self, index: int) -> Example: ...
-
-  def listing(self) -> dict[str, str]: ...
-
-  def part(self, start: int, stop: int) -> 'Source': ...
-
-
-def open_source(
-  dataset: str,
-  split: str,
-  data_dir: str = '',
-  *,
-  as_seen: str = 'auto',
-  check: bool = True,
-) -> Source:
-  """Opens a split of a dataset.
-
-  Args:
-    dataset: a TFDS name (`imagenet2012`, `cifar10`, …), the built-in `digits`,
-      `folder:/path` with `/path/<split>/<class>/<image>`, or the path of what
-      `mrl_jax.data.prepare --out` wrote.
-    split: as TFDS names it (slices such as `train[:90%]` work), or the folder's
-      name; where a folder has no `train`, see `FolderSource`.
-    data_dir: where TFDS datasets are; empty: TFDS's default.
-    as_seen: turn images as their EXIF orientation says, and lay transparent
-      ones over white: yes, no, or auto: those of folders (also where
-      `mrl_jax.data.prepare --out` wrote them), and not those of TFDS.
-    check: read the first bytes of each file of a folder, which must be those
-      of an image; not needed where the source is only listed.
-
-  Raises:
-    ValueError: if there is nothing to read, saying how to get it.
-  """
-  if dataset.startswith(FOLDER_PREFIX):
-    root = dataset.removeprefix(FOLDER_PREFIX)
-    return FolderSource(root, split, as_seen=as_seen != 'no', check=check)
-  from mrl_jax.data.sources import tfds
-
-  return tfds.TfdsSource(dataset, split, data_dir, as_seen=as_seen)
-
-
-def split_names(dataset: str, data_dir: str = '') -> tuple[str, ...]:
-  """The splits of a dataset; raises ValueError as `open_source` does."""
-  if dataset.startswith(FOLDER_PREFIX):
-    return _folder_splits(_folder_path(dataset.removeprefix(FOLDER_PREFIX)))
-  from mrl_jax.data.sources import tfds
-
-  builder = tfds.open_prepared(dataset, data_dir)
-  splits = builder.info.splits.items()
-  return tuple(name for name, split in splits if split.num_examples)
-
-
-def class_roots(dataset: str, splits: Sequence[str]) -> list[pathlib.Path]:
-  """The folders of a `folder:/path` that hold class folders of these splits.
-
-  None for any other dataset, or where there is no such folder.
-  """
-  if not dataset.startswith(FOLDER_PREFIX):
-    return []
-  path = pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser()
-  return [path] if _is_whole(path) else [path / split for split in splits]
-
-
-def read(source: Source, index: int) -> Example:
-  """Reads an example; raises ValueError if its label is not a class."""
-  example = source.read(index)
-  if not 0 <= example.label < source.num_classes:
-    raise ValueError(
-      f'label {example.label} of {example.key}: must be in '
-      f'[0, {source.num_classes})'
-    )
-  return example
 
 
 class FolderSource:
@@ -141,13 +29,13 @@ class FolderSource:
     """Raises ValueError for a tree that `image_tree` refuses."""
     path = _folder_path(root)
     self.folder, self.name, self.version = str(path), 'folder', '1.0.0'
-    whole = _is_whole(path)
+    whole = is_whole(path)
     self._prefix, self._as_seen = '' if whole else f'{split}/', as_seen
     train_path = path if whole else path / 'train'
     split_path = path if whole else path / split
     self.class_names = image_tree.check_classes(train_path, splits=not whole)
     if (whole and split not in ('train', 'val')) or not split_path.is_dir():
-      have = _folder_splits(path)
+      have = _split_names(path)
       raise ValueError(
         f'split {split!r} of {FOLDER_PREFIX}{root}: must be one of {have}'
       )
@@ -254,6 +142,11 @@ class ClassFolders:
     return Example(data, label, name, self._as_seen)
 
 
+def split_names(root: str) -> tuple[str, ...]:
+  """The splits of a dataset in a folder, sorted."""
+  return _split_names(_folder_path(root))
+
+
 def _folder_path(root: str) -> pathlib.Path:
   if not root:
     raise ValueError(
@@ -265,13 +158,13 @@ def _folder_path(root: str) -> pathlib.Path:
   return path
 
 
-def _is_whole(path: pathlib.Path) -> bool:
+def is_whole(path: pathlib.Path) -> bool:
   """Whether the class folders are at the root, in no split folders."""
   return not (path / 'train').is_dir()
 
 
-def _folder_splits(path: pathlib.Path) -> tuple[str, ...]:
-  return ('train', 'val') if _is_whole(path) else listing.folder_names(path)
+def _split_names(path: pathlib.Path) -> tuple[str, ...]:
+  return ('train', 'val') if is_whole(path) else listing.folder_names(path)
 
 
 def _is_held_out(name: str) -> bool:
