@@ -26,6 +26,7 @@ from mrl_jax import models
 from mrl_jax import nesting
 from mrl_jax.data.batches import augment
 from mrl_jax.data.batches.damage import DamageLog
+from mrl_jax.data.batches.stream import Crops
 from mrl_jax.data.batches.stream import StreamBatches
 from mrl_jax.data.sources import datasets
 from mrl_jax.models import resnet
@@ -164,9 +165,7 @@ def _fed(args) -> timing.Row:
     args.batch_size,
     mesh=sharding.make_mesh(1),
     seed=0,
-    resize=False,
-    sizes={0: args.image_size},
-    scale=(0.08, 1.0),
+    crops=Crops({0: args.image_size}, scale=(0.08, 1.0)),
     damage=DamageLog(0),
   )
   resident = jax.device_put(_batch(args))

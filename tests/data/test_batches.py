@@ -135,9 +135,7 @@ def stream_batches(source, damage=None, num_threads=2, scale=(0.3, 1.0)):
     4,
     mesh=sharding.make_mesh(1),
     seed=0,
-    resize=True,
-    sizes={0: 6, 2: 8},
-    scale=scale,
+    crops=stream.Crops({0: 6, 2: 8}, scale),
     damage=damage or DamageLog(0),
     num_threads=num_threads,
   )

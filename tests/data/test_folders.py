@@ -220,16 +220,16 @@ def test_evaluation_folders_follow_the_rule(tmp_path):
   images.write_folder(tmp_path, splits=(), classes=('cat', 'dog'))
   put(tmp_path / 'cat' / '.ipynb_checkpoints' / '0.png')
   put(tmp_path / 'dog' / 'Thumbs.db', b'')
-  opened = folders.ClassFolders(str(tmp_path), ('cat', 'dog'))
+  opened = folders.open_classes(str(tmp_path), ('cat', 'dog'))
   assert len(opened) == 6 and opened.read(0).as_seen
   put(tmp_path / '0.png')
   with pytest.raises(ValueError, match='1 image lies beside'):
-    folders.ClassFolders(str(tmp_path), ('cat', 'dog'))
+    folders.open_classes(str(tmp_path), ('cat', 'dog'))
   inner = images.write_folder(tmp_path / 'more', splits=('val',))
   with pytest.raises(
     ValueError, match=r'val: give folder:.*/more/val if it is'
   ):
-    folders.ClassFolders(str(inner), ('cat', 'dog'))
+    folders.open_classes(str(inner), ('cat', 'dog'))
 
 
 @pytest.mark.parametrize('where', ['runs/x', 'train/runs', 'val/cat/x', '.'])

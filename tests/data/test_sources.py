@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from mrl_jax.data.prepare import __main__ as prepare
 from mrl_jax.data.sources import datasets
-from mrl_jax.data.sources import tfds as tfds_source
+from mrl_jax.data.sources import tfds_builder
 from tests import images
 
 
@@ -31,7 +31,7 @@ def test_digits(data_dir):
 
 def test_digits_are_all_there(data_dir):
   """Every one of scikit-learn's images, once, with its label."""
-  from sklearn import datasets
+  from sklearn.datasets import load_digits
 
   found = []
   for split in ('train', 'test'):
@@ -40,7 +40,7 @@ def test_digits_are_all_there(data_dir):
       example = records.read(index)
       pixels = np.asarray(Image.open(io.BytesIO(example.data)))
       found.append((pixels.tobytes(), example.label))
-  digits = datasets.load_digits()
+  digits = load_digits()
   pixels = (digits.images * (255 / 16)).round().astype(np.uint8)
   expected = [
     (image.tobytes(), label)
@@ -156,8 +156,8 @@ def test_unknown_names(data_dir, dataset, split, match):
 
 def test_two_processes_may_prepare_the_digits_at_once(tmp_path):
   command = (
-    'from mrl_jax.data import source; '
-    f'print(len(source.open_source("digits", "test", "{tmp_path}")))'
+    'from mrl_jax.data.sources import datasets; '
+    f'print(len(datasets.open_source("digits", "test", "{tmp_path}")))'
   )
   processes = [
     subprocess.Popen(
@@ -174,7 +174,7 @@ def test_two_processes_may_prepare_the_digits_at_once(tmp_path):
 def test_a_leftover_folder_does_not_change_the_format(tmp_path):
   """TFDS leaves one when it fails; TFRecord would have no random access."""
   (tmp_path / 'imagenet2012').mkdir()
-  builder = tfds_source.open_builder('imagenet2012', str(tmp_path))
+  builder = tfds_builder.find('imagenet2012', str(tmp_path))
   assert builder.info.file_format.value == 'array_record'
 
 
@@ -191,9 +191,9 @@ def test_a_format_without_random_access(data_dir, tmp_path):
   with pytest.raises(ValueError, match=match):
     datasets.open_source('digits', 'train', str(tmp_path))
   # Nor may the command say that all is well.
-  builder = tfds_source.open_builder('digits', str(tmp_path))
+  builder = tfds_builder.find('digits', str(tmp_path))
   with pytest.raises(ValueError, match=match):
-    tfds_source.check_random_access('digits', builder)
+    tfds_builder.check_random_access('digits', builder)
   with pytest.raises(ValueError, match=r'tfrecord, .*: give its TFDS name'):
     datasets.open_source(str(path.parent), 'train')
 

@@ -26,46 +26,48 @@ def open_source(
       `folder:/path` with `/path/<split>/<class>/<image>`, or the path of what
       `mrl_jax.data.prepare --out` wrote.
     split: as TFDS names it (slices such as `train[:90%]` work), or the folder's
-      name; where a folder has no `train`, see `FolderSource`.
+      name; where a folder has no `train`, see `folders.open_split`.
     data_dir: where TFDS datasets are; empty: TFDS's default.
     as_seen: turn images as their EXIF orientation says, and lay transparent
-      ones over white: yes, no, or auto: those of folders (also where
+      ones over white: yes, no, or auto: images of folders (also where
       `mrl_jax.data.prepare --out` wrote them), and not those of TFDS.
-    check: read the first bytes of each file of a folder, which must be those
-      of an image; not needed where the source is only listed.
+    check: check that the first bytes of every file of a folder are an image's;
+      not needed where the source is only listed.
 
   Raises:
     ValueError: if there is nothing to read, saying how to get it.
   """
   if dataset.startswith(FOLDER_PREFIX):
-    root = dataset.removeprefix(FOLDER_PREFIX)
-    return folders.FolderSource(
-      root, split, as_seen=as_seen != 'no', check=check
+    return folders.open_split(
+      dataset.removeprefix(FOLDER_PREFIX),
+      split,
+      as_seen=as_seen != 'no',
+      check=check,
     )
-  from mrl_jax.data.sources import tfds
+  # TFDS takes seconds to import.
+  from mrl_jax.data.sources.tfds import TfdsSource
 
-  return tfds.TfdsSource(dataset, split, data_dir, as_seen=as_seen)
+  return TfdsSource(dataset, split, data_dir, as_seen=as_seen)
 
 
 def split_names(dataset: str, data_dir: str = '') -> tuple[str, ...]:
   """The splits of a dataset; raises ValueError as `open_source` does."""
   if dataset.startswith(FOLDER_PREFIX):
     return folders.split_names(dataset.removeprefix(FOLDER_PREFIX))
-  from mrl_jax.data.sources import tfds
+  from mrl_jax.data.sources import tfds_builder
 
-  builder = tfds.open_prepared(dataset, data_dir)
-  splits = builder.info.splits.items()
-  return tuple(name for name, split in splits if split.num_examples)
+  splits = tfds_builder.open_prepared(dataset, data_dir).info.splits
+  return tuple(name for name, split in splits.items() if split.num_examples)
 
 
 def class_roots(dataset: str, splits: Sequence[str]) -> list[pathlib.Path]:
-  """The folders of a `folder:/path` that hold class folders of these splits.
+  """The folders that hold the class folders of these splits; they may lack.
 
-  None for any other dataset, or where there is no such folder.
+  Empty for a dataset of TFDS.
   """
   if not dataset.startswith(FOLDER_PREFIX):
     return []
   path = pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser()
-  return (
-    [path] if folders.is_whole(path) else [path / split for split in splits]
-  )
+  if folders.is_unsplit(path):
+    return [path]
+  return [path / split for split in splits]

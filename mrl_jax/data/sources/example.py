@@ -9,8 +9,9 @@ class Example(NamedTuple):
   Attributes:
     data: an encoded image.
     label: the class.
-    key: what names the example to a person.
-    as_seen: whether to show it as people see it, see `decode.open_rgb`.
+    key: a name for people, such as the file's.
+    as_seen: whether to turn it as its EXIF orientation says, and lay
+      transparent pixels over white.
   """
 
   data: bytes
@@ -20,14 +21,14 @@ class Example(NamedTuple):
 
 
 class Source(Protocol):
-  """Random access to the examples of one split. Safe to share by threads.
+  """Random access to the examples of one split. Threads may share it.
 
   Attributes:
     num_classes: labels are below it.
     class_names: one for each label.
-    name: of the dataset, as TFDS's file names have it.
-    version: of the dataset.
-    folder: that holds all its splits.
+    name: the dataset's, as in TFDS's file names.
+    version: the dataset's.
+    folder: the folder of the dataset, with all its splits.
   """
 
   num_classes: int
@@ -40,9 +41,13 @@ class Source(Protocol):
 
   def read(self, index: int) -> Example: ...
 
-  def listing(self) -> dict[str, str]: ...
+  def listing(self) -> dict[str, str]:
+    """A text for each part of the split, which changes with its content."""
+    ...
 
-  def part(self, start: int, stop: int) -> 'Source': ...
+  def part(self, start: int, stop: int) -> 'Source':
+    """The examples from `start` up to `stop`."""
+    ...
 
 
 def read_checked(source: Source, index: int) -> Example:

@@ -1,71 +1,52 @@
-"""Images in class folders, below a folder for each split or below one root."""
+"""Images in class folders, and how such folders are opened as a dataset."""
 
 from collections.abc import Sequence
 import copy
 import hashlib
+import itertools
 import os
 import pathlib
+import unicodedata
 
-from mrl_jax.data.sources import digests
+import xxhash
+
+from mrl_jax.data.sources import directory
 from mrl_jax.data.sources import image_tree
-from mrl_jax.data.sources import listing
 from mrl_jax.data.sources.example import Example
 from mrl_jax.data.sources.image_tree import FOLDER_PREFIX
 from mrl_jax.workdir import files
 
+# Bytes of a class's first file that its digest depends on.
+_HEAD = 4096
+
 
 class FolderSource:
-  """Images in class folders; the classes are the folders' names, sorted.
+  """The images of class folders, as a `Source`."""
 
-  The splits are the folders below the root. A root that holds the class folders
-  themselves (no folder `train`) is split by a hash of each file's name into
-  `train` (nine tenths) and `val`. What is an image of a class, and which trees
-  are refused, `image_tree` says.
-  """
+  name, version = 'folder', '1.0.0'
 
   def __init__(
-    self, root: str, split: str, *, as_seen: bool = True, check: bool = True
+    self,
+    root: pathlib.Path,
+    images: Sequence[tuple[str, int]],
+    class_names: Sequence[str],
+    *,
+    folder: pathlib.Path,
+    as_seen: bool,
   ):
-    """Raises ValueError for a tree that `image_tree` refuses."""
-    path = _folder_path(root)
-    self.folder, self.name, self.version = str(path), 'folder', '1.0.0'
-    whole = is_whole(path)
-    self._prefix, self._as_seen = '' if whole else f'{split}/', as_seen
-    train_path = path if whole else path / 'train'
-    split_path = path if whole else path / split
-    self.class_names = image_tree.check_classes(train_path, splits=not whole)
-    if (whole and split not in ('train', 'val')) or not split_path.is_dir():
-      have = _split_names(path)
-      raise ValueError(
-        f'split {split!r} of {FOLDER_PREFIX}{root}: must be one of {have}'
-      )
-    there = listing.folder_names(split_path)
-    image_tree.check_beside(split_path, there)
-    unknown = set(there) - set(self.class_names)
-    if unknown:
-      raise ValueError(
-        f'{split_path}: classes {sorted(unknown)} are not in {train_path}'
-      )
-    self.num_classes = len(self.class_names)
-    self._root = split_path
-    labels = {name: label for label, name in enumerate(self.class_names)}
-    # A small split may lack some classes.
-    self._files = [
-      (name, labels[folder])
-      for folder, names in zip(
-        there, image_tree.images(split_path, there, check=check), strict=True
-      )
-      for name in names
-    ]
-    if whole:
-      held_out = [_is_held_out(name) for name, _ in self._files]
-      self._files = [
-        file
-        for file, out in zip(self._files, held_out, strict=True)
-        if out == (split == 'val')
-      ]
-    if not self._files:
-      raise ValueError(f'split {split!r} of {FOLDER_PREFIX}{root} is empty')
+    """Takes the paths and labels of the images.
+
+    Args:
+      root: the folder of the class folders.
+      images: paths below `root` and labels, the images of a class in a row.
+      class_names: the names of the class folders, by label.
+      folder: the folder of the dataset, which keys are relative to.
+      as_seen: see `open_source`.
+    """
+    self.folder = str(folder)
+    self.class_names, self.num_classes = tuple(class_names), len(class_names)
+    self._root, self._files, self._as_seen = root, images, as_seen
+    self._prefix = '' if root == folder else f'{root.relative_to(folder)}/'
 
   def __len__(self) -> int:
     return len(self._files)
@@ -76,8 +57,32 @@ class FolderSource:
     return Example(data, label, self._prefix + name, self._as_seen)
 
   def listing(self) -> dict[str, str]:
-    """For each class in the split, its number of files and a digest of them."""
-    return digests.of_folder(self._root, self._files, self.class_names)
+    """What each class folder holds, by its name: `<count> files <digest>`.
+
+    The digest changes with the files' names below the class folder, their sizes
+    and order, and with the first bytes of the first file, which tell folders
+    apart whose files are all of the same names and sizes. Nothing else is read.
+    """
+    sizes = directory.in_threads(
+      lambda file: os.stat(self._root / file[0]).st_size, self._files
+    )
+    by_class = itertools.groupby(
+      zip(self._files, sizes, strict=True), key=lambda pair: pair[0][1]
+    )
+    found = {}
+    for label, pairs in by_class:
+      class_name, count, digest = self.class_names[label], 0, xxhash.xxh3_64()
+      for (name, _), size in pairs:
+        below = pathlib.PurePath(name).relative_to(class_name).as_posix()
+        line = f'{unicodedata.normalize("NFC", below)}\n{size}\n'
+        digest.update(os.fsencode(line))
+        if not count:
+          with open(self._root / name, 'rb') as file:
+            digest.update(file.read(_HEAD))
+        count += 1
+      key = unicodedata.normalize('NFC', class_name)
+      found[key] = f'{count} files {digest.hexdigest()}'
+    return found
 
   def part(self, start: int, stop: int) -> 'FolderSource':
     """The examples from `start` up to `stop`, and no other when pickled."""
@@ -86,68 +91,99 @@ class FolderSource:
     return part
 
 
-class ClassFolders:
-  """All images below a root's class folders, which are of given classes."""
+def open_split(
+  root: str, split: str, *, as_seen: bool = True, check: bool = True
+) -> FolderSource:
+  """Opens a split of a dataset; the classes are its folders' names, sorted.
 
-  def __init__(
-    self,
-    root: str,
-    classes: Sequence[str],
-    *,
-    others: bool = False,
-    as_seen: bool = True,
-  ):
-    """Raises ValueError for a tree that `image_tree` refuses.
+  The splits are the folders in `root`. A root that holds the class folders
+  themselves (no folder `train`) is split by a hash of each file's name into
+  `train` (nine tenths) and `val`.
 
-    Args:
-      root: has a folder for each class, or for some.
-      classes: labels are their numbers.
-      others: pass over folders of other names, which else are a ValueError.
-      as_seen: see `open_source`.
-    """
-    path = _folder_path(root)
-    self._as_seen = as_seen
-    self.folder, self.name, self.version = str(path), 'folder', '1.0.0'
-    self.class_names, self.num_classes = tuple(classes), len(classes)
-    there = listing.folder_names(path)
-    image_tree.check_beside(path, there)
-    unknown = sorted(set(there) - set(classes))
-    if unknown and not others:
-      more = ', …' if len(unknown) > 5 else ''
-      if any(map(image_tree.names_a_split, unknown)):
-        more += f': give {FOLDER_PREFIX}{path / unknown[0]} if it is a split'
-      raise ValueError(
-        f'{FOLDER_PREFIX}{root}: {len(unknown)} of its folders are no class '
-        f'of the model: {", ".join(unknown[:5])}{more}'
-      )
-    labels = {name: label for label, name in enumerate(classes)}
-    there = [name for name in there if name in labels]
-    if not there:
-      raise ValueError(f'{FOLDER_PREFIX}{root}: no class folders in it')
-    self._root = path
-    self._files = [
-      (name, labels[folder])
-      for folder, names in zip(
-        there, image_tree.images(path, there), strict=True
-      )
-      for name in names
-    ]
+  Raises:
+    ValueError: there is no such split, it is empty, or `image_tree` refuses it.
+  """
+  path = _dataset_path(root)
+  whole = is_unsplit(path)
+  train_path = path if whole else path / 'train'
+  split_path = path if whole else path / split
+  class_names = image_tree.check_classes(train_path, splits=not whole)
+  if (whole and split not in ('train', 'val')) or not split_path.is_dir():
+    raise ValueError(
+      f'split {split!r} of {FOLDER_PREFIX}{root}: must be one of '
+      f'{_split_names(path)}'
+    )
+  # A small split may lack some classes.
+  there = directory.folder_names(split_path)
+  image_tree.check_beside(split_path, there)
+  if unknown := set(there) - set(class_names):
+    raise ValueError(
+      f'{split_path}: classes {sorted(unknown)} are not in {train_path}'
+    )
+  found = _labelled(split_path, there, class_names, check=check)
+  if whole:
+    found = [x for x in found if _is_held_out(x[0]) == (split == 'val')]
+  if not found:
+    raise ValueError(f'split {split!r} of {FOLDER_PREFIX}{root} is empty')
+  return FolderSource(
+    split_path, found, class_names, folder=path, as_seen=as_seen
+  )
 
-  def __len__(self) -> int:
-    return len(self._files)
 
-  def read(self, index: int) -> Example:
-    name, label = self._files[index]
-    data = (self._root / name).read_bytes()
-    return Example(data, label, name, self._as_seen)
+def open_classes(
+  root: str,
+  classes: Sequence[str],
+  *,
+  ignore_others: bool = False,
+  as_seen: bool = True,
+) -> FolderSource:
+  """Opens all images of a folder's class folders, which are given classes.
+
+  Args:
+    root: holds a folder for each class, or for some.
+    classes: their names, by label.
+    ignore_others: pass over folders of other names, else a ValueError.
+    as_seen: see `open_source`.
+
+  Raises:
+    ValueError: there is no class folder, or `image_tree` refuses them.
+  """
+  path = _dataset_path(root)
+  there = directory.folder_names(path)
+  image_tree.check_beside(path, there)
+  unknown = sorted(set(there) - set(classes))
+  if unknown and not ignore_others:
+    more = ', …' if len(unknown) > 5 else ''
+    if any(map(image_tree.names_a_split, unknown)):
+      more += f': give {FOLDER_PREFIX}{path / unknown[0]} if it is a split'
+    raise ValueError(
+      f'{FOLDER_PREFIX}{root}: {len(unknown)} of its folders are no class '
+      f'of the model: {", ".join(unknown[:5])}{more}'
+    )
+  there = [name for name in there if name not in unknown]
+  if not there:
+    raise ValueError(f'{FOLDER_PREFIX}{root}: no class folders in it')
+  found = _labelled(path, there, classes)
+  return FolderSource(path, found, classes, folder=path, as_seen=as_seen)
 
 
 def split_names(root: str) -> tuple[str, ...]:
-  """The splits of a dataset in a folder, sorted."""
-  return _split_names(_folder_path(root))
+  """The splits of a dataset, sorted."""
+  return _split_names(_dataset_path(root))
 
 
-def _folder_path(root: str) -> pathlib.Path:
+def is_unsplit(path: pathlib.Path) -> bool:
+  """Whether a dataset's class folders lie in it, not in folders of splits."""
+  return not (path / 'train').is_dir()
+
+
+def _split_names(path: pathlib.Path) -> tuple[str, ...]:
+  if is_unsplit(path):
+    return ('train', 'val')
+  return directory.folder_names(path)
+
+
+def _dataset_path(root: str) -> pathlib.Path:
   if not root:
     raise ValueError(
       'dataset folder: has no path: give --config.dataset=folder:/path'
@@ -158,13 +194,21 @@ def _folder_path(root: str) -> pathlib.Path:
   return path
 
 
-def is_whole(path: pathlib.Path) -> bool:
-  """Whether the class folders are at the root, in no split folders."""
-  return not (path / 'train').is_dir()
-
-
-def _split_names(path: pathlib.Path) -> tuple[str, ...]:
-  return ('train', 'val') if is_whole(path) else listing.folder_names(path)
+def _labelled(
+  root: pathlib.Path,
+  there: Sequence[str],
+  class_names: Sequence[str],
+  *,
+  check: bool = True,
+) -> list[tuple[str, int]]:
+  """The images of the class folders `there`, each with its class's number."""
+  labels = {name: label for label, name in enumerate(class_names)}
+  found = image_tree.images(root, there, check=check)
+  return [
+    (name, labels[class_name])
+    for class_name, names in zip(there, found, strict=True)
+    for name in names
+  ]
 
 
 def _is_held_out(name: str) -> bool:

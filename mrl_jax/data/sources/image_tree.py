@@ -1,13 +1,13 @@
-"""Which files of a folder tree are the images of a set: the one rule.
+"""Which files of a folder are a dataset's images, and which trees are refused.
 
-A set is a folder of class folders, and an image belongs to the class folder
+A split is a folder of class folders, and an image belongs to the class folder
 that it lies in. Folders within a class folder are read, too, if images lie in
 the class folder itself; links to files and folders are followed.
 
 Passed over are hidden names (with a dot first, such as .ipynb_checkpoints),
-folders of thumbnails and of the system (`listing.LITTER_FOLDERS`), and what
-file managers leave (`listing.LITTER_FILES`). Everything else in a class folder
-must be an image that Pillow reads, by its extension and its first bytes.
+folders of thumbnails and of the system (`directory.LITTER_FOLDERS`), and what
+file managers leave (`directory.LITTER_FILES`). All else in a class folder must
+be an image that Pillow reads, by its extension and its first bytes.
 
 Refused, with what would be right, is a tree that can only be meant otherwise: a
 single class, classes named as splits are (`Train`, `Val`), images beside the
@@ -15,15 +15,14 @@ class folders, class folders within class folders, links that lead in a circle.
 """
 
 from collections.abc import Collection, Sequence
-import concurrent.futures
 import os
 import pathlib
 import re
 
 from mrl_jax.data.images import formats
-from mrl_jax.data.sources import listing
-from mrl_jax.data.sources.listing import first
-from mrl_jax.data.sources.listing import shown
+from mrl_jax.data.sources import directory
+from mrl_jax.data.sources.directory import first
+from mrl_jax.data.sources.directory import printable
 
 FOLDER_PREFIX = 'folder:'
 _SPLIT = re.compile(
@@ -31,44 +30,45 @@ _SPLIT = re.compile(
   r'([-_ ]?(set|split|data|images?|imgs))?[-_ ]?\d*',
   re.IGNORECASE,
 )
-_CHUNK = 4096
-# Files that tell a workdir of this project.
-_OF_WORKDIRS = frozenset(['stages.json', 'metrics.jsonl'])
+# Files by which a workdir of this project is recognised.
+_WORKDIR_FILES = frozenset(['stages.json', 'metrics.jsonl'])
 
 
 def names_a_split(name: str) -> bool:
-  """Whether a folder's name is one that splits have: Train, valid, test2."""
+  """Whether a folder is named as splits are: Train, valid, test2."""
   return bool(_SPLIT.fullmatch(name))
 
 
 def check_classes(path: pathlib.Path, *, splits: bool) -> tuple[str, ...]:
-  """The class folders in a folder, which must be the classes of a task.
+  """Returns the names of the class folders in a folder, sorted.
 
   Args:
-    path: is to hold the class folders.
-    splits: whether it is the folder of a split, whose classes may be named as
-      splits are, unless all of them are.
+    path: the folder.
+    splits: whether it is the folder of a split, in which a class may be named
+      as splits are, unless all of them are.
 
   Raises:
     ValueError: there are none or just one, they are splits, or images lie
       beside them.
   """
-  names = listing.folder_names(path)
+  names = directory.folder_names(path)
   check_beside(path, names)
   if not names:
-    raise ValueError(f'{shown(path)}: no class folders in it')
+    raise ValueError(f'{printable(path)}: no class folders in it')
   named_so = [name for name in names if names_a_split(name)]
   if named_so and (not splits or len(named_so) == len(names)):
     raise ValueError(_named_as_splits(path, names, named_so, splits))
   if len(names) == 1:
     inner = path / names[0]
-    below = listing.folder_names(inner)
+    below = directory.folder_names(inner)
     advice = 'give each class a folder'
     if below:
-      advice = f'give {FOLDER_PREFIX}{shown(inner)} if its folders are meant'
+      advice = (
+        f'give {FOLDER_PREFIX}{printable(inner)} if its folders are meant'
+      )
     raise ValueError(
-      f'{shown(path)} has a single class folder, {shown(names[0])}: there must '
-      f'be two classes or more: {advice}'
+      f'{printable(path)} has a single class folder, {printable(names[0])}: '
+      f'there must be two classes or more: {advice}'
     )
   return names
 
@@ -76,36 +76,33 @@ def check_classes(path: pathlib.Path, *, splits: bool) -> tuple[str, ...]:
 def images(
   path: pathlib.Path, classes: Sequence[str], *, check: bool = True
 ) -> list[list[str]]:
-  """The images of each class folder, as sorted paths relative to `path`.
+  """Lists the images of each class folder: sorted paths relative to `path`.
 
-  Reads the first bytes of every file, which is cheaper than failing hours
+  Checks the first bytes of every file, which is cheaper than failing hours
   later; with `check=False` files are only listed.
 
   Raises:
-    ValueError: files that are no images (all of them are counted, the first
-      named), class folders without images, or with class folders in them.
+    ValueError: some files are not images (all are counted, the first named), or
+      a class folder has no images, or holds class folders.
   """
-  above = [
-    listing.identity(folder) for folder in (path, *path.resolve().parents)
-  ]
-  found = [sorted(listing.walk(path, name, above)) for name in classes]
+  found = [sorted(directory.walk(path, name)) for name in classes]
   names = [name for names in found for name in names]
   bad = _no_images(path, names) if check else {}
   problems = _wrong_shapes(path, classes, found, bad)
   if bad:
-    reasons = [f'{shown(name)} ({why})' for name, why in bad.items()]
+    reasons = [f'{printable(name)} ({why})' for name, why in bad.items()]
     what = f'{len(bad):,} files are not images: {first(reasons)}'
     if len(bad) == 1:
       (name, why), *_ = bad.items()
-      what = f'{shown(name)} is not an image ({why})'
+      what = f'{printable(name)} is not an image ({why})'
     problems.append(f'{what}: move what is no image out of the class folders')
   if problems:
-    raise ValueError(f'{shown(path)}: {"; ".join(problems)}')
+    raise ValueError(f'{printable(path)}: {"; ".join(problems)}')
   return found
 
 
 def _no_images(root: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
-  """The files that are no images, and why."""
+  """Maps the files that are not images to the reason."""
   extensions = formats.extensions()
 
   def problem(name):
@@ -114,7 +111,7 @@ def _no_images(root: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
       is_link = os.path.islink(root / name)
       return 'a link to nothing' if is_link else 'no regular file'
     if extension not in extensions:
-      return f'its extension is {shown(extension)!r}'
+      return f'its extension is {printable(extension)!r}'
     try:
       with open(root / name, 'rb') as file:
         head = file.read(formats.HEAD)
@@ -126,15 +123,8 @@ def _no_images(root: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
       return 'its first bytes are of no known format'
     return ''
 
-  bad = {}
-  with concurrent.futures.ThreadPoolExecutor() as pool:
-    # In chunks, so that a large folder does not queue a future for each image.
-    for start in range(0, len(names), _CHUNK):
-      chunk = names[start : start + _CHUNK]
-      for name, why in zip(chunk, pool.map(problem, chunk), strict=True):
-        if why:
-          bad[name] = why
-  return bad
+  reasons = directory.in_threads(problem, names)
+  return {name: why for name, why in zip(names, reasons, strict=True) if why}
 
 
 def _wrong_shapes(
@@ -143,23 +133,25 @@ def _wrong_shapes(
   found: Sequence[Sequence[str]],
   bad: Collection[str],
 ) -> list[str]:
-  """What is wrong with the class folders: no images, or levels too many."""
+  """Problems of the class folders: no images in one, or a level too many."""
   empty, workdirs, nested, mixed, inner = [], [], [], [], ''
   lower = {name.lower() for name in classes}
   for name, names in zip(classes, found, strict=True):
     below = {x.split(os.sep)[1] for x in names if x.count(os.sep) > 1}
     others = sorted(x for x in below if x.lower() in lower - {name.lower()})
     if not names:
-      empty.append(shown(name))
-    elif any(os.path.basename(x) in _OF_WORKDIRS for x in names):
-      workdirs.append(shown(name))
+      empty.append(printable(name))
+    elif any(os.path.basename(x) in _WORKDIR_FILES for x in names):
+      workdirs.append(printable(name))
     elif below and not any(
       x.count(os.sep) == 1 and x not in bad for x in names
     ):
-      inner = inner or shown(root / name)
-      nested.append(f'{shown(name)} ({first([*map(shown, sorted(below))], 3)})')
+      inner = inner or printable(root / name)
+      nested.append(
+        f'{printable(name)} ({first([*map(printable, sorted(below))], 3)})'
+      )
     elif others:
-      mixed.append(f'{shown(name)} ({first([*map(shown, others)], 3)})')
+      mixed.append(f'{printable(name)} ({first([*map(printable, others)], 3)})')
   problems = []
   if workdirs:
     problems.append(
@@ -185,15 +177,15 @@ def check_beside(path: pathlib.Path, names: Sequence[str]) -> None:
   """Raises ValueError if images lie in a folder beside its class folders."""
   extensions = formats.extensions()
   beside = [
-    shown(name)
-    for name in listing.file_names(path)
+    printable(name)
+    for name in directory.file_names(path)
     if os.path.splitext(name)[1].lower() in extensions
   ]
   if beside:
     where = 'beside the class folders, in none' if names else 'in no folder'
     lie = 'image lies' if len(beside) == 1 else 'images lie'
     raise ValueError(
-      f'{shown(path)}: {len(beside):,} {lie} {where}: {first(beside)}: '
+      f'{printable(path)}: {len(beside):,} {lie} {where}: {first(beside)}: '
       'there must be a folder for each class, with its images in it'
       + ('' if names else '; no class folders are there')
     )
@@ -202,30 +194,32 @@ def check_beside(path: pathlib.Path, names: Sequence[str]) -> None:
 def _named_as_splits(
   path: pathlib.Path, names: Sequence[str], splits: Sequence[str], below: bool
 ) -> str:
-  """What to do where folders in place of classes are named as splits are.
+  """The error where folders are named as splits, and would become classes.
 
-  `splits` are those of the names; `below`: whether `path` is a split's folder.
+  `splits`: the names of splits among `names`; `below`: whether `path` is the
+  folder of a split.
   """
-  listed = first([*map(shown, splits)])
+  listed = first([*map(printable, splits)])
   if below:
     return (
-      f'{shown(path)} has the folders {listed}, which are splits and no '
-      f'classes: give {FOLDER_PREFIX}{shown(path)}'
+      f'{printable(path)} has the folders {listed}, which are splits and no '
+      f'classes: give {FOLDER_PREFIX}{printable(path)}'
     )
-  train = shown(path / 'train')
+  train = printable(path / 'train')
   if len(splits) < len(names):
     return (
-      f'{shown(path)}: {listed} among its class folders is named as a split: '
-      f'move all class folders into {train} if it is a class, or move it out'
+      f'{printable(path)}: {listed} among its class folders is named as a '
+      f'split: move all class folders into {train} if it is a class, or move '
+      'it out'
     )
   moves = []
   for name in splits:
     kinds = [x for x in ('train', 'val', 'test') if name.lower().startswith(x)]
     if kinds and kinds[0] != name:
-      moves.append(f'mv {shown(path / name)} {shown(path / kinds[0])}')
+      moves.append(f'mv {printable(path / name)} {printable(path / kinds[0])}')
   if not any(move.endswith('/train') for move in moves):
     moves = [f'the images to train on belong into {train}/<class>']
   return (
-    f'{shown(path)} has the folders {listed}, which are splits and no classes, '
-    f'and no folder train: {" && ".join(moves)}'
+    f'{printable(path)} has the folders {listed}, which are splits and no '
+    f'classes, and no folder train: {" && ".join(moves)}'
   )

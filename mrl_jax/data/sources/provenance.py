@@ -1,4 +1,4 @@
-"""What a model was trained on: its classes, and what its splits held.
+"""The record of what a model was trained on: its classes, and its splits.
 
 It is saved with every checkpoint. A label is a position among the classes, so
 that whoever opens a split later finds the classes again by their names.
@@ -12,16 +12,12 @@ import unicodedata
 import msgspec
 import xxhash
 
-# Names that are listed in a message.
+# Names that a message lists before it only counts the others.
 _SHOWN = 5
 
 
 class Listed(Protocol):
-  """The attributes of a source that say what is in it.
-
-  `listing()` gives a text for each part of the split (class folders, or files),
-  which changes with what the part holds.
-  """
+  """What images and vectors have in common, see `Source`."""
 
   name: str
   version: str
@@ -31,13 +27,13 @@ class Listed(Protocol):
 
 
 class Provenance(msgspec.Struct, frozen=True):
-  """The record of a training.
+  """The record of what a model was trained on.
 
   Attributes:
-    name: the dataset's, as TFDS has it, or `folder` or `vectors`.
-    version: the dataset's.
-    class_names: of the labels 0, 1, ….
-    splits: by the splits that were opened, the `listing` of each.
+    name: the dataset's name in TFDS, or `folder` or `vectors`.
+    version: the dataset's version.
+    class_names: the classes, by label.
+    splits: the `listing` of each split that was opened, by the split's name.
   """
 
   name: str
@@ -49,11 +45,11 @@ class Provenance(msgspec.Struct, frozen=True):
 def record(
   sources: Mapping[str, Listed], class_names: Sequence[str]
 ) -> Provenance:
-  """The record of a training on these splits.
+  """Makes the record of a training.
 
   Args:
-    sources: by the names of the splits, the training split first.
-    class_names: of the model.
+    sources: the splits by their names, the training split first.
+    class_names: the model's classes.
 
   Raises:
     ValueError: two class names are the same but for their Unicode form.
@@ -69,12 +65,12 @@ def record(
 
 
 def plain(provenance: Provenance) -> dict[str, Any]:
-  """The record as plain JSON types, for `parse`."""
+  """Turns a record into plain JSON types; `parse` reads them."""
   return msgspec.to_builtins(provenance)
 
 
 def parse(content: Mapping[str, Any], where: str) -> Provenance:
-  """Reads what `plain` gave; raises ValueError naming `where` for all else."""
+  """Reads what `plain` wrote; ValueError, naming `where`, if it is not that."""
   try:
     return msgspec.convert(content, Provenance)
   except msgspec.ValidationError as error:
@@ -89,7 +85,7 @@ def digest(listing: Mapping[str, str]) -> str:
 
 
 def labels(class_names: Sequence[str], trained: Sequence[str]) -> list[int]:
-  """The label of each class among those that were trained, -1 for none.
+  """The position of each class among the trained ones; -1 if it is not there.
 
   Names that differ only in their Unicode form, as macOS and Linux write them,
   are the same.
@@ -99,12 +95,17 @@ def labels(class_names: Sequence[str], trained: Sequence[str]) -> list[int]:
 
 
 def compare(there: Provenance, split: str, opened: Listed) -> tuple[str, str]:
-  """How a split differs from what the model was trained on.
+  """Describes how a split differs from what the model was trained on.
+
+  Args:
+    there: the record of the training.
+    split: the name of the split.
+    opened: the split as it is now.
 
   Returns:
-    What makes labels wrong (classes that came, were renamed, or hold each
-    other's files), and what may be meant so (classes without examples, other
-    files). Both are parts of a sentence, and either may be empty.
+    (fault, remark), parts of a sentence, of which one at least is empty. A
+    fault makes labels wrong: classes came, were renamed, or hold each other's
+    files. A remark may be meant so: classes without examples, other files.
   """
   trained, now = _numbers(there.class_names), _numbers(opened.class_names)
   came = [x for x in opened.class_names if _normal(x) not in trained]
@@ -130,7 +131,7 @@ def compare(there: Provenance, split: str, opened: Listed) -> tuple[str, str]:
 
 
 def compare_order(there: Provenance, split: str, opened: Listed) -> str:
-  """Why a training cannot go on with the same examples; empty if it can.
+  """Says why a training cannot go on with the same examples; empty if it can.
 
   The order of the examples follows from the listing of the training split.
   """
@@ -162,7 +163,7 @@ def _another(there: Provenance, opened: Listed) -> str:
 def _moved(
   before: Mapping[str, str], after: Mapping[str, str]
 ) -> dict[str, str]:
-  """The parts that hold what another part held before, with that part."""
+  """Maps each part that holds what another part held before to that part."""
   # Only what is not where it was: two parts may be alike by chance.
   origin = {
     text: name for name, text in before.items() if after.get(name) != text
@@ -179,7 +180,7 @@ def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> str:
   for part in {**before, **after}:
     texts = [x.get(part) or '0 files ' for x in (before, after)]
     if texts[0] != texts[1]:
-      # The last word is a digest, of which nobody learns anything.
+      # The last word is a digest, which tells people nothing.
       was, now = (text.rpartition(' ')[0] for text in texts)
       what = 'others' if was == now else f'{was} then, {now} now'
       told.append(f'{part} ({what})')
