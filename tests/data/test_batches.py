@@ -62,7 +62,7 @@ def test_evaluation_counts_everything_once(
   assert len(mask) == padded
   np.testing.assert_array_equal(labels[mask], np.arange(count))
   for index, image in enumerate(images_NHWC[mask]):
-    expected = decode.resize_and_crop(images.encoded(index), resize=8, size=8)
+    expected = decode.view(images.encoded(index), resize=8, size=8)
     np.testing.assert_array_equal(image, expected)
   assert not images_NHWC[~mask].any()
 
@@ -161,7 +161,7 @@ def test_stream_without_random_crops():
   batch = take(stream_batches(ListSource(9), scale=None).batches(0), 1)[0]
   for image, label in zip(batch['image'], batch['label'], strict=True):
     data = images.encoded(int(label))
-    expected = decode.resize_and_crop(data, resize=6, size=6)
+    expected = decode.view(data, resize=6, size=6)
     np.testing.assert_array_equal(image, expected)
 
 
@@ -197,7 +197,7 @@ def test_resident_leaves_damaged_images_out():
     ListSource(5, damaged=(3,)), resize=8, size=8, damage=damage, num_threads=2
   )
   np.testing.assert_array_equal(label_N, [0, 1, 2, 4])
-  expected = decode.resize_and_crop(images.encoded(4), resize=8, size=8)
+  expected = decode.view(images.encoded(4), resize=8, size=8)
   np.testing.assert_array_equal(images_NHWC[3], expected)
 
 

@@ -17,6 +17,7 @@ from mrl_jax.data.images import decode
 from mrl_jax.data.prepare import __main__ as prepare
 from mrl_jax.data.prepare import manifest
 from mrl_jax.data.prepare import processes
+from mrl_jax.data.prepare import shards
 from mrl_jax.data.prepare.rewrite import write_dataset
 from mrl_jax.data.prepare.shrink import JpegSettings
 from mrl_jax.data.prepare.shrink import reencode
@@ -27,7 +28,7 @@ SMALL = JpegSettings(max_side=16)
 
 
 def write(folder, out, **options):
-  options = {'jpeg': SMALL, 'workers': 1, 'shard_images': 2} | options
+  options = {'jpeg': SMALL, 'workers': 1} | options
   return write_dataset(f'folder:{folder}', out, **options)
 
 
@@ -41,7 +42,8 @@ def examples(dataset, split):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+  monkeypatch.setattr(shards, '_MOST_IMAGES', 2)
   return images.write_folder(tmp_path / 'mine')
 
 
@@ -176,6 +178,7 @@ def test_killed_and_resumed_to_the_same_bytes(folder, tmp_path):
 import os, signal, sys
 from mrl_jax.workdir import files
 from mrl_jax.data.prepare import rewrite, shards, shrink
+shards._MOST_IMAGES = 2
 amid, calls = sys.argv[1] == 'amid', []
 def count_then(function):
   def counted(*args, **kwargs):
@@ -193,21 +196,20 @@ rewrite.write_dataset(
   '{out}',
   jpeg=shrink.JpegSettings(16),
   workers=1,
-  shard_images=2,
 )
 """
   for when in ('amid', 'end'):
     shutil.rmtree(out, ignore_errors=True)
     killed = subprocess.run([sys.executable, '-c', script, when])
     assert killed.returncode == -signal.SIGKILL
-    shards = [path for path in out.iterdir() if path.name.startswith('folder')]
-    assert len(shards) == 2
+    written = [path for path in out.iterdir() if path.name.startswith('folder')]
+    assert len(written) == 2
     with pytest.raises(ValueError, match=r'no dataset_info\.json'):
       datasets.open_source(str(out), 'train')
-    first = min(shards).stat().st_mtime_ns
+    first = min(written).stat().st_mtime_ns
     write(folder, out)
     assert contents(out) == contents(whole)
-    assert min(shards).stat().st_mtime_ns == first
+    assert min(written).stat().st_mtime_ns == first
 
 
 def test_a_finished_folder_is_left_alone(folder, tmp_path):

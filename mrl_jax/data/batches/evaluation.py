@@ -10,6 +10,7 @@ from mrl_jax import cores
 from mrl_jax.data.batches import parallel
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.images import decode
+from mrl_jax.data.sources.example import Example
 from mrl_jax.data.sources.example import read_checked
 from mrl_jax.data.sources.example import Source
 from mrl_jax.training import sharding
@@ -25,15 +26,23 @@ def view(
   """
   example = read_checked(source, index)
   try:
-    image = decode.resize_and_crop(
-      example.data, resize=resize, size=size, as_seen=example.as_seen
-    )
-    return image, example.label
+    return decode_view(example, resize=resize, size=size), example.label
   except decode.DamagedImageError as error:
     damage.add(example.key, error)
     return None
+
+
+def decode_view(example: Example, *, resize: int, size: int) -> np.ndarray:
+  """`decode.view` of an example; its ValueError names the example."""
+  try:
+    return decode.view(
+      example.data, resize=resize, size=size, as_seen=example.as_seen
+    )
   except ValueError as error:
-    raise ValueError(f'{example.key}: {error}') from None
+    raise ValueError(
+      f'{example.key}: {error}; or set config.eval_resize to the shorter side '
+      'to resize to'
+    ) from None
 
 
 class EvaluationBatches:

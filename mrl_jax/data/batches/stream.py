@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from mrl_jax import cores
+from mrl_jax.data.batches import evaluation
 from mrl_jax.data.batches import order
 from mrl_jax.data.batches import parallel
 from mrl_jax.data.batches.damage import DamageLog
@@ -42,12 +43,12 @@ class Crops(NamedTuple):
     self, example: Example, rng: np.random.Generator, epoch: int
   ) -> np.ndarray:
     """Decodes an example, uint8 [size, size, 3]."""
-    options = {'size': self.size(epoch), 'as_seen': example.as_seen}
+    size = self.size(epoch)
     if self.scale is None:
-      resize = options['size'] if self.resize else 0
-      return decode.resize_and_crop(example.data, resize=resize, **options)
+      resize = size if self.resize else 0
+      return evaluation.decode_view(example, resize=resize, size=size)
     return decode.random_resized_crop(
-      example.data, rng, scale=self.scale, **options
+      example.data, rng, size=size, scale=self.scale, as_seen=example.as_seen
     )
 
 
@@ -114,6 +115,4 @@ class StreamBatches:
         return self._crops.cut(example, rng, epoch), example.label
       except decode.DamagedImageError as error:
         self._damage.add(example.key, error)
-      except ValueError as error:
-        raise ValueError(f'{example.key}: {error}') from None
     raise ValueError('every image of the training split is damaged')

@@ -106,18 +106,6 @@ def view(
   return evaluation_view(image, resize=resize, size=size)
 
 
-def resize_and_crop(
-  data: bytes, *, resize: int, size: int, as_seen: bool = False
-) -> np.ndarray:
-  """Decodes the evaluation view; an error names the config field to change."""
-  try:
-    return view(data, resize=resize, size=size, as_seen=as_seen)
-  except ValueError as error:
-    raise ValueError(
-      f'{error}; or set config.eval_resize to the shorter side to resize to'
-    ) from None
-
-
 def evaluation_view(
   image: Image.Image, *, resize: int, size: int
 ) -> np.ndarray:

@@ -27,7 +27,6 @@ from mrl_jax.data.prepare import manifest
 from mrl_jax.data.prepare.rewrite import write_dataset
 from mrl_jax.data.prepare.shrink import JpegSettings
 from mrl_jax.data.sources import tfds_builder
-from mrl_jax.data.sources.digits import Digits
 from mrl_jax.data.sources.image_tree import FOLDER_PREFIX
 from mrl_jax.terminal import arguments
 from mrl_jax.terminal import ending
@@ -44,7 +43,7 @@ def prepare(dataset: str, data_dir: str = '', manual_dir: str = '') -> None:
     raise ValueError('TensorFlow is missing: pip install tensorflow-cpu')
   logging.set_verbosity(logging.ERROR)
   data_dir = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
-  builder = tfds_builder.open_by_name(dataset, data_dir)
+  builder = tfds_builder.find(dataset, data_dir)
   if builder.is_prepared():
     tfds_builder.check_random_access(dataset, builder)
   download_config = tfds.download.DownloadConfig(
@@ -92,7 +91,7 @@ def rewrite(args: argparse.Namespace) -> None:
     raise ValueError(f'--workers={args.workers}: must be at least 0')
   if not args.dataset.startswith(FOLDER_PREFIX):
     builder = tfds_builder.find(args.dataset, args.data_dir)
-    if not builder.is_prepared() and builder.name != Digits.name:
+    if not tfds_builder.is_prepared(args.dataset, builder):
       prepare(args.dataset, args.data_dir, args.manual_dir)
   written = write_dataset(
     args.dataset,

@@ -38,7 +38,6 @@ def write_dataset(
   data_dir: str = '',
   jpeg: JpegSettings | None = None,
   workers: int = 0,
-  shard_images: int = 0,
 ) -> dict[str, Any]:
   """Writes all splits of a dataset to `out`, in their order.
 
@@ -52,7 +51,6 @@ def write_dataset(
     jpeg: how images are made smaller; all become RGB JPEGs, and damaged ones
       are left out. None: all images are copied, without a look at them.
     workers: processes; 0: one for each core.
-    shard_images: the most images in a shard; 0 chooses.
 
   Returns:
     The manifest, as it is in manifest.json.
@@ -67,7 +65,9 @@ def write_dataset(
     for split in datasets.split_names(dataset, data_dir)
   }
   first = next(iter(sources.values()))
-  _check_splits(sources)
+  for split in sources:
+    if not re.fullmatch(r'\w+', split):
+      raise ValueError(f'split {split!r}: only letters, digits and _ are taken')
   _check_out(out, pathlib.Path(first.folder))
   settings = {
     'source': os.path.realpath(first.folder),
@@ -76,7 +76,6 @@ def write_dataset(
     'quality': jpeg.quality if jpeg else None,
     # None, as in folders from before there was a choice.
     'reencode_all': True if jpeg and not jpeg.keep_small else None,
-    'shard_images': shard_images,
     # Whether the images are people's own, to be read as they see them; None, as
     # in folders from before there was a choice, for datasets of TFDS.
     'as_seen': first.read(0).as_seen or None,
@@ -115,25 +114,12 @@ def _write(
   files.write_json(settings_path, settings)
   plan = []
   for split, opened in sources.items():
-    plan += shards.plan(
-      opened,
-      split,
-      out,
-      out / _UNFINISHED,
-      jpeg=jpeg,
-      shard_images=settings['shard_images'],
-    )
+    plan += shards.plan(opened, split, out, out / _UNFINISHED, jpeg)
   records = _write_missing(plan, workers or cores.count())
   finished = manifest.make(settings, records)
   shards.write_metadata(plan[0], records)
   files.write_json(out / manifest.NAME, finished)
   return finished
-
-
-def _check_splits(sources: Mapping[str, Source]) -> None:
-  for split in sources:
-    if not re.fullmatch(r'\w+', split):
-      raise ValueError(f'split {split!r}: only letters, digits and _ are taken')
 
 
 def _check_out(out: pathlib.Path, folder: pathlib.Path) -> None:
@@ -171,7 +157,7 @@ def _write_missing(
     unit='image',
     dynamic_ncols=True,
     file=sys.stdout,
-    # In a log file each update stays.
+    # Updates pile up in a log file.
     mininterval=0.1 if sys.stdout.isatty() else 10,
   ) as progress:
     for shard, record in processes.run(shards.write, missing, workers):

@@ -19,8 +19,9 @@ from mrl_jax.workdir import files
 
 # More would keep more files open in training than many systems allow.
 _MOST_SHARDS = 512
-# More would leave workers idle at the end, fewer make tiny files.
-_LEAST_IMAGES = 256
+# Images in a shard, unless there would be too many shards: with more, workers
+# would be idle at the end; with fewer, files would be tiny.
+_MOST_IMAGES = 256
 
 
 class Shard(NamedTuple):
@@ -61,22 +62,14 @@ def plan(
   split: str,
   out: pathlib.Path,
   records: pathlib.Path,
-  *,
   jpeg: JpegSettings | None,
-  shard_images: int = 0,
 ) -> list[Shard]:
   """Cuts a split into shards, whose sizes differ by one image at most.
 
-  Args:
-    opened: the split.
-    split: its name.
-    out: the folder of the shards.
-    records: the folder of their records.
-    jpeg: how images are made smaller; None leaves them as they are.
-    shard_images: the most images in a shard; 0 chooses.
+  The shards will be in the folder `out`, their records in `records`.
   """
-  least = max(_LEAST_IMAGES, -(-len(opened) // _MOST_SHARDS))
-  count = -(-len(opened) // (shard_images or least))
+  most = max(_MOST_IMAGES, -(-len(opened) // _MOST_SHARDS))
+  count = -(-len(opened) // most)
   edges = [len(opened) * i // count for i in range(count + 1)]
   planned = []
   for i, (start, stop) in enumerate(itertools.pairwise(edges)):

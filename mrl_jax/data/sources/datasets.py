@@ -61,7 +61,7 @@ def split_names(dataset: str, data_dir: str = '') -> tuple[str, ...]:
 
 
 def class_roots(dataset: str, splits: Sequence[str]) -> list[pathlib.Path]:
-  """The folders that hold the class folders of these splits; they may lack.
+  """The folders that class folders of these splits lie in, if they exist.
 
   Empty for a dataset of TFDS.
   """

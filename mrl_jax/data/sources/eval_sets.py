@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mrl_jax.data.sources import folders
+from mrl_jax.data.sources.directory import first
 from mrl_jax.data.sources.example import Source
 from mrl_jax.data.sources.image_tree import FOLDER_PREFIX
 from mrl_jax.data.sources.wrappers import Cropped
@@ -103,7 +104,7 @@ def parse(entry: str) -> Entry:
 
 
 def check(entries: Sequence[str]) -> None:
-  """Raises ValueError for an entry that is wrong, or a name that is twice."""
+  """Raises ValueError if `parse` does, or if a name comes twice."""
   names = [parse(entry).name for entry in entries]
   for name in names:
     if names.count(name) > 1:
@@ -149,15 +150,8 @@ def open_set(
 ) -> EvalSet:
   """Opens a set for a model of these classes.
 
-  Args:
-    entry: an entry of `config.eval_sets`, see `parse`.
-    model_classes: the model's class names, by label.
-    data_dir: see `open_source`.
-    as_seen: see `open_source`; `auto` depends on the set alone.
-
-  Raises:
-    ValueError: `open_source` raises it, or some classes are not the model's
-      (a few are listed).
+  `data_dir` and `as_seen` are those of `open_source`. Raises ValueError as it
+  does, and for classes that are not the model's.
   """
   name, known, dataset, split = parse(entry)
   classes, members = tuple(model_classes), None
@@ -200,10 +194,9 @@ def _check_known(
   name: str, wanted: Sequence[str], model_classes: Sequence[str]
 ) -> None:
   if unknown := sorted(set(wanted) - set(model_classes)):
-    more = ', …' if len(unknown) > 5 else ''
     raise ValueError(
       f'eval_sets {name}: {len(unknown)} of its classes are not among the '
-      f"model's {len(model_classes)}: {', '.join(unknown[:5])}{more}"
+      f"model's {len(model_classes)}: {first(unknown, 5)}"
     )
 
 

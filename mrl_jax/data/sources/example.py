@@ -20,30 +20,38 @@ class Example(NamedTuple):
   as_seen: bool = False
 
 
-class Source(Protocol):
+class Listed(Protocol):
+  """The attributes that splits of images and of vectors have in common.
+
+  Attributes:
+    name: the dataset's name, as in TFDS's file names.
+    version: the dataset's version.
+    class_names: the classes, by label.
+  """
+
+  name: str
+  version: str
+  class_names: tuple[str, ...]
+
+  def listing(self) -> dict[str, str]:
+    """A text for each part of the split, which changes with its content."""
+    ...
+
+
+class Source(Listed, Protocol):
   """Random access to the examples of one split. Threads may share it.
 
   Attributes:
     num_classes: labels are below it.
-    class_names: one for each label.
-    name: the dataset's, as in TFDS's file names.
-    version: the dataset's.
     folder: the folder of the dataset, with all its splits.
   """
 
   num_classes: int
-  class_names: tuple[str, ...]
-  name: str
-  version: str
   folder: str
 
   def __len__(self) -> int: ...
 
   def read(self, index: int) -> Example: ...
-
-  def listing(self) -> dict[str, str]:
-    """A text for each part of the split, which changes with its content."""
-    ...
 
   def part(self, start: int, stop: int) -> 'Source':
     """The examples from `start` up to `stop`."""

@@ -34,14 +34,9 @@ class FolderSource:
     folder: pathlib.Path,
     as_seen: bool,
   ):
-    """Takes the paths and labels of the images.
+    """Takes the images: paths below `root` and labels, ordered by class.
 
-    Args:
-      root: the folder of the class folders.
-      images: paths below `root` and labels, the images of a class in a row.
-      class_names: the names of the class folders, by label.
-      folder: the folder of the dataset, which keys are relative to.
-      as_seen: see `open_source`.
+    `root` holds the class folders; keys are relative to the dataset's `folder`.
     """
     self.folder = str(folder)
     self.class_names, self.num_classes = tuple(class_names), len(class_names)
@@ -111,7 +106,7 @@ def open_split(
   if (whole and split not in ('train', 'val')) or not split_path.is_dir():
     raise ValueError(
       f'split {split!r} of {FOLDER_PREFIX}{root}: must be one of '
-      f'{_split_names(path)}'
+      f'{split_names(root)}'
     )
   # A small split may lack some classes.
   there = directory.folder_names(split_path)
@@ -153,12 +148,12 @@ def open_classes(
   image_tree.check_beside(path, there)
   unknown = sorted(set(there) - set(classes))
   if unknown and not ignore_others:
-    more = ', …' if len(unknown) > 5 else ''
+    advice = ''
     if any(map(image_tree.names_a_split, unknown)):
-      more += f': give {FOLDER_PREFIX}{path / unknown[0]} if it is a split'
+      advice = f': give {FOLDER_PREFIX}{path / unknown[0]} if it is a split'
     raise ValueError(
       f'{FOLDER_PREFIX}{root}: {len(unknown)} of its folders are no class '
-      f'of the model: {", ".join(unknown[:5])}{more}'
+      f'of the model: {directory.first(unknown, 5)}{advice}'
     )
   there = [name for name in there if name not in unknown]
   if not there:
@@ -169,18 +164,13 @@ def open_classes(
 
 def split_names(root: str) -> tuple[str, ...]:
   """The splits of a dataset, sorted."""
-  return _split_names(_dataset_path(root))
+  path = _dataset_path(root)
+  return ('train', 'val') if is_unsplit(path) else directory.folder_names(path)
 
 
 def is_unsplit(path: pathlib.Path) -> bool:
   """Whether a dataset's class folders lie in it, not in folders of splits."""
   return not (path / 'train').is_dir()
-
-
-def _split_names(path: pathlib.Path) -> tuple[str, ...]:
-  if is_unsplit(path):
-    return ('train', 'val')
-  return directory.folder_names(path)
 
 
 def _dataset_path(root: str) -> pathlib.Path:

@@ -87,7 +87,7 @@ def images(
   """
   found = [sorted(directory.walk(path, name)) for name in classes]
   names = [name for names in found for name in names]
-  bad = _no_images(path, names) if check else {}
+  bad = _not_images(path, names) if check else {}
   problems = _wrong_shapes(path, classes, found, bad)
   if bad:
     reasons = [f'{printable(name)} ({why})' for name, why in bad.items()]
@@ -101,7 +101,7 @@ def images(
   return found
 
 
-def _no_images(root: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
+def _not_images(root: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
   """Maps the files that are not images to the reason."""
   extensions = formats.extensions()
 

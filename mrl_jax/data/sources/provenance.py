@@ -4,26 +4,19 @@ It is saved with every checkpoint. A label is a position among the classes, so
 that whoever opens a split later finds the classes again by their names.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import json
-from typing import Any, Protocol
+from typing import Any
 import unicodedata
 
 import msgspec
 import xxhash
 
+from mrl_jax.data.sources.directory import first
+from mrl_jax.data.sources.example import Listed
+
 # Names that a message lists before it only counts the others.
 _SHOWN = 5
-
-
-class Listed(Protocol):
-  """What images and vectors have in common, see `Source`."""
-
-  name: str
-  version: str
-  class_names: tuple[str, ...]
-
-  def listing(self) -> dict[str, str]: ...
 
 
 class Provenance(msgspec.Struct, frozen=True):
@@ -55,10 +48,10 @@ def record(
     ValueError: two class names are the same but for their Unicode form.
   """
   _numbers(class_names)
-  first = next(iter(sources.values()))
+  train = next(iter(sources.values()))
   return Provenance(
-    first.name,
-    first.version,
+    train.name,
+    train.version,
     tuple(class_names),
     {split: opened.listing() for split, opened in sources.items()},
   )
@@ -70,7 +63,7 @@ def plain(provenance: Provenance) -> dict[str, Any]:
 
 
 def parse(content: Mapping[str, Any], where: str) -> Provenance:
-  """Reads what `plain` wrote; ValueError, naming `where`, if it is not that."""
+  """Reads what `plain` wrote. Raises ValueError, naming `where`."""
   try:
     return msgspec.convert(content, Provenance)
   except msgspec.ValidationError as error:
@@ -97,11 +90,6 @@ def labels(class_names: Sequence[str], trained: Sequence[str]) -> list[int]:
 def compare(there: Provenance, split: str, opened: Listed) -> tuple[str, str]:
   """Describes how a split differs from what the model was trained on.
 
-  Args:
-    there: the record of the training.
-    split: the name of the split.
-    opened: the split as it is now.
-
   Returns:
     (fault, remark), parts of a sentence, of which one at least is empty. A
     fault makes labels wrong: classes came, were renamed, or hold each other's
@@ -126,7 +114,7 @@ def compare(there: Provenance, split: str, opened: Listed) -> tuple[str, str]:
   if not fault:
     left = {part: text for part, text in before.items() if part not in went}
     told.append(_another(there, opened) or _changed(left, after))
-  text = _list(filter(None, told))
+  text = first([*filter(None, told)], _SHOWN)
   return (text, '') if fault else ('', text)
 
 
@@ -139,20 +127,10 @@ def compare_order(there: Provenance, split: str, opened: Listed) -> str:
     return ''
   if other := _another(there, opened):
     return other
-  trained = _numbers(there.class_names)
-  before, after = there.splits[split], opened.listing()
-  came = [x for x in opened.class_names if _normal(x) not in trained]
-  told = [
-    _verb(came, 'came'),
-    _verb([x for x in before if x in trained and x not in after], 'went'),
-  ]
-  moved = _moved(before, after)
-  told += [f'{new} holds the files of {old}' for new, old in moved.items()]
-  if not any(told):
-    told.append(_changed(before, after))
-  if not any(told) and [*before] != [*after]:
-    told.append('its classes come in another order')
-  return _list(filter(None, told))
+  fault, remark = compare(there, split, opened)
+  if not (fault or remark) and [*there.splits[split]] != [*opened.listing()]:
+    return 'its classes come in another order'
+  return fault or remark
 
 
 def _another(there: Provenance, opened: Listed) -> str:
@@ -184,12 +162,12 @@ def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> str:
       was, now = (text.rpartition(' ')[0] for text in texts)
       what = 'others' if was == now else f'{was} then, {now} now'
       told.append(f'{part} ({what})')
-  return f'changed are {_list(told)}' if told else ''
+  return f'changed are {first(told, _SHOWN)}' if told else ''
 
 
 def _verb(names: Sequence[str], verb: str) -> str:
   classes = 'classes' if len(names) > 1 else 'class'
-  return f'{classes} {_list(names)} {verb}' if names else ''
+  return f'{classes} {first(names, _SHOWN)} {verb}' if names else ''
 
 
 def _normal(name: str) -> str:
@@ -205,9 +183,3 @@ def _numbers(class_names: Sequence[str]) -> dict[str, int]:
         'the same name in another Unicode form: give one of them another'
       )
   return numbers
-
-
-def _list(names: Iterable[str]) -> str:
-  names = list(names)
-  more = f' and {len(names) - _SHOWN} more' if names[_SHOWN:] else ''
-  return ', '.join(names[:_SHOWN]) + more

@@ -26,20 +26,9 @@ class TfdsSource:
     labels: str = '',
     as_seen: str = 'auto',
   ):
-    """Opens a split.
+    """Opens a split; arguments and errors are those of `open_source`.
 
-    Args:
-      dataset: as in `open_source`.
-      split: likewise.
-      data_dir: likewise.
-      label: the feature with the class.
-      labels: a feature with several classes, for the method `labels`; empty:
-        none.
-      as_seen: as in `open_source`.
-
-    Raises:
-      ValueError: there is no such dataset or split, it has other features, or
-        is not prepared (saying how to).
+    `label` is the feature with the class, `labels` one with several classes.
     """
     builder = tfds_builder.open_prepared(dataset, data_dir)
     features = builder.info.features
@@ -51,12 +40,11 @@ class TfdsSource:
       )
     self._label, self._labels = label, labels
     self._several: dict[int, tuple[int, ...]] = {}
+    tfds_builder.check_random_access(dataset, builder)
     try:
       self._records = builder.as_data_source(
         split=split, decoders={'image': tfds.decode.SkipDecoding()}
       )
-    except NotImplementedError:
-      raise ValueError(tfds_builder.how_to_replace(dataset, builder)) from None
     except ValueError as error:
       line = str(error).partition('\n')[0]
       raise ValueError(f'dataset {dataset}, split {split!r}: {line}') from None

@@ -27,44 +27,33 @@ def open_prepared(dataset: str, data_dir: str = '') -> tfds.core.DatasetBuilder:
   how to).
   """
   builder = find(dataset, data_dir)
-  if not builder.is_prepared() and builder.name == Digits.name:
-    builder = _prepare_digits(_data_dir(data_dir))
-  if not builder.is_prepared():
+  if not is_prepared(dataset, builder):
     data_dir = _data_dir(data_dir)
     raise ValueError(
       f'dataset {dataset} is not prepared in {data_dir}: '
       + _command(dataset, data_dir)
     )
+  if builder.name == Digits.name and not _is_path(dataset):
+    return _prepare_digits(data_dir)
   return builder
 
 
+def is_prepared(dataset: str, builder: tfds.core.DatasetBuilder) -> bool:
+  """Whether `open_prepared` can open a dataset that `find` has found."""
+  # TFDS takes a folder for unprepared if it is not named as a version is.
+  is_there = _is_path(dataset) or builder.is_prepared()
+  return is_there or builder.name == Digits.name
+
+
 def find(dataset: str, data_dir: str = '') -> tfds.core.DatasetBuilder:
-  """The builder of a dataset, prepared or not, of which a path is one.
+  """The builder of a dataset, by name (prepared or not) or by path.
 
   A dataset that is not prepared will be in ArrayRecord files. Raises ValueError
   for a name that TFDS does not know, or a path without a dataset.
   """
   if _is_path(dataset):
     return _open_folder(dataset)
-  return open_by_name(dataset, _data_dir(data_dir))
-
-
-def describe(
-  dataset: str, data_dir: str = ''
-) -> tuple[str, str, tuple[str, ...]]:
-  """Name, version and classes of a dataset, which need not be prepared.
-
-  Raises ValueError as `find` does, or for a dataset without classes.
-  """
-  builder = find(dataset, data_dir)
-  features = builder.info.features
-  if 'label' not in features or not features['label'].num_classes:
-    raise ValueError(f'dataset {dataset}: needs a feature label with classes')
-  return builder.name, str(builder.version), tuple(features['label'].names)
-
-
-def open_by_name(dataset: str, data_dir: str) -> tfds.core.DatasetBuilder:
-  """`find` for the name of a dataset."""
+  data_dir = _data_dir(data_dir)
   try:
     # A folder without a dataset in it is no reason to warn.
     with _only_errors_logged():
@@ -84,25 +73,35 @@ def open_by_name(dataset: str, data_dir: str) -> tfds.core.DatasetBuilder:
     raise ValueError(f'dataset {dataset!r}: {line}') from None
 
 
+def describe(
+  dataset: str, data_dir: str = ''
+) -> tuple[str, str, tuple[str, ...]]:
+  """Name, version and classes of a dataset, which need not be prepared.
+
+  Raises ValueError as `find` does, or for a dataset without classes.
+  """
+  builder = find(dataset, data_dir)
+  features = builder.info.features
+  if 'label' not in features or not features['label'].num_classes:
+    raise ValueError(f'dataset {dataset}: needs a feature label with classes')
+  return builder.name, str(builder.version), tuple(features['label'].names)
+
+
 def check_random_access(
   dataset: str, builder: tfds.core.DatasetBuilder
 ) -> None:
-  """Raises ValueError for a dataset in a format that is only read in order."""
+  """Raises ValueError for a dataset whose format is read in order only."""
   formats = builder.info.available_file_formats()
-  if formats.isdisjoint(tfds.core.FileFormat.with_random_access()):
-    raise ValueError(how_to_replace(dataset, builder))
-
-
-def how_to_replace(dataset: str, builder: tfds.core.DatasetBuilder) -> str:
-  """The error for a dataset that was prepared in such a format."""
-  found = (
+  if not formats.isdisjoint(tfds.core.FileFormat.with_random_access()):
+    return
+  remedy = 'give its TFDS name'
+  if not _is_path(dataset):
+    command = _command(dataset, str(builder.data_dir_root))
+    remedy = f'move {builder.data_dir} away, then {command}'
+  raise ValueError(
     f'dataset {dataset} is prepared as {builder.info.file_format.value}, which '
-    'has no random access'
+    f'has no random access: {remedy}'
   )
-  if _is_path(dataset):
-    return f'{found}: give its TFDS name'
-  command = _command(dataset, str(builder.data_dir_root))
-  return f'{found}: move {builder.data_dir} away, then {command}'
 
 
 def _is_path(dataset: str) -> bool:
@@ -130,7 +129,9 @@ def _data_dir(data_dir: str) -> str:
 def _prepare_digits(data_dir: str) -> tfds.core.DatasetBuilder:
   # TFDS draws progress bars and prints; there is nothing to wait for here.
   tfds.disable_progress_bar()
-  builder = open_by_name(Digits.name, data_dir)
+  builder = find(Digits.name, data_dir)
+  if builder.is_prepared():
+    return builder
   with (
     _only_errors_logged(),
     open(os.devnull, 'w', encoding='utf-8') as null,
@@ -140,7 +141,7 @@ def _prepare_digits(data_dir: str) -> tfds.core.DatasetBuilder:
       builder.download_and_prepare()
     except OSError:
       # Another process may have been first.
-      builder = open_by_name(Digits.name, data_dir)
+      builder = find(Digits.name, data_dir)
       if not builder.is_prepared():
         raise
   return builder

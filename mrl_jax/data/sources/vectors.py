@@ -35,17 +35,10 @@ class Vectors:
     num_classes: int,
     path: pathlib.Path,
   ):
-    """Takes the rows and the labels of a file.
+    """Takes all rows of a file; `index_N` are those in the split, None: all.
 
-    Args:
-      row_ND: all rows of the file, floats.
-      label_N: their labels, integers; -1: the row does not count.
-      index_N: the rows that are in the split; None: all.
-      num_classes: labels must be below it.
-      path: the file, for messages.
-
-    Raises:
-      ValueError: a label is neither in [0, num_classes) nor -1.
+    Raises ValueError for a label that is neither in [0, num_classes) nor -1,
+    which stands for a row that does not count.
     """
     wrong_N = (label_N < -1) | (label_N >= num_classes)
     if wrong_N.any():

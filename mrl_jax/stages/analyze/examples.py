@@ -70,7 +70,7 @@ def read_image(config: ConfigDict, path: str) -> np.ndarray:
       data = file.read()
     # Of any size, also where the dataset's images all have the right one.
     resize = config.eval_resize or config.eval_image_size
-    return decode.resize_and_crop(
+    return decode.view(
       data,
       resize=resize,
       size=config.eval_image_size,
