@@ -31,10 +31,12 @@ import numpy as np
 from benchmarks import timing
 from mrl_jax.data.batches import order
 from mrl_jax.data.batches.damage import DamageLog
+from mrl_jax.data.batches.stream import Crops
 from mrl_jax.data.batches.stream import StreamBatches
-from mrl_jax.data.prepare import rewrite
-from mrl_jax.data.sources import open as source_lib
-from mrl_jax.data.sources.open import Source
+from mrl_jax.data.prepare.rewrite import write_dataset
+from mrl_jax.data.prepare.shrink import JpegSettings
+from mrl_jax.data.sources import datasets
+from mrl_jax.data.sources.example import Source
 from mrl_jax.training import sharding
 
 BATCH_SIZE, SIZE, SKIPPED = 100, 176, 3
@@ -112,10 +114,12 @@ def _write(paths: Sequence[str], folder: pathlib.Path) -> dict[str, Source]:
   sources = {}
   for name, keep in (('kept', True), ('reencoded', False)):
     with contextlib.redirect_stdout(sys.stderr):
-      rewrite.write(
-        f'folder:{folder / "images"}', folder / name, max_side=500, keep=keep
+      write_dataset(
+        f'folder:{folder / "images"}',
+        folder / name,
+        jpeg=JpegSettings(500, keep_small=keep),
       )
-    sources[name] = source_lib.open_source(str(folder / name), 'train')
+    sources[name] = datasets.open_source(str(folder / name), 'train')
   return sources
 
 
@@ -133,9 +137,7 @@ def _batches(source: Source, threads: int, batch_size: int) -> StreamBatches:
     batch_size,
     mesh=sharding.make_mesh(1),
     seed=0,
-    resize=False,
-    sizes={0: SIZE},
-    scale=(0.08, 1.0),
+    crops=Crops({0: SIZE}, scale=(0.08, 1.0)),
     damage=DamageLog(0),
     num_threads=threads,
   )
@@ -170,7 +172,7 @@ def _resume(source: Source, folder: pathlib.Path) -> timing.Row:
   for _ in range(5):
     order.epoch_order.cache_clear()
     start = time.perf_counter()
-    opened = source_lib.open_source(str(folder), 'train')
+    opened = datasets.open_source(str(folder), 'train')
     first = _take(opened, RESUME_STEP, 1)[0]
     seconds.append(time.perf_counter() - start)
   uninterrupted = _take(source, RESUME_STEP - 10, 11)[-1]

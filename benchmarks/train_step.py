@@ -26,8 +26,9 @@ from mrl_jax import models
 from mrl_jax import nesting
 from mrl_jax.data.batches import augment
 from mrl_jax.data.batches.damage import DamageLog
+from mrl_jax.data.batches.stream import Crops
 from mrl_jax.data.batches.stream import StreamBatches
-from mrl_jax.data.sources import open as source_lib
+from mrl_jax.data.sources import datasets
 from mrl_jax.models import resnet
 from mrl_jax.training import optim
 from mrl_jax.training import sharding
@@ -158,15 +159,13 @@ def _peer(args, kind: str, batch):
 
 def _fed(args) -> timing.Row:
   """Rates of input, step and both; every window ends with an idle device."""
-  source = source_lib.open_source(args.dataset, 'train')
+  source = datasets.open_source(args.dataset, 'train')
   batches = StreamBatches(
     source,
     args.batch_size,
     mesh=sharding.make_mesh(1),
     seed=0,
-    resize=False,
-    sizes={0: args.image_size},
-    scale=(0.08, 1.0),
+    crops=Crops({0: args.image_size}, scale=(0.08, 1.0)),
     damage=DamageLog(0),
   )
   resident = jax.device_put(_batch(args))

@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
   # Split parameters and optimizer state over the devices of `data`, too.
   config.fsdp = False
 
-  # Data. A TFDS name, digits, or folder:/path (mrl_jax/data/sources/open.py).
+  # Data: a TFDS name, digits, or folder:/path (see data/sources/datasets.py).
   config.dataset = 'imagenet2012'
   # Folder of the prepared TFDS datasets; empty: TFDS's default.
   config.data_dir = ''

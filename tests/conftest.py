@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from configs import digits_mrl
-from mrl_jax.data.sources import open
+from mrl_jax.data.sources import datasets
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -14,7 +14,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 def data_dir(tmp_path_factory):
   """A TFDS folder with the digits prepared."""
   path = tmp_path_factory.mktemp('data')
-  open.open_source('digits', 'train', str(path))
+  datasets.open_source('digits', 'train', str(path))
   return str(path)
 
 

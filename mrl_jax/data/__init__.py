@@ -1,1 +1,1 @@
-"""From stored images to what the steps are fed."""
+"""The input pipeline: from stored images to batches on the devices."""

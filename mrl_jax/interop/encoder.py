@@ -12,6 +12,7 @@ from jax import export as jax_export
 import numpy as np
 from PIL import Image
 
+from mrl_jax import cores
 from mrl_jax import forks
 from mrl_jax.analysis import cascade as cascade_lib
 from mrl_jax.analysis.cascade import Cascade
@@ -234,7 +235,7 @@ class Encoder:
       [(i, images[i]) for i in range(len(images))[start : start + batch_size]]
       for start in starts
     )
-    with concurrent.futures.ThreadPoolExecutor(parallel.num_threads(0)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(cores.count()) as pool:
       for views in parallel.map_batches(pool, self._view_of, numbered):
         yield np.stack(views)
 

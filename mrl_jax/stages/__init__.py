@@ -12,8 +12,9 @@ import jax
 from ml_collections import ConfigDict
 
 from mrl_jax import terminal
+from mrl_jax.data.sources import datasets
 from mrl_jax.data.sources import eval_sets
-from mrl_jax.data.sources import open
+from mrl_jax.data.sources.image_tree import FOLDER_PREFIX
 from mrl_jax.models import geometry
 from mrl_jax.stages import build
 from mrl_jax.stages import check
@@ -51,7 +52,7 @@ _FREE_FIELDS = frozenset(
 
 def _later_fields(dataset: str) -> dict[str, Any]:
   """Fields added later, with the value old runs implied: such a run goes on."""
-  is_folder = dataset.startswith(open.FOLDER_PREFIX)
+  is_folder = dataset.startswith(FOLDER_PREFIX)
   # Images of folders were read as they are stored, like those of TFDS.
   return {
     'slimmable': False,
@@ -202,7 +203,7 @@ def _check_outside(config: ConfigDict, workdir: Workdir) -> None:
     folders.append(config.dataset)
   splits = (config.train_split, config.eval_split)
   for dataset in folders:
-    for folder in open.class_roots(dataset, splits):
+    for folder in datasets.class_roots(dataset, splits):
       inside = os.path.join(os.path.realpath(folder), '')
       if os.path.join(os.path.realpath(workdir.path), '').startswith(inside):
         raise ValueError(

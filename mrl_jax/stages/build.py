@@ -19,10 +19,11 @@ from mrl_jax.data.batches import vectors as vector_batches
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.batches.evaluation import EvaluationBatches
 from mrl_jax.data.batches.resident import ResidentBatches
+from mrl_jax.data.batches.stream import Crops
 from mrl_jax.data.batches.stream import StreamBatches
 from mrl_jax.data.batches.vectors import EvaluationVectors
 from mrl_jax.data.batches.vectors import StreamVectors
-from mrl_jax.data.sources.open import Source
+from mrl_jax.data.sources.example import Source
 from mrl_jax.data.sources.vectors import open_vectors
 from mrl_jax.data.sources.vectors import Vectors
 from mrl_jax.models import geometry
@@ -196,9 +197,11 @@ def train_batches(
       config.batch_size,
       mesh=mesh,
       seed=config.seed,
-      resize=bool(config.eval_resize),
-      sizes=_image_sizes(config),
-      scale=crop_scale if random_crop else None,
+      crops=Crops(
+        _image_sizes(config),
+        crop_scale if random_crop else None,
+        resize=bool(config.eval_resize),
+      ),
       damage=damage,
       num_threads=config.num_threads,
     )

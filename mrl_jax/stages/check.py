@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 
 from mrl_jax import models
 from mrl_jax import nesting
+from mrl_jax.data.sources import datasets
 from mrl_jax.data.sources import eval_sets
-from mrl_jax.data.sources import open
 from mrl_jax.interop.pytorch import load
 from mrl_jax.models import geometry
 from mrl_jax.models import heads
@@ -23,7 +23,7 @@ from mrl_jax.workdir import predictions
 _CHOICES = {
   'input': ('auto', 'resident', 'stream'),
   'augmentation': ('random_resized_crop', 'shift', 'none'),
-  'as_seen': open.AS_SEEN,
+  'as_seen': datasets.AS_SEEN,
   'dtype': ('float32', 'bfloat16'),
   'head': (*heads.KINDS, 'none'),
   'loss_kernel': ('xla', 'pallas'),

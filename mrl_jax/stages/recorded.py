@@ -9,14 +9,14 @@ from ml_collections import ConfigDict
 
 from mrl_jax import terminal
 from mrl_jax.data.sources import provenance
-from mrl_jax.data.sources import tfds
-from mrl_jax.data.sources.eval_sets import Relabelled
-from mrl_jax.data.sources.open import FOLDER_PREFIX
-from mrl_jax.data.sources.open import open_source
-from mrl_jax.data.sources.open import Source
+from mrl_jax.data.sources import tfds_builder
+from mrl_jax.data.sources.datasets import open_source
+from mrl_jax.data.sources.example import Source
+from mrl_jax.data.sources.image_tree import FOLDER_PREFIX
 from mrl_jax.data.sources.provenance import Provenance
 from mrl_jax.data.sources.vectors import open_vectors
 from mrl_jax.data.sources.vectors import Vectors
+from mrl_jax.data.sources.wrappers import Relabelled
 from mrl_jax.stages import init_from
 from mrl_jax.training import sharding
 from mrl_jax.training.saved_step import SavedStep
@@ -160,7 +160,7 @@ def of_import(config: ConfigDict) -> Provenance:
     opened = open_split(config, config.train_split, check=False)
     name, version, names = opened.name, opened.version, opened.class_names
   else:
-    found = tfds.describe(config.dataset, config.data_dir)
+    found = tfds_builder.describe(config.dataset, config.data_dir)
     name, version, names = found
   if config.num_classes not in (0, len(names)):
     raise ValueError(_counted(config, names))

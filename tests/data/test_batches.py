@@ -13,7 +13,7 @@ from mrl_jax.data.batches import stream
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.batches.evaluation import EvaluationBatches
 from mrl_jax.data.images import decode
-from mrl_jax.data.sources.open import Example
+from mrl_jax.data.sources.example import Example
 from mrl_jax.training import sharding
 from tests import images
 
@@ -62,7 +62,7 @@ def test_evaluation_counts_everything_once(
   assert len(mask) == padded
   np.testing.assert_array_equal(labels[mask], np.arange(count))
   for index, image in enumerate(images_NHWC[mask]):
-    expected = decode.resize_and_crop(images.encoded(index), resize=8, size=8)
+    expected = decode.view(images.encoded(index), resize=8, size=8)
     np.testing.assert_array_equal(image, expected)
   assert not images_NHWC[~mask].any()
 
@@ -135,9 +135,7 @@ def stream_batches(source, damage=None, num_threads=2, scale=(0.3, 1.0)):
     4,
     mesh=sharding.make_mesh(1),
     seed=0,
-    resize=True,
-    sizes={0: 6, 2: 8},
-    scale=scale,
+    crops=stream.Crops({0: 6, 2: 8}, scale),
     damage=damage or DamageLog(0),
     num_threads=num_threads,
   )
@@ -163,7 +161,7 @@ def test_stream_without_random_crops():
   batch = take(stream_batches(ListSource(9), scale=None).batches(0), 1)[0]
   for image, label in zip(batch['image'], batch['label'], strict=True):
     data = images.encoded(int(label))
-    expected = decode.resize_and_crop(data, resize=6, size=6)
+    expected = decode.view(data, resize=6, size=6)
     np.testing.assert_array_equal(image, expected)
 
 
@@ -199,7 +197,7 @@ def test_resident_leaves_damaged_images_out():
     ListSource(5, damaged=(3,)), resize=8, size=8, damage=damage, num_threads=2
   )
   np.testing.assert_array_equal(label_N, [0, 1, 2, 4])
-  expected = decode.resize_and_crop(images.encoded(4), resize=8, size=8)
+  expected = decode.view(images.encoded(4), resize=8, size=8)
   np.testing.assert_array_equal(images_NHWC[3], expected)
 
 

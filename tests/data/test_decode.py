@@ -26,7 +26,7 @@ from tests import images
 def test_all_kinds_become_rgb(mode, image_format):
   data = images.encoded(0, mode=mode, image_format=image_format)
   assert formats.is_image(data[: formats.HEAD])
-  pixels = decode.resize_and_crop(data, resize=16, size=12)
+  pixels = decode.view(data, resize=16, size=12)
   assert (pixels.shape, pixels.dtype) == ((12, 12, 3), np.uint8)
 
 
@@ -57,22 +57,22 @@ def test_resize_takes_the_shorter_side_and_the_centre():
   gradient = np.arange(40, dtype=np.uint8)[None, :, None].repeat(20, 0)
   buffer = io.BytesIO()
   Image.fromarray(gradient.repeat(3, 2)).save(buffer, 'PNG')
-  whole = decode.resize_and_crop(buffer.getvalue(), resize=20, size=20)
+  whole = decode.view(buffer.getvalue(), resize=20, size=20)
   np.testing.assert_array_equal(whole[0, :, 0], np.arange(10, 30))
-  half = decode.resize_and_crop(buffer.getvalue(), resize=10, size=10)
+  half = decode.view(buffer.getvalue(), resize=10, size=10)
   np.testing.assert_allclose(half[0, :, 0], np.arange(10, 30, 2) + 0.5, atol=1)
 
 
 def test_a_strip_that_would_grow_without_bounds():
   data = images.encoded(0, size=(60_000, 1))
   with pytest.raises(decode.DamagedImageError, match='after resizing'):
-    decode.resize_and_crop(data, resize=256, size=224)
+    decode.view(data, resize=256, size=224)
 
 
 def test_no_resize_needs_the_exact_size():
   data = images.encoded(0, size=(24, 20))
   with pytest.raises(ValueError, match=r'24x20.*20x20'):
-    decode.resize_and_crop(data, resize=0, size=20)
+    decode.view(data, resize=0, size=20)
 
 
 def test_random_boxes_keep_to_their_ranges():

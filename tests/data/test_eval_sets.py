@@ -9,9 +9,9 @@ import tensorflow_datasets as tfds
 
 from mrl_jax.data.images import decode
 from mrl_jax.data.sources import eval_sets
-from mrl_jax.data.sources import open as source_lib
-from mrl_jax.data.sources import tfds as tfds_source
-from mrl_jax.data.sources.open import Example
+from mrl_jax.data.sources.example import Example
+from mrl_jax.data.sources.example import read_checked
+from mrl_jax.data.sources.tfds import TfdsSource
 from tests import images
 
 IMAGENET = tfds.core.tfds_path('datasets/imagenet2012/labels.txt')
@@ -151,12 +151,12 @@ def test_tfds_labels_become_those_of_the_set(monkeypatch, imagenet):
     seen.append((args, kwargs))
     return Fake(imagenet)
 
-  monkeypatch.setattr(tfds_source, 'TfdsSource', fake)
+  monkeypatch.setattr('mrl_jax.data.sources.tfds.TfdsSource', fake)
   opened = eval_sets.open_set('imagenet_a', imagenet)
   assert opened.source.num_classes == 200
   assert opened.source.read(1).label == 0
   with pytest.raises(ValueError, match=r'label -1 of 0'):
-    source_lib.read(opened.source, 0)  # Not among the 200.
+    read_checked(opened.source, 0)  # Not among the 200.
   # A model whose classes are in another order.
   backwards = imagenet[::-1]
   opened = eval_sets.open_set('imagenet_v2', backwards)
@@ -211,7 +211,7 @@ def test_several_labels_are_read_with_the_image(tmp_path):
     'several', data_dir=tmp_path, file_format='array_record'
   )
   builder.download_and_prepare()
-  opened = tfds_source.TfdsSource(
+  opened = TfdsSource(
     'several',
     'test',
     str(tmp_path),
@@ -221,4 +221,4 @@ def test_several_labels_are_read_with_the_image(tmp_path):
   by_label = {opened.read(i).label: opened.labels(i) for i in range(3)}
   assert by_label == {0: (2, 0), 1: (), 2: (1,)}
   with pytest.raises(ValueError, match='needs features image and label'):
-    tfds_source.TfdsSource('several', 'test', str(tmp_path))
+    TfdsSource('several', 'test', str(tmp_path))

@@ -9,13 +9,14 @@ import pytest
 
 from mrl_jax import stages
 from mrl_jax.data.images import formats
+from mrl_jax.data.sources import datasets
 from mrl_jax.data.sources import folders
-from mrl_jax.data.sources import open
+from mrl_jax.data.sources import image_tree
 from tests import images
 
 
 def keys(root, split='train'):
-  opened = open.open_source(f'folder:{root}', split)
+  opened = datasets.open_source(f'folder:{root}', split)
   return [opened.read(i).key for i in range(len(opened))]
 
 
@@ -212,23 +213,23 @@ def test_what_is_right_is_left_alone(root, tmp_path):
   for name in ('train', 'test tube', 'bus'):  # A vehicle.
     put(root / 'train' / name / '0.png')
   assert 'train/train/0.png' in keys(root)
-  assert not any(map(folders.names_a_split, ('invalid', 'trains', 'tested')))
+  assert not any(map(image_tree.names_a_split, ('invalid', 'trains', 'tested')))
 
 
 def test_evaluation_folders_follow_the_rule(tmp_path):
   images.write_folder(tmp_path, splits=(), classes=('cat', 'dog'))
   put(tmp_path / 'cat' / '.ipynb_checkpoints' / '0.png')
   put(tmp_path / 'dog' / 'Thumbs.db', b'')
-  opened = open.ClassFolders(str(tmp_path), ('cat', 'dog'))
+  opened = folders.open_classes(str(tmp_path), ('cat', 'dog'))
   assert len(opened) == 6 and opened.read(0).as_seen
   put(tmp_path / '0.png')
   with pytest.raises(ValueError, match='1 image lies beside'):
-    open.ClassFolders(str(tmp_path), ('cat', 'dog'))
+    folders.open_classes(str(tmp_path), ('cat', 'dog'))
   inner = images.write_folder(tmp_path / 'more', splits=('val',))
   with pytest.raises(
     ValueError, match=r'val: give folder:.*/more/val if it is'
   ):
-    open.ClassFolders(str(inner), ('cat', 'dog'))
+    folders.open_classes(str(inner), ('cat', 'dog'))
 
 
 @pytest.mark.parametrize('where', ['runs/x', 'train/runs', 'val/cat/x', '.'])

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from mrl_jax import stages
-from mrl_jax.data.sources import open
+from mrl_jax.data.sources import datasets
 from mrl_jax.workdir import embeddings
 
 ilsvrc2012 = pytest.importorskip(
@@ -41,7 +41,7 @@ def imagenet(tmp_path_factory):
 @pytest.mark.parametrize('split', ['train', 'validation'])
 def test_every_example_is_read_back(imagenet, split):
   data_dir, expected = imagenet
-  opened = open.open_source('imagenet2012', split, data_dir)
+  opened = datasets.open_source('imagenet2012', split, data_dir)
   assert opened.num_classes == 1000
   synsets = ilsvrc2012.synsets()
   found = {}

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from mrl_jax.data.sources import eval_sets
-from mrl_jax.data.sources import open as source_lib
+from mrl_jax.data.sources.example import read_checked
 
 ilsvrc2012 = pytest.importorskip(
   'tests.data.ilsvrc2012', reason='scikit-image is not installed'
@@ -65,7 +65,7 @@ def read(opened):
   """What is in a set, by key."""
   found = {}
   for index in range(len(opened.source)):
-    example = source_lib.read(opened.source, index)
+    example = read_checked(opened.source, index)
     found[example.key] = (opened.class_names[example.label], example.data)
   return found
 

@@ -14,9 +14,10 @@ from scipy import ndimage
 from mrl_jax.data.images import decode
 from mrl_jax.data.images import jpeg_box
 from mrl_jax.data.images import orientation
-from mrl_jax.data.prepare import rewrite
-from mrl_jax.data.prepare import shrink
-from mrl_jax.data.sources import open
+from mrl_jax.data.prepare.rewrite import write_dataset
+from mrl_jax.data.prepare.shrink import JpegSettings
+from mrl_jax.data.prepare.shrink import reencode
+from mrl_jax.data.sources import datasets
 from mrl_jax.interop import encoder as encode
 
 TURNS = range(1, 9)
@@ -75,7 +76,7 @@ def test_every_format_is_turned_as_pillow_does(value, image_format, options):
   data = tagged(photo((40, 26)), value, image_format, **options)
   found = decode.open_rgb(data, as_seen=True)
   np.testing.assert_array_equal(np.asarray(found), np.asarray(oracle(data)))
-  view = decode.resize_and_crop(data, resize=20, size=17, as_seen=True)
+  view = decode.view(data, resize=20, size=17, as_seen=True)
   np.testing.assert_array_equal(view, resized(oracle(data), resize=20, size=17))
   if image_format != 'TIFF':  # Pillow turns those by itself.
     stored = decode.open_rgb(data)
@@ -122,7 +123,7 @@ def test_a_box_of_the_turned_image_is_found_in_the_stored_one(value):
 @pytest.mark.parametrize('max_side', [301, 100, 40])
 def test_reencoded_images_stand_upright(value, max_side):
   data = tagged(photo(), value, quality=95)
-  new = shrink.reencode(data, max_side=max_side, quality=95, as_seen=True)
+  new = reencode(data, JpegSettings(max_side, 95), as_seen=True)
   assert (new is data) == (value == 1 and max_side == 301)
   found = Image.open(io.BytesIO(new))
   if new is not data:
@@ -134,7 +135,7 @@ def test_reencoded_images_stand_upright(value, max_side):
   difference = abs(np.subtract(found, expected, dtype=float))
   assert difference.mean() < 3
   # Without it, all stays as it was.
-  assert shrink.reencode(data, max_side=301, quality=95) is data
+  assert reencode(data, JpegSettings(301, 95)) is data
 
 
 def _jpeg_with(exif: bytes) -> bytes:
@@ -212,11 +213,11 @@ def test_folders_are_upright_and_so_is_what_is_prepared_of_them(
   folder, tmp_path, max_side
 ):
   out = tmp_path / 'out'
-  options = {'max_side': max_side, 'workers': 1}
-  rewrite.write(f'folder:{folder}', out, **options)
+  jpeg = JpegSettings(max_side) if max_side else None
+  write_dataset(f'folder:{folder}', out, jpeg=jpeg, workers=1)
   for dataset in (f'folder:{folder}', str(out)):
     for as_seen, sizes in (('auto', [203 / 301, 301 / 203]), ('no', None)):
-      opened = open.open_source(dataset, 'train', as_seen=as_seen)
+      opened = datasets.open_source(dataset, 'train', as_seen=as_seen)
       found = []
       for i in range(2):
         example = opened.read(i)
@@ -228,8 +229,8 @@ def test_folders_are_upright_and_so_is_what_is_prepared_of_them(
 
 
 def test_tfds_datasets_are_as_stored_unless_told(data_dir):
-  for as_seen in open.AS_SEEN:
-    opened = open.open_source('digits', 'test', data_dir, as_seen=as_seen)
+  for as_seen in datasets.AS_SEEN:
+    opened = datasets.open_source('digits', 'test', data_dir, as_seen=as_seen)
     assert opened.read(0).as_seen == (as_seen == 'yes')
 
 

@@ -7,7 +7,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from mrl_jax.data.sources import open
+from mrl_jax.data.sources import datasets
 from mrl_jax.data.sources import provenance
 from mrl_jax.data.sources import vectors
 from tests import images
@@ -22,7 +22,9 @@ def root(tmp_path):
 
 
 def opened(root):
-  return {split: open.open_source(f'folder:{root}', split) for split in SPLITS}
+  return {
+    split: datasets.open_source(f'folder:{root}', split) for split in SPLITS
+  }
 
 
 def recorded(root):
@@ -190,7 +192,7 @@ def test_a_unicode_form_that_sorts_elsewhere_ends_a_training(tmp_path):
 
 def test_tfds(data_dir):
   def record(split):
-    digits = open.open_source('digits', split, data_dir)
+    digits = datasets.open_source('digits', split, data_dir)
     return provenance.record({'train': digits}, digits.class_names), digits
 
   there, digits = record('train[:264]')
@@ -200,8 +202,8 @@ def test_tfds(data_dir):
   _, other = record('train[:265]')
   assert 'changed are' in provenance.compare_order(there, 'train', other)
   by_path, same = record('train[:264]')
-  path = open.open_source('digits', 'train', data_dir).folder
-  same = open.open_source(path, 'train[:264]')
+  path = datasets.open_source('digits', 'train', data_dir).folder
+  same = datasets.open_source(path, 'train[:264]')
   assert provenance.compare(by_path, 'train', same) == ('', '')
 
 

@@ -17,15 +17,19 @@ from mrl_jax.data.images import decode
 from mrl_jax.data.prepare import __main__ as prepare
 from mrl_jax.data.prepare import manifest
 from mrl_jax.data.prepare import processes
-from mrl_jax.data.prepare import rewrite
-from mrl_jax.data.prepare import shrink
-from mrl_jax.data.sources import open
+from mrl_jax.data.prepare import shards
+from mrl_jax.data.prepare.rewrite import write_dataset
+from mrl_jax.data.prepare.shrink import JpegSettings
+from mrl_jax.data.prepare.shrink import reencode
+from mrl_jax.data.sources import datasets
 from tests import images
+
+SMALL = JpegSettings(max_side=16)
 
 
 def write(folder, out, **options):
-  options = {'max_side': 16, 'workers': 1, 'shard_images': 2} | options
-  return rewrite.write(f'folder:{folder}', out, **options)
+  options = {'jpeg': SMALL, 'workers': 1} | options
+  return write_dataset(f'folder:{folder}', out, **options)
 
 
 def contents(folder):
@@ -33,12 +37,13 @@ def contents(folder):
 
 
 def examples(dataset, split):
-  opened = open.open_source(str(dataset), split)
+  opened = datasets.open_source(str(dataset), split)
   return [opened.read(i) for i in range(len(opened))]
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+  monkeypatch.setattr(shards, '_MOST_IMAGES', 2)
   return images.write_folder(tmp_path / 'mine')
 
 
@@ -54,7 +59,7 @@ def folder(tmp_path):
 )
 def test_sizes(size, expected):
   data = images.encoded(0, size=size)
-  found = Image.open(io.BytesIO(shrink.reencode(data, max_side=16, quality=90)))
+  found = Image.open(io.BytesIO(reencode(data, JpegSettings(16, 90))))
   assert (found.size, found.mode, found.format) == (expected, 'RGB', 'JPEG')
 
 
@@ -63,7 +68,7 @@ def test_sizes(size, expected):
 )
 def test_what_is_no_rgb_jpeg_becomes_one(mode, image_format):
   data = images.encoded(0, size=(96, 64), mode=mode, image_format=image_format)
-  new = shrink.reencode(data, max_side=96, quality=95)
+  new = reencode(data, JpegSettings(96, 95))
   found = Image.open(io.BytesIO(new))
   assert (found.size, found.mode, found.format) == ((96, 64), 'RGB', 'JPEG')
   expected = np.asarray(decode.open_rgb(data), np.float32)
@@ -72,11 +77,11 @@ def test_what_is_no_rgb_jpeg_becomes_one(mode, image_format):
 
 def test_a_small_rgb_jpeg_is_left_alone():
   data = images.encoded(0, image_format='JPEG')
-  assert shrink.reencode(data, max_side=24, quality=1) is data
-  new = shrink.reencode(data, max_side=24, quality=1, keep=False)
+  assert reencode(data, JpegSettings(24, 1)) is data
+  new = reencode(data, JpegSettings(24, 1, keep_small=False))
   assert new != data and Image.open(io.BytesIO(new)).size == (24, 20)
-  lower = shrink.reencode(data, max_side=23, quality=1)
-  assert len(lower) < len(shrink.reencode(data, max_side=23, quality=100))
+  lower = reencode(data, JpegSettings(23, 1))
+  assert len(lower) < len(reencode(data, JpegSettings(23, 100)))
 
 
 def test_decoding_a_large_jpeg_at_half_its_size_costs_no_quality():
@@ -86,7 +91,7 @@ def test_decoding_a_large_jpeg_at_half_its_size_costs_no_quality():
   whole.save(buffer, 'JPEG', quality=95)
   small = decode.open_rgb(buffer.getvalue(), at_least=(200, 150))
   assert small.size == (256, 192)
-  new = shrink.reencode(buffer.getvalue(), max_side=100, quality=95)
+  new = reencode(buffer.getvalue(), JpegSettings(100, 95))
   expected = whole.resize((100, 75), Image.Resampling.BICUBIC)
   found = np.asarray(Image.open(io.BytesIO(new)), np.float32)
   assert abs(found - np.asarray(expected)).max() < 8
@@ -96,7 +101,7 @@ def test_decoding_a_large_jpeg_at_half_its_size_costs_no_quality():
 def test_damaged(cut):
   data = images.encoded(0, image_format='JPEG')[:cut]
   with pytest.raises(decode.DamagedImageError):
-    shrink.reencode(data, max_side=24, quality=90)
+    reencode(data, JpegSettings(24, 90))
 
 
 def test_keys_labels_and_class_names_are_kept(folder, tmp_path):
@@ -108,11 +113,11 @@ def test_keys_labels_and_class_names_are_kept(folder, tmp_path):
       for dataset in (f'folder:{folder}', out)
     )
     assert after == before
-  assert open.open_source(str(out), 'train').class_names == ('cat', 'dog')
+  assert datasets.open_source(str(out), 'train').class_names == ('cat', 'dog')
   for example in examples(out, 'train'):
     found = Image.open(io.BytesIO(example.data))
     assert (found.size, found.format) == ((16, 13), 'JPEG')
-  assert len(open.open_source(str(out), 'train[:50%]')) == 3
+  assert len(datasets.open_source(str(out), 'train[:50%]')) == 3
   assert written['splits']['train']['reencoded'] == 6
   assert len(written['shards']) == 6
   assert not (out / 'unfinished').exists()
@@ -129,7 +134,7 @@ def test_tfds_reads_it_without_tensorflow(folder, tmp_path):
 
 def test_copies_byte_for_byte(folder, tmp_path):
   (folder / 'train' / 'cat' / 'cut.png').write_bytes(images.encoded(0)[:50])
-  write(folder, tmp_path / 'out', max_side=0)
+  write(folder, tmp_path / 'out', jpeg=None)
   assert examples(tmp_path / 'out', 'train') == examples(
     f'folder:{folder}', 'train'
   )
@@ -138,9 +143,10 @@ def test_copies_byte_for_byte(folder, tmp_path):
 def test_a_tfds_dataset(data_dir, tmp_path):
   """Two processes; the labels and the order are those of the digits."""
   out = tmp_path / 'out'
-  rewrite.write('digits', out, data_dir=data_dir, max_side=8, workers=2)
-  before = open.open_source('digits', 'test', data_dir)
-  after = open.open_source(str(out), 'test')
+  jpeg = JpegSettings(max_side=8)
+  write_dataset('digits', out, data_dir=data_dir, jpeg=jpeg, workers=2)
+  before = datasets.open_source('digits', 'test', data_dir)
+  after = datasets.open_source(str(out), 'test')
   assert len(after) == len(before)
   for i in range(0, 449, 50):
     assert after.read(i)[1:] == before.read(i)[1:]
@@ -171,7 +177,8 @@ def test_killed_and_resumed_to_the_same_bytes(folder, tmp_path):
   script = f"""
 import os, signal, sys
 from mrl_jax.workdir import files
-from mrl_jax.data.prepare import rewrite, shrink
+from mrl_jax.data.prepare import rewrite, shards, shrink
+shards._MOST_IMAGES = 2
 amid, calls = sys.argv[1] == 'amid', []
 def count_then(function):
   def counted(*args, **kwargs):
@@ -181,25 +188,28 @@ def count_then(function):
     return function(*args, **kwargs)
   return counted
 if amid:
-  shrink.reencode = count_then(shrink.reencode)
+  shards.reencode = count_then(shards.reencode)
 else:  # The settings, and the records of two shards.
   files.write_json = count_then(files.write_json)
-rewrite.write(
-  'folder:{folder}', '{out}', max_side=16, workers=1, shard_images=2
+rewrite.write_dataset(
+  'folder:{folder}',
+  '{out}',
+  jpeg=shrink.JpegSettings(16),
+  workers=1,
 )
 """
   for when in ('amid', 'end'):
     shutil.rmtree(out, ignore_errors=True)
     killed = subprocess.run([sys.executable, '-c', script, when])
     assert killed.returncode == -signal.SIGKILL
-    shards = [path for path in out.iterdir() if path.name.startswith('folder')]
-    assert len(shards) == 2
+    written = [path for path in out.iterdir() if path.name.startswith('folder')]
+    assert len(written) == 2
     with pytest.raises(ValueError, match=r'no dataset_info\.json'):
-      open.open_source(str(out), 'train')
-    first = min(shards).stat().st_mtime_ns
+      datasets.open_source(str(out), 'train')
+    first = min(written).stat().st_mtime_ns
     write(folder, out)
     assert contents(out) == contents(whole)
-    assert min(shards).stat().st_mtime_ns == first
+    assert min(written).stat().st_mtime_ns == first
 
 
 def test_a_finished_folder_is_left_alone(folder, tmp_path):
@@ -217,7 +227,7 @@ def test_other_settings_are_refused(folder, tmp_path):
   with pytest.raises(
     ValueError, match='max_side is 16 there and 17 now'
   ) as error:
-    write(folder, tmp_path / 'out', max_side=17)
+    write(folder, tmp_path / 'out', jpeg=JpegSettings(17))
   assert '\n' not in str(error.value)
   (folder / 'train' / 'cat' / 'new.png').write_bytes(images.encoded(1))
   with pytest.raises(ValueError, match=r"images is {'train': 6.*{'train': 7"):
@@ -283,9 +293,10 @@ def test_where_it_may_not_write(folder, tmp_path):
   ],
 )
 def test_bad_arguments(folder, tmp_path, options, match):
-  options = {'dataset': f'folder:{folder}'} | options
+  options = {'dataset': f'folder:{folder}', 'out': tmp_path / 'out'} | options
+  argv = [f'--{name}={value}' for name, value in options.items()]
   with pytest.raises(ValueError, match=match):
-    prepare.rewrite(out=str(tmp_path / 'out'), **options)
+    prepare.rewrite(prepare.parse_args(argv))
   assert not (tmp_path / 'out').exists()
 
 

@@ -157,7 +157,7 @@ def test_sizes_are_refused_before_any_pixel_is_decoded():
   jpeg = jpeg[:at] + side + side + jpeg[at + 4 :]
   assert jpeg_box.read_frame(jpeg) is None
   with pytest.raises(decode.DamagedImageError, match='60,000x60,000 pixels'):
-    decode.resize_and_crop(jpeg, resize=256, size=224)
+    decode.view(jpeg, resize=256, size=224)
 
 
 _HUGE = """
@@ -169,7 +169,7 @@ Image.MAX_IMAGE_PIXELS = None
 with open(sys.argv[1], 'rb') as file: data = file.read()
 def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = most()
-view = decode.resize_and_crop(data, resize=256, size=224, as_seen=True)
+view = decode.view(data, resize=256, size=224, as_seen=True)
 rng = np.random.default_rng(0)
 crops = [
   decode.random_resized_crop(data, rng, size=224, scale=scale, as_seen=True)
@@ -211,7 +211,7 @@ def test_broken_bytes_are_told_as_a_damaged_image(image_format):
       data[at] = rng.integers(256)
     data = bytes(data[: rng.integers(1, len(data))])
     try:
-      decode.resize_and_crop(data, resize=20, size=16, as_seen=True)
+      decode.view(data, resize=20, size=16, as_seen=True)
       decode.random_resized_crop(data, rng, size=16, scale=(0.1, 1))
     except decode.DamagedImageError:
       continue

@@ -10,37 +10,37 @@ import pytest
 import tensorflow_datasets as tfds
 
 from mrl_jax.data.prepare import __main__ as prepare
-from mrl_jax.data.sources import open
-from mrl_jax.data.sources import tfds as tfds_source
+from mrl_jax.data.sources import datasets
+from mrl_jax.data.sources import tfds_builder
 from tests import images
 
 
 def open_folder(root, split='train'):
-  return open.open_source(f'folder:{root}', split)
+  return datasets.open_source(f'folder:{root}', split)
 
 
 def test_digits(data_dir):
-  train = open.open_source('digits', 'train', data_dir)
-  test = open.open_source('digits', 'test', data_dir)
+  train = datasets.open_source('digits', 'train', data_dir)
+  test = datasets.open_source('digits', 'test', data_dir)
   assert (len(train), len(test), train.num_classes) == (1348, 449, 10)
   example = train.read(5)
   assert example.key == 'train[5]'
   assert Image.open(io.BytesIO(example.data)).size == (8, 8)
-  assert len(open.open_source('digits', 'train[:50%]', data_dir)) == 674
+  assert len(datasets.open_source('digits', 'train[:50%]', data_dir)) == 674
 
 
 def test_digits_are_all_there(data_dir):
   """Every one of scikit-learn's images, once, with its label."""
-  from sklearn import datasets
+  from sklearn.datasets import load_digits
 
   found = []
   for split in ('train', 'test'):
-    records = open.open_source('digits', split, data_dir)
+    records = datasets.open_source('digits', split, data_dir)
     for index in range(len(records)):
       example = records.read(index)
       pixels = np.asarray(Image.open(io.BytesIO(example.data)))
       found.append((pixels.tobytes(), example.label))
-  digits = datasets.load_digits()
+  digits = load_digits()
   pixels = (digits.images * (255 / 16)).round().astype(np.uint8)
   expected = [
     (image.tobytes(), label)
@@ -113,7 +113,7 @@ def test_a_split_may_lack_a_class(tmp_path):
 
 def test_missing_folder_and_split(tmp_path):
   with pytest.raises(ValueError, match='has no path'):
-    open.open_source('folder:', 'train')
+    datasets.open_source('folder:', 'train')
   with pytest.raises(ValueError, match='nowhere: no such folder'):
     open_folder(tmp_path / 'nowhere')
   with pytest.raises(ValueError, match='no class folders'):
@@ -125,7 +125,7 @@ def test_missing_folder_and_split(tmp_path):
 
 def test_missing_imagenet_says_how_to_get_it(tmp_path):
   with pytest.raises(ValueError) as error:
-    open.open_source('imagenet2012', 'train', str(tmp_path))
+    datasets.open_source('imagenet2012', 'train', str(tmp_path))
   message = str(error.value)
   assert '\n' not in message
   for part in (
@@ -151,13 +151,13 @@ def test_missing_imagenet_says_how_to_get_it(tmp_path):
 )
 def test_unknown_names(data_dir, dataset, split, match):
   with pytest.raises(ValueError, match=match):
-    open.open_source(dataset, split, data_dir)
+    datasets.open_source(dataset, split, data_dir)
 
 
 def test_two_processes_may_prepare_the_digits_at_once(tmp_path):
   command = (
-    'from mrl_jax.data import source; '
-    f'print(len(source.open_source("digits", "test", "{tmp_path}")))'
+    'from mrl_jax.data.sources import datasets; '
+    f'print(len(datasets.open_source("digits", "test", "{tmp_path}")))'
   )
   processes = [
     subprocess.Popen(
@@ -174,7 +174,7 @@ def test_two_processes_may_prepare_the_digits_at_once(tmp_path):
 def test_a_leftover_folder_does_not_change_the_format(tmp_path):
   """TFDS leaves one when it fails; TFRecord would have no random access."""
   (tmp_path / 'imagenet2012').mkdir()
-  builder = tfds_source.open_builder('imagenet2012', str(tmp_path))
+  builder = tfds_builder.find('imagenet2012', str(tmp_path))
   assert builder.info.file_format.value == 'array_record'
 
 
@@ -189,13 +189,13 @@ def test_a_format_without_random_access(data_dir, tmp_path):
     f'run: .* --dataset=digits --data_dir={tmp_path}$'
   )
   with pytest.raises(ValueError, match=match):
-    open.open_source('digits', 'train', str(tmp_path))
+    datasets.open_source('digits', 'train', str(tmp_path))
   # Nor may the command say that all is well.
-  builder = tfds_source.open_builder('digits', str(tmp_path))
+  builder = tfds_builder.find('digits', str(tmp_path))
   with pytest.raises(ValueError, match=match):
-    tfds_source.check_random_access('digits', builder)
+    tfds_builder.check_random_access('digits', builder)
   with pytest.raises(ValueError, match=r'tfrecord, .*: give its TFDS name'):
-    open.open_source(str(path.parent), 'train')
+    datasets.open_source(str(path.parent), 'train')
 
 
 @pytest.mark.parametrize(

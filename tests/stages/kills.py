@@ -294,10 +294,10 @@ def _prepare(folder: pathlib.Path) -> None:
   from safetensors import numpy as safetensors
 
   from mrl_jax import models
-  from mrl_jax.data.sources import open
+  from mrl_jax.data.sources import datasets
   from mrl_jax.interop.pytorch import arrays
 
-  open.open_source('digits', 'train', str(folder / 'data'))
+  datasets.open_source('digits', 'train', str(folder / 'data'))
   encoder = models.create('resnet18', rngs=nnx.Rngs(0))
   model = models.Classifier(encoder, (8, 512), 5, head='mrl', rngs=nnx.Rngs(0))
   tensors = arrays.to_torch(model, 'timm')

@@ -12,8 +12,8 @@ import pytest
 
 from mrl_jax import stages
 from mrl_jax.analysis import cascade
+from mrl_jax.data.sources import datasets
 from mrl_jax.data.sources import eval_sets
-from mrl_jax.data.sources import open as source_lib
 from mrl_jax.workdir import checksums
 from mrl_jax.workdir import metrics_log
 from mrl_jax.workdir import predictions
@@ -37,7 +37,7 @@ def settings(data_dir, root):
 def root(tmp_path_factory, data_dir):
   """Images of threes and sevens, the last of them damaged, and the groups."""
   root = tmp_path_factory.mktemp('sets')
-  digits = source_lib.open_source('digits', 'test', data_dir)
+  digits = datasets.open_source('digits', 'test', data_dir)
   for i in range(60):
     example = digits.read(i)
     if example.label in (3, 7):
@@ -339,7 +339,7 @@ def test_a_set_whose_classes_are_several_of_the_models(
   known = eval_sets.KNOWN | {'shapes': eval_sets._Known('', '', 'shapes')}
   monkeypatch.setattr(eval_sets, 'KNOWN', known)
   monkeypatch.setattr(eval_sets, 'TABLES', tmp_path)
-  digits = source_lib.open_source('digits', 'test[:70]', data_dir)
+  digits = datasets.open_source('digits', 'test[:70]', data_dir)
   kept = {'line': [], 'round': []}
   for i in range(70):
     example = digits.read(i)

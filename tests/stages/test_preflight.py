@@ -12,7 +12,7 @@ import pytest
 from mrl_jax import explain
 from mrl_jax import stages
 from mrl_jax.data.prepare import __main__ as prepare
-from mrl_jax.data.sources import open as source_lib
+from mrl_jax.data.sources import datasets
 from mrl_jax.data.sources import vectors
 from mrl_jax.interop import encoder
 from mrl_jax.report import paper_figures
@@ -60,7 +60,7 @@ def test_urls_are_refused_where_a_local_path_is_needed(
   calls = [
     lambda: stages.run(config, url, ['train']),
     lambda: stages.open_recorded(url),
-    lambda: source_lib.open_source(f'folder:{url}', 'train'),
+    lambda: datasets.open_source(f'folder:{url}', 'train'),
     lambda: vectors.open_vectors(url, 'train'),
     lambda: encoder.Encoder(url),
     lambda: prepare.verify(url),

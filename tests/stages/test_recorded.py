@@ -11,8 +11,8 @@ import pytest
 from configs import digits_mrl
 from mrl_jax import stages
 from mrl_jax.compare import runs
-from mrl_jax.data.sources import open as source_lib
 from mrl_jax.data.sources import provenance
+from mrl_jax.data.sources.example import read_checked
 from mrl_jax.stages import build
 from mrl_jax.stages import init_from as initial
 from mrl_jax.stages import recorded
@@ -68,7 +68,7 @@ def trained(path, config, *, model=None):
 
 
 def labels_of(opened):
-  examples = [source_lib.read(opened, i) for i in range(len(opened))]
+  examples = [read_checked(opened, i) for i in range(len(opened))]
   return {example.key: example.label for example in examples}
 
 

@@ -1,1 +1,1 @@
-"""Batches: from examples to arrays on the devices."""
+"""Makes batches: from examples to arrays on the devices."""

@@ -1,4 +1,4 @@
-"""Augmentation inside the jitted step: uint8 images to normalised float32."""
+"""Augments images inside the jitted step: uint8 to normalised float32."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ import numpy as np
 def normalize(
   image_NHWC: jax.Array, mean: Sequence[float], std: Sequence[float]
 ) -> jax.Array:
-  """uint8 to float32, `(image / 255 - mean) / std` for each channel."""
+  """Converts to float32: `(image / 255 - mean) / std` for each channel."""
   mean = 255 * np.array(mean, np.float32).reshape(1, 1, 1, 3)
   std = 255 * np.array(std, np.float32).reshape(1, 1, 1, 3)
   return (image_NHWC.astype(jnp.float32) - mean) / std
@@ -27,7 +27,7 @@ def random_flip(key: jax.Array, image_NHWC: jax.Array) -> jax.Array:
 def random_shift(
   key: jax.Array, image_NHWC: jax.Array, padding: int
 ) -> jax.Array:
-  """Pads with zeros and takes a random crop of the size it had."""
+  """Pads with zeros and takes a random crop of the original size."""
   N, H, W, C = image_NHWC.shape
   pad = (padding, padding)
   padded = jnp.pad(image_NHWC, ((0, 0), pad, pad, (0, 0)))
@@ -45,11 +45,11 @@ def random_resized_crop(
   scale: tuple[float, float],
   ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> jax.Array:
-  """A random box of each image, resized to [size, size], in float32.
+  """Resizes a random box of each image: float32 [N, size, size, C].
 
-  The box's area is uniform in `scale` (a share of the image's), its aspect
-  ratio log-uniform in `ratio`; sides that would stick out are cut to the image.
-  Bilinear with antialiasing. The values stay in [0, 255].
+  The box's area, a share of the image's, is uniform in `scale`; its aspect
+  ratio is log-uniform in `ratio`. Sides longer than the image's are cut.
+  Bilinear with antialiasing; values stay in [0, 255].
   """
   N, H, W, C = image_NHWC.shape
   keys = jax.random.split(key, 3)

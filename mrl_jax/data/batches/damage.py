@@ -1,4 +1,4 @@
-"""Damaged images: counted, named, tolerated up to a limit."""
+"""Counts damaged images, which are tolerated up to a limit."""
 
 import threading
 
@@ -6,17 +6,17 @@ from mrl_jax.data.images.decode import DamagedImageError
 
 
 class DamageLog:
-  """Remembers which images could not be decoded. Safe to share by threads."""
+  """Remembers which images could not be decoded. Threads may share it."""
 
   def __init__(self, limit: int):
-    """`limit`: how many different damaged images a run puts up with."""
+    """`limit`: the most damaged images that a run tolerates."""
     self.limit = limit
     self._lock = threading.Lock()
     self._errors: dict[str, str] = {}
     self._reported = 0
 
   def add(self, key: str, error: DamagedImageError) -> None:
-    """Counts the image named `key`, once; raises ValueError over the limit."""
+    """Counts an image, by its key, once; raises ValueError over the limit."""
     with self._lock:
       self._errors.setdefault(key, str(error))
       if len(self._errors) > self.limit:
@@ -26,7 +26,7 @@ class DamageLog:
         )
 
   def report(self) -> str:
-    """One line on those added since the last report; empty if none was."""
+    """One line on the images added since the last report; empty if none was."""
     with self._lock:
       new, self._reported = self._reported, len(self._errors)
       if new == self._reported:
@@ -35,6 +35,7 @@ class DamageLog:
 
   @property
   def keys(self) -> list[str]:
+    """The keys of all damaged images, sorted."""
     with self._lock:
       return sorted(self._errors)
 

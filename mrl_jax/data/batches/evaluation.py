@@ -1,4 +1,4 @@
-"""Every example of a split once, in order, in batches of one shape."""
+"""Evaluation batches: every example of a split once, in order."""
 
 from collections.abc import Iterator
 import concurrent.futures
@@ -6,40 +6,51 @@ import concurrent.futures
 import jax
 import numpy as np
 
+from mrl_jax import cores
 from mrl_jax.data.batches import parallel
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.images import decode
-from mrl_jax.data.sources import open as source_lib
-from mrl_jax.data.sources.open import Source
+from mrl_jax.data.sources.example import Example
+from mrl_jax.data.sources.example import read_checked
+from mrl_jax.data.sources.example import Source
 from mrl_jax.training import sharding
 
 
 def view(
   source: Source, index: int, *, resize: int, size: int, damage: DamageLog
 ) -> tuple[np.ndarray, int] | None:
-  """The evaluation view of an example and its label; None if it is damaged.
+  """Decodes the evaluation view of an example; returns it with its label.
 
-  See `decode.resize_and_crop`. Raises ValueError, naming the example, for a
-  label that is no class or an image that does not fit.
+  Returns None for a damaged image. Raises ValueError, naming the example, for a
+  label that is not a class, or an image of the wrong size where `resize` is 0.
   """
-  example = source_lib.read(source, index)
+  example = read_checked(source, index)
   try:
-    image = decode.resize_and_crop(
-      example.data, resize=resize, size=size, as_seen=example.as_seen
-    )
-    return image, example.label
+    return decode_view(example, resize=resize, size=size), example.label
   except decode.DamagedImageError as error:
     damage.add(example.key, error)
     return None
+
+
+def decode_view(example: Example, *, resize: int, size: int) -> np.ndarray:
+  """`decode.view` of an example; its ValueError names the example."""
+  try:
+    return decode.view(
+      example.data, resize=resize, size=size, as_seen=example.as_seen
+    )
   except ValueError as error:
-    raise ValueError(f'{example.key}: {error}') from None
+    raise ValueError(
+      f'{example.key}: {error}; or set config.eval_resize to the shorter side '
+      'to resize to'
+    ) from None
 
 
 class EvaluationBatches:
-  """Batches `image` (uint8), `label` (int32) and `mask` (bool) of a split.
+  """Batches of one shape, with `image`, `label` and `mask`, in dataset order.
 
-  They lie on the devices of the mesh, each process reading its own rows. The
-  last batch is padded; padding and damaged images have `mask` False.
+  image: uint8 [N, size, size, 3]; label: int32 [N]; mask: bool [N], False for
+  damaged images and for the padding of the last batch. The batches lie on the
+  devices of the mesh; each process reads its own rows.
   """
 
   def __init__(
@@ -53,7 +64,7 @@ class EvaluationBatches:
     damage: DamageLog,
     num_threads: int = 0,
   ):
-    """`batch_size`: rounded up to a multiple of the devices."""
+    """`batch_size` is rounded up to a multiple of the devices."""
     self._source = source
     self._mesh = mesh
     self._resize = resize
@@ -68,7 +79,7 @@ class EvaluationBatches:
     starts = range(0, len(self._source), self.batch_size)
     indices = ([start + row for row in rows] for start in starts)
     with concurrent.futures.ThreadPoolExecutor(
-      parallel.num_threads(self._num_threads)
+      self._num_threads or cores.count()
     ) as pool:
       for views in parallel.map_batches(pool, self._view, indices):
         yield sharding.shard_batch(self._stack(views), self._mesh)

@@ -1,19 +1,20 @@
-"""How much of its time training waits for its input."""
+"""Measures the share of its time that training waits for input."""
 
 from collections.abc import Iterator
 import time
 from typing import Any
 
-_MUCH = 0.2
+# The share of an epoch that is worth a remark.
+_LONG = 0.2
 
 
 class InputWait:
-  """Passes batches on, and remembers how long each was waited for."""
+  """An iterator over batches that measures the time spent waiting for them."""
 
   def __init__(self, batches: Iterator[Any]):
     self._batches = batches
     self._reported = False
-    # Seconds of the log interval and of the epoch: in all, and of them waited.
+    # Seconds, in all and spent waiting, of the log interval and of the epoch.
     self._interval, self._epoch = [0.0, 0.0], [0.0, 0.0]
     self.restart()
 
@@ -27,20 +28,23 @@ class InputWait:
     return batch
 
   def restart(self) -> None:
-    """Forgets the time since `share` or `report`: it was not of training."""
+    """Forgets the time since `share` or `report`, which was not training."""
     self._since, self._waited = time.perf_counter(), 0.0
 
   def share(self) -> float:
-    """Of the time since the last call, 0 to 1."""
+    """The share of the time since the last call spent waiting, 0 to 1."""
     self._add()
     (seconds, waited), self._interval = self._interval, [0.0, 0.0]
     return min(waited / max(seconds, 1e-9), 1.0)
 
   def report(self) -> str:
-    """At an epoch's end, the first time it waited much: what to do."""
+    """Called after an epoch; returns advice the first time it waited for long.
+
+    Otherwise the text is empty.
+    """
     self._add()
     (seconds, waited), self._epoch = self._epoch, [0.0, 0.0]
-    if self._reported or waited <= _MUCH * seconds:
+    if self._reported or waited <= _LONG * seconds:
       return ''
     self._reported = True
     return (

@@ -1,4 +1,4 @@
-"""The order of the training examples: a pure function of (seed, step)."""
+"""The order of training examples: a pure function of (seed, epoch)."""
 
 import functools
 
@@ -14,7 +14,7 @@ from mrl_jax import checks
 )
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-  """The order in which an epoch visits the examples: int32 [num_examples]."""
+  """The order in which an epoch visits the examples, int32 [num_examples]."""
   rng = np.random.default_rng((seed, epoch))
   order = rng.permutation(num_examples).astype(np.int32)
   order.flags.writeable = False
@@ -26,9 +26,9 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
   batch_size=checks.whole(),
 )
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-  """Full batches in an epoch; what is left over waits for the next order.
+  """The number of full batches in an epoch; examples left over are not visited.
 
-  Raises ValueError if there is not even one.
+  Raises ValueError if there is no full batch.
   """
   if batch_size > num_examples:
     raise ValueError(

@@ -1,19 +1,12 @@
-"""Work of several threads, in order, a bounded way ahead."""
+"""Maps a function over batches in threads, in order, working ahead."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import concurrent.futures
 from typing import Any
 
-from mrl_jax import cores
-
-# Items that a thread takes at once: fewer wake-ups, of which each costs.
+# Items that a thread takes at once, since waking it up costs.
 _CHUNK = 8
-
-
-def num_threads(requested: int) -> int:
-  """`requested`, or, for 0, one for every core this process may use."""
-  return requested or cores.count()
 
 
 def map_batches(
@@ -25,8 +18,8 @@ def map_batches(
 ) -> Iterator[list[Any]]:
   """Yields `[function(x) for x in batch]`, working `ahead` batches in advance.
 
-  An exception in a thread is raised here. Closing the iterator cancels what has
-  not begun.
+  An exception in a thread is raised here. Closing the iterator cancels all work
+  that has not begun.
   """
   pending = collections.deque()
   try:

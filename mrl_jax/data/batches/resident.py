@@ -1,4 +1,4 @@
-"""A split that fits: decoded once, kept on the devices."""
+"""Training batches of a split that is decoded once and kept on the devices."""
 
 from collections.abc import Iterator
 import concurrent.futures
@@ -7,11 +7,11 @@ import itertools
 import jax
 import numpy as np
 
+from mrl_jax import cores
 from mrl_jax.data.batches import evaluation
 from mrl_jax.data.batches import order
-from mrl_jax.data.batches import parallel
 from mrl_jax.data.batches.damage import DamageLog
-from mrl_jax.data.sources.open import Source
+from mrl_jax.data.sources.example import Source
 from mrl_jax.training import sharding
 
 _CHUNK = 4096
@@ -25,9 +25,9 @@ def load(
   damage: DamageLog,
   num_threads: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Decodes a split: uint8 [N, size, size, 3] and int32 [N].
+  """Decodes a split: images uint8 [N, size, size, 3] and labels int32 [N].
 
-  Damaged images are left out. See `evaluation.view` for the rest.
+  Damaged images are left out. Raises ValueError as `evaluation.view` does.
   """
   images_NHWC = np.empty((len(source), size, size, 3), np.uint8)
   label_N = np.empty(len(source), np.int32)
@@ -42,7 +42,7 @@ def load(
       good_N[index] = True
 
   with concurrent.futures.ThreadPoolExecutor(
-    parallel.num_threads(num_threads)
+    num_threads or cores.count()
   ) as pool:
     # In chunks, so that a large split does not queue a future for each image.
     for start in range(0, len(source), _CHUNK):
@@ -53,10 +53,10 @@ def load(
 
 
 class ResidentBatches:
-  """Hands the step the whole split and the epoch's order; it takes its rows.
+  """Gives each step the whole split and the epoch's order, to take rows from.
 
-  The images lie whole on every device, so that any device can take any row:
-  the host sends an order once an epoch and nothing else.
+  All images lie on every device, so that each can take any row: the host sends
+  only an order, once an epoch.
   """
 
   def __init__(
@@ -76,7 +76,7 @@ class ResidentBatches:
     self._label_N = sharding.replicate(label_N, mesh)
 
   def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
-    """What `take` needs at each step from `start_step` on."""
+    """The `batch` of `take` for each step from `start_step` on."""
     for step in itertools.count(start_step):
       epoch, within = divmod(step, self.steps_per_epoch)
       if step == start_step or within == 0:
@@ -89,7 +89,7 @@ class ResidentBatches:
       }
 
   def take(self, batch, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The images and labels of a step, traced inside it."""
+    """Takes the images and labels of a step; traced inside the step."""
     start = step % self.steps_per_epoch * self._batch_size
     rows_N = jax.lax.dynamic_slice_in_dim(
       batch['order'], start, self._batch_size

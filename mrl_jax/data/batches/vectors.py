@@ -1,4 +1,4 @@
-"""Batches of vectors: for training as needed, for evaluation in order."""
+"""Batches of vectors, for training and for evaluation."""
 
 from collections.abc import Iterator
 import concurrent.futures
@@ -16,7 +16,7 @@ _BLOCK = 16384
 
 
 def load(source: Vectors) -> tuple[np.ndarray, np.ndarray]:
-  """All rows, float32 [N, D], and their labels, for `ResidentBatches`."""
+  """Reads all rows, float32 [N, D], and labels, for `ResidentBatches`."""
   row_ND = np.empty((len(source), source.width), np.float32)
   for start in range(0, len(source), _BLOCK):
     block = slice(start, start + _BLOCK)
@@ -25,10 +25,9 @@ def load(source: Vectors) -> tuple[np.ndarray, np.ndarray]:
 
 
 class StreamVectors:
-  """Batches `image` (float32 [N, D]) and `label` (int32 [N]), read as needed.
+  """Training batches of `image`, float32 [N, D], and `label`, int32 [N].
 
-  They lie on the devices of the mesh, each process reading its own rows; which
-  row stands at a position is a pure function of (seed, position).
+  They are read as they are needed, and ordered as in `StreamBatches`.
   """
 
   def __init__(
@@ -48,14 +47,14 @@ class StreamVectors:
   def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
     """The batch of each step from `start_step` on."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-      # One item a batch: numpy gathers rows faster than threads share them out.
+      # One item a batch: numpy gathers rows faster than several threads do.
       steps = ([step] for step in itertools.count(start_step))
       for (batch,) in parallel.map_batches(pool, self._read, steps):
         yield sharding.shard_batch(batch, self._mesh)
 
   def take(self, batch, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The rows and labels of a batch, traced inside the step."""
-    del step  # The host took them already.
+    """Returns the rows and labels of a batch; traced inside the step."""
+    del step  # The batch has the step's rows only.
     return batch['image'], batch['label']
 
   def _read(self, step: int) -> dict[str, np.ndarray]:
@@ -70,15 +69,12 @@ class StreamVectors:
 
 
 class EvaluationVectors:
-  """Every row once, in order: `image`, `label`, and `mask`, False in padding.
-
-  They lie on the devices of the mesh, each process reading its own rows.
-  """
+  """Batches of all rows in order, as those of `EvaluationBatches`."""
 
   def __init__(
     self, source: Vectors, batch_size: int, *, mesh: jax.sharding.Mesh
   ):
-    """`batch_size`: rounded up to a multiple of the devices."""
+    """`batch_size` is rounded up to a multiple of the devices."""
     self._source = source
     self._mesh = mesh
     batch_size = min(batch_size, len(source))

@@ -1,1 +1,1 @@
-"""Images: from encoded bytes to RGB pixels."""
+"""Decodes images: from encoded bytes to RGB pixels."""

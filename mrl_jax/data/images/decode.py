@@ -1,4 +1,4 @@
-"""Encoded bytes to uint8 RGB pixels."""
+"""Decodes images to uint8 RGB pixels: the evaluation view, random crops."""
 
 import math
 
@@ -7,15 +7,12 @@ from PIL import Image
 
 from mrl_jax.data.images import formats
 from mrl_jax.data.images import jpeg_box
-from mrl_jax.data.images import orientation as orientation_lib
-from mrl_jax.data.images import resize as resample
+from mrl_jax.data.images import orientation
 from mrl_jax.data.images import rgb
+from mrl_jax.data.images.resize import resize_box
 
-# A strip of 60,000x1 pixels would become 12 GB.
+# A strip of 60,000x1 pixels would be resized to 12 GB.
 _MOST_PIXELS = 100_000_000
-# A JPEG of more is decoded at 1/2, 1/4 or 1/8 where that is enough: Pillow
-# takes 4 bytes a pixel, in every thread.
-_LARGE = jpeg_box.LARGE
 
 
 class DamagedImageError(Exception):
@@ -29,28 +26,28 @@ def open_rgb(
   above: int = 0,
   as_seen: bool = False,
 ) -> Image.Image:
-  """Decodes to an RGB image; grey, palette, CMYK and alpha are converted.
+  """Decodes an image to RGB; grey, palette, CMYK and alpha are converted.
 
   Args:
-    data: an encoded image; of several pictures in it the first is taken.
-    at_least: a width and height, of the image as it is stored; a JPEG may be
-      decoded at 1/2, 1/4 or 1/8 of its size if that is no smaller.
-    above: only a JPEG of more pixels than these is decoded smaller.
+    data: an encoded image; if it holds several pictures, the first is taken.
+    at_least: width and height (of the image as it is stored) that are enough: a
+      JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is no smaller.
+    above: only a JPEG with more pixels than this is decoded smaller.
     as_seen: turn the image as its EXIF orientation says, and lay transparent
       pixels over white; else both are as they are stored.
 
   Raises:
-    DamagedImageError: it cannot be decoded, is too large to be (which its
-      header tells, before any pixel is decoded), or `rgb.to_rgb` refuses it.
+    DamagedImageError: the image cannot be decoded, has too many pixels (which
+      is known from its header), or `rgb.to_rgb` refuses it.
   """
-  # Pillow raises a dozen types on files cut short or overwritten.
+  # Pillow raises a dozen types of exceptions for files that are cut short.
   try:
     try:
       return _decode(data, at_least, above, as_seen)
     except Exception:
       if not data.startswith(b'\x89PNG'):
         raise
-      # What is wrong may be a text, or the colour profile.
+      # A text or the colour profile may be all that is wrong.
       return _decode(formats.without_metadata(data), at_least, above, as_seen)
   except Exception as error:
     raise DamagedImageError(str(error)) from error
@@ -60,7 +57,7 @@ def _decode(data, at_least, above, as_seen) -> Image.Image:
   image = formats.open_image(data)
   width, height = image.size
   if width * height > jpeg_box.MOST_PIXELS:
-    raise ValueError(jpeg_box.too_large(width, height, jpeg_box.MOST_PIXELS))
+    raise ValueError(_too_large(width, height, jpeg_box.MOST_PIXELS))
   # A progressive JPEG is held in memory as a whole, at whatever size.
   if (
     at_least
@@ -69,18 +66,27 @@ def _decode(data, at_least, above, as_seen) -> Image.Image:
   ):
     image.draft(None, at_least)
   if math.prod(image.size) > _MOST_PIXELS:
-    raise ValueError(jpeg_box.too_large(width, height, _MOST_PIXELS))
+    raise ValueError(_too_large(width, height, _MOST_PIXELS))
   return convert(image, as_seen=as_seen)
 
 
+def _too_large(width: int, height: int, most: int) -> str:
+  return (
+    f'{width:,}x{height:,} pixels are more than the {most:,} that are decoded'
+  )
+
+
 def convert(image: Image.Image, *, as_seen: bool) -> Image.Image:
-  """An opened image as `open_rgb` has it; raises DamagedImageError likewise."""
+  """Converts an opened image to RGB, as `open_rgb` does.
+
+  Raises DamagedImageError for an image that cannot be decoded or converted.
+  """
   try:
     converted = rgb.to_rgb(image, over_white=as_seen)
     if not as_seen:
       return converted
-    # Read when the pixels are loaded, see there.
-    return orientation_lib.turn(converted, orientation_lib.read(image))
+    # A TIFF must be loaded before its orientation is read.
+    return orientation.turn(converted, orientation.read(image))
   except Exception as error:
     raise DamagedImageError(str(error)) from error
 
@@ -88,38 +94,28 @@ def convert(image: Image.Image, *, as_seen: bool) -> Image.Image:
 def view(
   data: bytes, *, resize: int, size: int, as_seen: bool = False
 ) -> np.ndarray:
-  """The evaluation view of an encoded image, see `evaluation_view`.
+  """Decodes the evaluation view of an image, see `evaluation_view`.
 
-  Raises DamagedImageError, from `open_rgb`, beside what that raises.
+  Raises what `open_rgb` and `evaluation_view` raise.
   """
-  # Twice the size, so that antialiasing does the rest.
+  # Decoded at no less than twice the size, so that antialiasing does the rest.
   at_least = (2 * resize, 2 * resize) if resize else None
-  image = open_rgb(data, at_least=at_least, above=_LARGE, as_seen=as_seen)
+  image = open_rgb(
+    data, at_least=at_least, above=jpeg_box.LARGE, as_seen=as_seen
+  )
   return evaluation_view(image, resize=resize, size=size)
-
-
-def resize_and_crop(
-  data: bytes, *, resize: int, size: int, as_seen: bool = False
-) -> np.ndarray:
-  """As `view`, but an image of a wrong size is told with the config's field."""
-  try:
-    return view(data, resize=resize, size=size, as_seen=as_seen)
-  except ValueError as error:
-    raise ValueError(
-      f'{error}; or set config.eval_resize to the shorter side to resize to'
-    ) from None
 
 
 def evaluation_view(
   image: Image.Image, *, resize: int, size: int
 ) -> np.ndarray:
-  """The shorter side to `resize`, then a central square.
+  """Resizes the shorter side to `resize` and cuts out the central square.
 
   Args:
-    image: in RGB.
-    resize: pixels of the shorter side, bilinear with antialiasing; 0 takes the
-      image as it is.
-    size: pixels of the square, at most `resize`.
+    image: an RGB image.
+    resize: pixels of the shorter side, bilinear with antialiasing; 0: the image
+      is taken as it is.
+    size: pixels of the square's side, at most `resize`.
 
   Returns:
     uint8 [size, size, 3].
@@ -134,7 +130,7 @@ def evaluation_view(
       f'an image of {width}x{height} pixels: must have {size}x{size}'
     )
   if resize and resize != min(width, height):
-    # torchvision's rounding, here and of the corner.
+    # Rounded as in torchvision, here and for the corner.
     shorter = min(width, height)
     width, height = width * resize // shorter, height * resize // shorter
     if width * height > _MOST_PIXELS:
@@ -155,29 +151,36 @@ def random_resized_crop(
   ratio: tuple[float, float] = (3 / 4, 4 / 3),
   as_seen: bool = False,
 ) -> np.ndarray:
-  """torchvision's RandomResizedCrop of an encoded image, uint8 [size, size, 3].
+  """Cuts out a random box and resizes it, as torchvision's RandomResizedCrop.
 
   Args:
     data: an encoded image.
-    rng: ten tries for a box draw from it; then the central box is taken.
-    size: pixels of the square.
-    scale: range of the box's share of the image's area.
+    rng: where boxes are drawn; after ten that do not fit, the central box is
+      taken.
+    size: pixels of the result's side.
+    scale: range of the box's area, as a share of the image's.
     ratio: range of the box's aspect ratio, drawn uniformly in its logarithm.
-    as_seen: see `open_rgb`; the box is one of the image as it is seen.
+    as_seen: see `open_rgb`; the box lies in the image as it is seen.
+
+  Returns:
+    uint8 [size, size, 3].
+
+  Raises:
+    DamagedImageError: see `open_rgb`.
   """
   frame = jpeg_box.read_frame(data)
   if frame:
-    stored_as = orientation_lib.read_jpeg(data, frame.offset) if as_seen else 1
-    seen_size = orientation_lib.turned_size(frame[:2], stored_as)
+    stored_as = orientation.read_jpeg(data, frame.offset) if as_seen else 1
+    seen_size = orientation.turned_size(frame[:2], stored_as)
     box = _random_box(seen_size, rng, scale, ratio)
-    stored_box = orientation_lib.stored_box(box, seen_size, stored_as)
+    stored_box = orientation.stored_box(box, seen_size, stored_as)
     decoded = jpeg_box.decode(data, frame, stored_box, size=size)
     if decoded:
-      pixels_HWC = resample.resize_box(*decoded, size)
-      return orientation_lib.turn_pixels(pixels_HWC, stored_as)
-  # Pillow may say more, or what is wrong.
+      pixels_HWC = resize_box(*decoded, size)
+      return orientation.turn_pixels(pixels_HWC, stored_as)
+  # Pillow decodes the rest, or says what is wrong.
   image = open_rgb(
-    data, at_least=(8 * size, 8 * size), above=_LARGE, as_seen=as_seen
+    data, at_least=(8 * size, 8 * size), above=jpeg_box.LARGE, as_seen=as_seen
   )
   if not frame:
     box = _random_box(image.size, rng, scale, ratio)
@@ -186,7 +189,7 @@ def random_resized_crop(
     across, down = width / seen_size[0], height / seen_size[1]
     left, top, right, bottom = box
     box = (left * across, top * down, right * across, bottom * down)
-  return resample.resize_box(np.asarray(image), box, size)
+  return resize_box(np.asarray(image), box, size)
 
 
 def _random_box(size, rng, scale, ratio):

@@ -1,7 +1,7 @@
-"""The image formats that are read: all that the installed Pillow reads.
+"""Tells the image formats that are read: all that the installed Pillow decodes.
 
-Left out are those that it hands to another program or cannot decode by itself.
-A plugin that has been registered with Pillow (as pillow_heif does) counts.
+A plugin registered with Pillow (as by pillow_heif) counts. Formats that Pillow
+hands to another program, or only identifies, are left out.
 """
 
 import io
@@ -14,12 +14,12 @@ from PIL import JpegImagePlugin
 # Ghostscript would run for EPS; WMF is drawn by Windows alone; the others are
 # identified by Pillow and decoded by nobody.
 _LEFT_OUT = frozenset(['EPS', 'WMF', 'MPEG', 'BUFR', 'GRIB', 'HDF5'])
-# Of damaged metadata, which are no reason to doubt the pixels.
+# Pillow warns of damaged metadata, which are no reason to doubt the pixels.
 warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')
-# Bytes that tell a format.
+# First bytes of a file by which its format is recognised.
 HEAD = 16
 _JPEG = b'\xff\xd8\xff'
-# The formats of nearly all files, told without a question to each plugin.
+# Nearly all files begin so, and are recognised without asking each plugin.
 _USUAL = (_JPEG, b'\x89PNG', b'GIF8', b'BM', b'II*\0', b'MM\0*')
 
 
@@ -35,7 +35,7 @@ def extensions() -> frozenset[str]:
 def is_image(head: bytes, extension: str = '') -> bool:
   """Whether the first `HEAD` bytes of a file are those of an image.
 
-  The few formats without a signature, such as TGA, are told by the extension.
+  The few formats without a signature, such as TGA, are known by the extension.
   """
   webp = head[:4] == b'RIFF' and head[8:12] == b'WEBP'
   if webp or head.startswith(_USUAL):
@@ -46,17 +46,18 @@ def is_image(head: bytes, extension: str = '') -> bool:
   for name, (_, accept) in Image.OPEN.items():
     if name in _LEFT_OUT:
       continue
-    # A text instead of True says that Pillow was built without the decoder.
+    # A text in place of True says that Pillow was built without the decoder.
     if accept(head) is True if accept else name == named:
       return True
   return False
 
 
 def open_image(data: bytes) -> Image.Image:
-  """Opens an encoded image and reads its header, and none of its pixels.
+  """Opens an encoded image and reads only its header.
 
-  `Image.open` does so too, but warns of large images, which a JPEG need not be
-  decoded to. Raises ValueError, or what Pillow raises, if it cannot be opened.
+  `Image.open` does so, too, but warns of large images, although a large JPEG
+  can be decoded smaller. Raises ValueError, or what Pillow raises, if the image
+  cannot be opened.
   """
   if data.startswith(_JPEG):
     # The first picture of an MPO, as phones write it, is a JPEG by itself.
@@ -68,7 +69,7 @@ def open_image(data: bytes) -> Image.Image:
       continue
     try:
       return factory(io.BytesIO(data), '')
-    # By these a plugin says that the image is of another format.
+    # A plugin raises these for an image of another format.
     except (SyntaxError, IndexError, TypeError, struct.error) as error:
       if accept:
         reason = f'{name}: {error}'
@@ -76,9 +77,9 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def without_metadata(png: bytes) -> bytes:
-  """A PNG without its texts and colour profile; its orientation is kept.
+  """Removes texts and colour profile from a PNG; the orientation is kept.
 
-  Pillow refuses a whole image for a text or profile of more than a megabyte.
+  Pillow refuses an image for a text or profile of more than a megabyte.
   """
   kept = [png[:8]]
   at = 8

@@ -1,4 +1,4 @@
-"""Decodes little more of a JPEG than the box of pixels that is wanted."""
+"""Decodes only the part of a JPEG that a crop needs."""
 
 import struct
 from typing import NamedTuple
@@ -13,21 +13,22 @@ _FILL, _SCAN = 0xFF, 0xDA
 # Huffman-coded: baseline, extended, progressive.
 _PROGRESSIVE = 0xC2
 _FRAMES = (0xC0, 0xC1, _PROGRESSIVE)
-# Of a JPEG, which can be decoded smaller; and of a progressive one, which is
-# held in memory as a whole.
+# Pixels of the largest JPEG that is decoded, as it can be decoded smaller, and
+# of the largest progressive one, which is held in memory as a whole.
 MOST_PIXELS, _MOST_PROGRESSIVE = 400_000_000, 100_000_000
-# More are decoded only where they cannot be decoded smaller.
+# A JPEG with more pixels is decoded at 1/2, 1/4 or 1/8 where that is enough:
+# Pillow takes 4 bytes a pixel, in every thread.
 LARGE = 25_000_000
 
 
 class Frame(NamedTuple):
-  """What the header of a JPEG says.
+  """The header of a JPEG.
 
   Attributes:
-    width: in pixels.
-    height: in pixels.
+    width: pixels.
+    height: pixels.
     band: rows of pixels that are coded together.
-    offset: where in the file the height stands, in two bytes.
+    offset: the position in the file of the height, two bytes.
   """
 
   width: int
@@ -37,9 +38,9 @@ class Frame(NamedTuple):
 
 
 def read_frame(data: bytes) -> Frame | None:
-  """The header of a whole JPEG of 8 bits, grey or of three components.
+  """Reads the header of a whole JPEG with 8 bits, grey or three components.
 
-  None for all else, be it damaged or only rare: that is for Pillow to judge.
+  Returns None for every other file, damaged or rare, which Pillow then decodes.
   """
   if not (data.startswith(_BEGIN) and data.endswith(_END)):
     return None
@@ -67,21 +68,20 @@ def _parse_frame(data: bytes, at: int) -> Frame | None:
 def decode(
   data: bytes, frame: Frame, box: Box, *, size: int
 ) -> tuple[np.ndarray, Box] | None:
-  """The upper part of a JPEG, and the box in it; None if Pillow is to
-  judge.
+  """Decodes a JPEG from its top to the lower end of a box.
 
-  Decoding ends below the box, and is at 1/2, 1/4 or 1/8 of the size if both
-  sides of the box then still have `size` pixels, or more than `LARGE` pixels
-  would be decoded.
+  It is decoded at 1/2, 1/4 or 1/8 of its size if both sides of the box then
+  still have `size` pixels, or more than `LARGE` pixels would be decoded.
 
   Args:
     data: the JPEG.
-    frame: from `read_frame`.
-    box: what will be cut from it, in pixels of the whole image.
-    size: what the box will be resized to.
+    frame: its header, from `read_frame`.
+    box: the box that will be cut out, in pixels of the whole image.
+    size: the pixels that each side of the box will be resized to.
 
   Returns:
-    uint8 RGB [rows, columns, 3] and the same box in its pixels.
+    uint8 RGB [rows, columns, 3], and the box in its pixels. None if the decoder
+    fails; Pillow may not.
   """
   left, top, right, bottom = box
   factor = 1
@@ -93,7 +93,7 @@ def decode(
   # The colour of the last rows is interpolated with what lies below them.
   height = -(-(bottom + factor) // frame.band) * frame.band
   if height < frame.height:
-    # A decoder stops at the last row that the header tells it of.
+    # The decoder stops at the last row according to the header.
     end = frame.offset + 2
     data = b''.join((data[: frame.offset], height.to_bytes(2), data[end:]))
   height = min(height, frame.height)
@@ -108,15 +108,8 @@ def decode(
       buffer=pixels_HWC,
     )
   except ValueError as error:
-    # The rows left over, which come up when all others are decoded. With
-    # strict=False a broken file would give what was in the memory before.
+    # This error tells of the rows left over, after all others were decoded.
+    # With strict=False a broken file would show what was in memory before.
     if 'extraneous bytes before marker' not in str(error):
       return None
   return pixels_HWC, tuple(side / factor for side in box)
-
-
-def too_large(width: int, height: int, most: int) -> str:
-  """Why an image is not decoded."""
-  return (
-    f'{width:,}x{height:,} pixels are more than the {most:,} that are decoded'
-  )

@@ -1,4 +1,4 @@
-"""The EXIF orientation of an image: how it is read, and how it is undone."""
+"""Reads the EXIF orientation of an image, and turns the image upright."""
 
 import numpy as np
 from PIL import ExifTags
@@ -10,7 +10,7 @@ Box = tuple[float, float, float, float]  # Left, top, right, bottom.
 
 _TAG = ExifTags.Base.Orientation
 # For each orientation: whether the stored image is transposed, then flipped
-# upside down, then flipped left to right, to stand as it was seen.
+# upside down, then flipped left to right, to be upright.
 _STEPS = {
   1: (False, False, False),
   2: (False, False, True),
@@ -30,8 +30,8 @@ _METHODS = {
   7: Image.Transpose.TRANSVERSE,
   8: Image.Transpose.ROTATE_90,
 }
-# The tag as it begins in an EXIF entry, in either order of bytes, and the whole
-# entry where it says 1.
+# The tag as an EXIF entry begins with it, in either byte order, and the whole
+# entry for orientation 1.
 _ENTRIES = (
   (b'\x12\x01', b'\x12\x01\x03\0\x01\0\0\0\x01\0'),
   (b'\x01\x12', b'\x01\x12\0\x03\0\0\0\x01\0\x01'),
@@ -39,10 +39,10 @@ _ENTRIES = (
 
 
 def read(image: Image.Image) -> int:
-  """The orientation of an opened image, 1 to 8; 1 where none is told.
+  """Reads the orientation of an opened image, 1 to 8; 1 if there is none.
 
-  Metadata that cannot be read are no reason to refuse the pixels. A TIFF is to
-  be loaded before: Pillow then turns it by itself.
+  Metadata that cannot be read are no reason to refuse the pixels. A TIFF must
+  be loaded before, as Pillow then turns it by itself.
   """
   try:
     value = image.getexif().get(_TAG, 1)
@@ -53,27 +53,27 @@ def read(image: Image.Image) -> int:
 
 
 def read_jpeg(data: bytes, header: int) -> int:
-  """The orientation of a JPEG whose frame begins `header` bytes from its start.
+  """Reads the orientation of a JPEG from its first `header` bytes.
 
-  As `read`, but in microseconds where there is no tag, or it says 1.
+  As `read`, but takes microseconds if there is no tag, or it says 1.
   """
   if not _may_be_turned(data[:header]):
     return 1
   try:
     return read(formats.open_image(data))
-  # Who decodes it says what is wrong.
+  # Decoding it will say what is wrong.
   except Exception:
     return 1
 
 
 def turn(image: Image.Image, orientation: int) -> Image.Image:
-  """The image as it is to be seen."""
+  """Turns an image upright."""
   method = _METHODS.get(orientation)
   return image if method is None else image.transpose(method)
 
 
 def turn_pixels(pixels_HWC: np.ndarray, orientation: int) -> np.ndarray:
-  """As `turn`, for an array; sides are exchanged for orientations above 4."""
+  """Turns an array upright; orientations above 4 exchange its sides."""
   transposed, upside_down, mirrored = _STEPS[orientation]
   if transposed:
     pixels_HWC = pixels_HWC.swapaxes(0, 1)
@@ -83,16 +83,16 @@ def turn_pixels(pixels_HWC: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-  """Width and height of the image as it is to be seen."""
+  """Width and height of an image of this size after it is turned upright."""
   return size[::-1] if _STEPS[orientation][0] else size
 
 
 def stored_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
-  """Where a box of the turned image lies in the stored one.
+  """Finds the box of the stored image that a box of the upright one comes from.
 
   Args:
-    box: in pixels of the turned image.
-    size: width and height of the turned image.
+    box: a box in pixels of the upright image.
+    size: width and height of the upright image.
     orientation: 1 to 8.
   """
   transposed, upside_down, mirrored = _STEPS[orientation]
@@ -109,17 +109,17 @@ def stored_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
 
 def _may_be_turned(header: bytes) -> bool:
   """Whether Pillow could find another orientation than 1 in these bytes."""
-  # XMP tells it, too.
+  # XMP may have it, too.
   if b'tiff:Orientation' in header:
     return True
   parts = header.count(b'Exif\0\0')
   if parts != 1:
-    return parts > 1  # An entry may be cut in two.
+    return parts > 1  # Two parts may cut an entry in two.
   for tag, upright in _ENTRIES:
     at = header.find(tag)
     while at >= 0:
       kind = header[at + 2 : at + 4]
-      # The number of its type follows a tag.
+      # A tag is followed by the number of its type.
       if 0 in kind and 0 < sum(kind) < 14 and header[at : at + 10] != upright:
         return True
       at = header.find(tag, at + 1)

@@ -1,4 +1,4 @@
-"""Part of an image at another size: bilinear, antialiased."""
+"""Resizes a part of an image: bilinear, antialiased."""
 
 import math
 import threading
@@ -11,18 +11,18 @@ from mrl_jax.data.images.orientation import Box
 try:
   import cykooz_resizer
 except ImportError:
-  # It has no wheel for Linux on ARM. Pillow has the same filter, at a third of
-  # the speed; they differ by the rounding.
+  # There is no wheel for Linux on ARM. Pillow has the same filter at a third of
+  # the speed; the two differ in rounding.
   cykooz_resizer = None
 
-# A resizer keeps buffers of its own.
+# Each thread has a resizer of its own, with its buffers.
 _local = threading.local()
 
 
 def resize_box(pixels_HWC: np.ndarray, box: Box, size: int) -> np.ndarray:
-  """A box (left, top, right, bottom) as uint8 [size, size, 3].
+  """Resizes a box (left, top, right, bottom) to uint8 [size, size, 3].
 
-  As in torchvision, no pixel from outside the box has a part in it.
+  As in torchvision, no pixel outside the box contributes.
   """
   left, top = math.floor(box[0]), math.floor(box[1])
   right, bottom = math.ceil(box[2]), math.ceil(box[3])

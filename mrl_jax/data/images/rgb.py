@@ -1,13 +1,13 @@
-"""Opened images as RGB of 8 bits, or refused where that would be a guess."""
+"""Converts opened images to RGB of 8 bits, if that is not a guess."""
 
 import numpy as np
 from PIL import Image
 
-# Formats whose files tell the range of their values, by which Pillow scales.
+# Formats whose files have the range of their values, by which Pillow scales.
 _SCALED = frozenset(['PPM', 'JPEG2000'])
 _WHITE_IS_ZERO = 0
 _PHOTOMETRIC = 262  # TIFF's tag.
-# The highest bit but one. 12 and 14 bits, stored in 16, never reach it.
+# Values of 8, 10, 12 or 14 bits that are stored in 16 never reach this.
 _LEAST_BRIGHT = 2**14
 
 
@@ -15,18 +15,19 @@ def to_rgb(image: Image.Image, *, over_white: bool = False) -> Image.Image:
   """Converts grey, palette, CMYK, alpha and 16 bits a channel.
 
   Args:
-    image: opened; 16 bits a channel are noticed if it is not loaded yet.
-    over_white: lay transparent pixels over white, as they are seen; else their
-      colour is taken, which nobody sees.
+    image: an opened image; 16 bits a channel are noticed only if it is not
+      loaded yet.
+    over_white: lay transparent pixels over white, as people see them; else
+      their own colour is taken.
 
   Raises:
-    ValueError: floating-point pixels, integers of 32 bits, and 16 bits none of
-      which reaches a quarter of their range: what is white there is not known.
+    ValueError: the value of white is not known: pixels are floats, integers of
+      32 bits, or of 16 bits and none reaches a quarter of the range.
   """
   image = _to_eight_bits(image)
   if not (over_white and image.has_transparency_data):
     return image.convert('RGB')
-  if image.mode == 'La':  # Premultiplied, which only LA is made of.
+  if image.mode == 'La':  # Premultiplied; it converts to LA only.
     image = image.convert('LA')
   image = image.convert('RGBA')
   white = Image.new('RGB', image.size, 'white')
@@ -53,7 +54,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
       wide_HW = 65535 - wide_HW
     return Image.fromarray((wide_HW >> 8).astype(np.uint8))
   if ';16' in stored_as and not known:
-    # Pillow reads the upper half of each number.
+    # Pillow has read the upper half of each number.
     image.load()
     bands, extrema = image.getbands(), image.getextrema()
     extrema = [extrema] if len(bands) == 1 else extrema

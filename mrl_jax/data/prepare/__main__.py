@@ -24,16 +24,17 @@ from absl import logging
 import tensorflow_datasets as tfds
 
 from mrl_jax.data.prepare import manifest
-from mrl_jax.data.prepare import rewrite as reencode
-from mrl_jax.data.sources import tfds as tfds_source
-from mrl_jax.data.sources.open import FOLDER_PREFIX
+from mrl_jax.data.prepare.rewrite import write_dataset
+from mrl_jax.data.prepare.shrink import JpegSettings
+from mrl_jax.data.sources import tfds_builder
+from mrl_jax.data.sources.image_tree import FOLDER_PREFIX
 from mrl_jax.terminal import arguments
 from mrl_jax.terminal import ending
 from mrl_jax.workdir import files
 
 
 def prepare(dataset: str, data_dir: str = '', manual_dir: str = '') -> None:
-  """Prepares all splits; what is prepared already is left as it is.
+  """Prepares all splits of a TFDS dataset, if they are not prepared already.
 
   Raises ValueError if TensorFlow is missing, TFDS cannot find the archives,
   download or read them, or what is prepared has no random access.
@@ -42,21 +43,21 @@ def prepare(dataset: str, data_dir: str = '', manual_dir: str = '') -> None:
     raise ValueError('TensorFlow is missing: pip install tensorflow-cpu')
   logging.set_verbosity(logging.ERROR)
   data_dir = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
-  builder = tfds_source.open_builder(dataset, data_dir)
+  builder = tfds_builder.find(dataset, data_dir)
   if builder.is_prepared():
-    tfds_source.check_random_access(dataset, builder)
+    tfds_builder.check_random_access(dataset, builder)
   download_config = tfds.download.DownloadConfig(
     manual_dir=os.path.expanduser(manual_dir) if manual_dir else None
   )
   try:
     builder.download_and_prepare(download_config=download_config)
-  # How TFDS says that the manual folder is missing, or an archive in it.
+  # TFDS says so that the manual folder is missing, or an archive in it.
   except (AssertionError, FileNotFoundError) as error:
     raise ValueError(' '.join(str(error).split())) from error
   # A failed download and an incomplete archive raise many types.
   except Exception as error:
     line = f'dataset {dataset}: {type(error).__name__}: {error}'
-    # What the system refuses, such as a full disk, is told by its own words.
+    # The system's own words are enough for a full disk and the like.
     if not getattr(error, 'errno', None):
       where = manual_dir or os.path.join(data_dir, 'downloads', 'manual')
       line += '; ' + _advice(builder, where, str(error))
@@ -69,7 +70,7 @@ def prepare(dataset: str, data_dir: str = '', manual_dir: str = '') -> None:
 def _advice(
   builder: tfds.core.DatasetBuilder, manual_dir: str, said: str
 ) -> str:
-  """What to do where TFDS has failed to prepare a dataset."""
+  """Tells what to do after TFDS has failed to prepare a dataset."""
   files = [
     f'{url} as {os.path.join(manual_dir, info.filename)}'
     for url, info in (builder.url_infos or {}).items()
@@ -80,55 +81,38 @@ def _advice(
   return f'is an archive in {manual_dir} incomplete?'
 
 
-def rewrite(
-  dataset: str,
-  out: str,
-  *,
-  data_dir: str = '',
-  manual_dir: str = '',
-  max_side: int | None = None,
-  quality: int | None = None,
-  reencode_all: bool = False,
-  workers: int = 0,
-) -> None:
-  """Writes a dataset to `out`, with smaller images; prepares it if need be.
+def rewrite(args: argparse.Namespace) -> None:
+  """Writes a dataset to `--out`, with smaller images; prepares it if need be.
 
-  Raises ValueError for what `reencode.write` or `prepare` does not take.
+  Raises ValueError for arguments that `write_dataset` or `prepare` refuses.
   """
-  if max_side is not None and max_side < 1:
-    raise ValueError(f'--max_side={max_side}: must be at least 1')
-  if quality is not None and max_side is None:
-    raise ValueError('--quality needs --max_side: without it all is copied')
-  if reencode_all and max_side is None:
-    raise ValueError('--reencode_all needs --max_side')
-  if quality is not None and not 1 <= quality <= 100:
-    raise ValueError(f'--quality={quality}: must be in 1..100')
-  if workers < 0:
-    raise ValueError(f'--workers={workers}: must be at least 0')
-  is_folder = dataset.startswith(FOLDER_PREFIX)
-  if not is_folder and not tfds_source.is_prepared(dataset, data_dir):
-    prepare(dataset, data_dir, manual_dir)
-  written = reencode.write(
-    dataset,
-    out,
-    data_dir=data_dir,
-    max_side=max_side or 0,
-    quality=90 if quality is None else quality,
-    keep=not reencode_all,
-    workers=workers,
+  jpeg = _jpeg_settings(args)
+  if args.workers < 0:
+    raise ValueError(f'--workers={args.workers}: must be at least 0')
+  if not args.dataset.startswith(FOLDER_PREFIX):
+    builder = tfds_builder.find(args.dataset, args.data_dir)
+    if not tfds_builder.is_prepared(args.dataset, builder):
+      prepare(args.dataset, args.data_dir, args.manual_dir)
+  written = write_dataset(
+    args.dataset,
+    args.out,
+    data_dir=args.data_dir,
+    jpeg=jpeg,
+    workers=args.workers,
   )
   print('\n'.join(manifest.summary(written)))
-  print(f'to be read with --config.dataset={out}')
+  print(f'to be read with --config.dataset={args.out}')
 
 
 def verify(out: str, *, workers: int = 0) -> None:
+  """Compares a written dataset with its manifest, and prints a summary."""
   found = manifest.verify(files.local(out, '--out'), workers=workers)
   print('\n'.join(manifest.summary(found)))
   print(f'{len(found["shards"]):,} shards are as {manifest.NAME} says')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  args = _parse_args(argv)
+  args = parse_args(argv)
   with ending.in_one_line():
     if args.out is None:
       _check_no_out(args)
@@ -136,19 +120,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.verify:
       verify(args.out, workers=args.workers)
     else:
-      rewrite(
-        args.dataset,
-        args.out,
-        data_dir=args.data_dir,
-        manual_dir=args.manual_dir,
-        max_side=args.max_side,
-        quality=args.quality,
-        reencode_all=args.reencode_all,
-        workers=args.workers,
-      )
+      rewrite(args)
 
 
-def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     prog='python -m mrl_jax.data.prepare', description=__doc__.split('\n')[0]
   )
@@ -184,6 +159,21 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
   if args.dataset is None and not args.verify:
     parser.error('--dataset is missing')
   return args
+
+
+def _jpeg_settings(args: argparse.Namespace) -> JpegSettings | None:
+  if args.max_side is None:
+    if args.quality is not None:
+      raise ValueError('--quality needs --max_side: without it all is copied')
+    if args.reencode_all:
+      raise ValueError('--reencode_all needs --max_side')
+    return None
+  if args.max_side < 1:
+    raise ValueError(f'--max_side={args.max_side}: must be at least 1')
+  quality = 90 if args.quality is None else args.quality
+  if not 1 <= quality <= 100:
+    raise ValueError(f'--quality={quality}: must be in 1..100')
+  return JpegSettings(args.max_side, quality, not args.reencode_all)
 
 
 def _check_no_out(args: argparse.Namespace) -> None:

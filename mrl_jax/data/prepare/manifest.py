@@ -1,4 +1,4 @@
-"""What is in a folder that `shards` wrote, and whether it still is."""
+"""The manifest.json of a written dataset: counts, sizes and checksums."""
 
 from collections.abc import Mapping
 import concurrent.futures
@@ -7,7 +7,7 @@ import os
 import pathlib
 from typing import Any, TypedDict
 
-from mrl_jax.data.batches import parallel
+from mrl_jax import cores
 from mrl_jax.workdir import files
 
 NAME = 'manifest.json'
@@ -35,7 +35,7 @@ class Manifest(TypedDict):
 
 
 class ShardRecord(Split):
-  """What is known of a finished shard before there is a manifest."""
+  """The record of a finished shard, written before there is a manifest."""
 
   split: str
   payload: int
@@ -45,7 +45,7 @@ class ShardRecord(Split):
 def make(
   settings: Mapping[str, Any], shards: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-  """The manifest of finished shards, which are given by their file names."""
+  """Makes the manifest of shards from their records, by their file names."""
   splits = {}
   for shard in shards.values():
     split = splits.setdefault(
@@ -65,9 +65,9 @@ def make(
 
 
 def is_as_seen(folder: str | os.PathLike) -> bool:
-  """Whether a dataset's images are people's own, to be read as they see them.
+  """Whether a dataset was written from a folder of images.
 
-  So they are where `reencode` has written them from a folder of images.
+  Such images are people's own, and are read as people see them.
   """
   found = files.read_json(pathlib.Path(folder) / NAME, missing={})
   settings = found.get('settings')
@@ -77,7 +77,7 @@ def is_as_seen(folder: str | os.PathLike) -> bool:
 def check_settings(
   recorded: Mapping[str, Any], settings: Mapping[str, Any], out: pathlib.Path
 ) -> None:
-  """Raises ValueError, naming what differs, if a folder has other settings."""
+  """Raises ValueError, naming what differs, if `out` has other settings."""
   differences = [
     f'{name} is {recorded.get(name)!r} there and {value!r} now'
     for name, value in settings.items()
@@ -95,7 +95,7 @@ def verify(
 ) -> dict[str, Any]:
   """Compares every shard with the manifest, which is returned.
 
-  Raises ValueError: there is no manifest, or a shard is missing or differs.
+  Raises ValueError if there is no manifest, or a shard is missing or differs.
   """
   try:
     manifest = files.read_json(out / NAME, Manifest)
@@ -116,9 +116,7 @@ def verify(
       return f'{name} has another checksum'
     return ''
 
-  with concurrent.futures.ThreadPoolExecutor(
-    parallel.num_threads(workers)
-  ) as pool:
+  with concurrent.futures.ThreadPoolExecutor(workers or cores.count()) as pool:
     problems = [line for line in pool.map(problem, shards) if line]
   if problems:
     more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
@@ -134,7 +132,7 @@ def sha256(path: pathlib.Path) -> str:
 
 
 def summary(manifest: Mapping[str, Any]) -> list[str]:
-  """A line for each split, and one for what was damaged."""
+  """One line for each split, and one for the damaged images."""
   lines, damaged = [], {}
   for name, split in manifest['splits'].items():
     lines.append(

@@ -1,4 +1,4 @@
-"""Work of several processes, none of which outlives this one."""
+"""Spreads work over processes, none of which outlives this one."""
 
 from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
@@ -13,12 +13,11 @@ from typing import Any
 def run(
   function: Callable[[Any], Any], tasks: Sequence[Any], workers: int
 ) -> Iterator[tuple[Any, Any]]:
-  """Yields each task and `function(task)` as they are finished.
+  """Yields each task with `function(task)`, in the order they are finished.
 
-  With one worker or one task the work is done here, in order.
-
-  Raises ValueError if a worker dies; what the function raises is raised here,
-  and ends the other workers.
+  With one worker or one task the work is done here, in order. An exception of
+  the function is raised here, and ends the other workers. Raises ValueError if
+  a worker is killed.
   """
   workers = min(workers, len(tasks))
   if workers <= 1:

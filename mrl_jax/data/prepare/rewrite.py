@@ -1,4 +1,4 @@
-"""Writes a dataset again, its images made smaller, for training to read.
+"""Writes a dataset a second time, with smaller images, for training to read.
 
 DIR/dataset_info.json, features.json   what makes DIR a dataset, as TFDS has it
 DIR/<name>-<split>.array_record-…      the shards
@@ -7,54 +7,50 @@ DIR/unfinished/                        settings, and a file for each finished
                                        shard; gone at the end
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-import contextlib
-import fcntl
+from collections.abc import Mapping, Sequence
 import os
 import pathlib
 import re
 import shutil
+import sys
 from typing import Any
 
 import PIL
+import tqdm
 
-from mrl_jax.data.batches import parallel
+from mrl_jax import cores
 from mrl_jax.data.prepare import manifest
 from mrl_jax.data.prepare import processes
 from mrl_jax.data.prepare import shards
-from mrl_jax.data.prepare.progress import Meter
-from mrl_jax.data.sources import open
+from mrl_jax.data.prepare.shrink import JpegSettings
+from mrl_jax.data.sources import datasets
+from mrl_jax.data.sources.example import Source
 from mrl_jax.workdir import files
+from mrl_jax.workdir import lock
 
 _UNFINISHED = 'unfinished'
 
 
-def write(
+def write_dataset(
   dataset: str,
   out: str | os.PathLike,
   *,
   data_dir: str = '',
-  max_side: int = 0,
-  quality: int = 90,
-  keep: bool = True,
+  jpeg: JpegSettings | None = None,
   workers: int = 0,
-  shard_images: int = 0,
 ) -> dict[str, Any]:
   """Writes all splits of a dataset to `out`, in their order.
 
-  Started again after an interruption it writes the shards that are missing, to
-  the same bytes as if there had been none; where all is written, nothing.
+  After an interruption the same call writes the shards that are missing; the
+  bytes are as without one. Where all is written, it does nothing.
 
   Args:
-    dataset: as `source.open_source` takes it.
+    dataset: as in `open_source`.
     out: a new folder, or one that the same call has begun.
     data_dir: where TFDS datasets are; empty: TFDS's default.
-    max_side: larger images are scaled down to this many pixels, what is no RGB
-      JPEG becomes one, and damaged images are left out; 0 copies all, unread.
-    quality: of these JPEGs, 1 to 100.
-    keep: leave the JPEGs that are small enough as they are.
-    workers: processes; 0 is one for each core.
-    shard_images: images in a shard; 0 chooses.
+    jpeg: how images are made smaller; all become RGB JPEGs, and damaged ones
+      are left out. None: all images are copied, without a look at them.
+    workers: processes; 0: one for each core.
 
   Returns:
     The manifest, as it is in manifest.json.
@@ -65,29 +61,32 @@ def write(
   """
   out = files.local(out, '--out').absolute()
   sources = {
-    split: open.open_source(dataset, split, data_dir)
-    for split in open.split_names(dataset, data_dir)
+    split: datasets.open_source(dataset, split, data_dir)
+    for split in datasets.split_names(dataset, data_dir)
   }
   first = next(iter(sources.values()))
-  _check_splits(sources)
+  for split in sources:
+    if not re.fullmatch(r'\w+', split):
+      raise ValueError(f'split {split!r}: only letters, digits and _ are taken')
   _check_out(out, pathlib.Path(first.folder))
   settings = {
     'source': os.path.realpath(first.folder),
     'images': {split: len(opened) for split, opened in sources.items()},
-    'max_side': max_side,
-    'quality': quality if max_side else None,
+    'max_side': jpeg.max_side if jpeg else 0,
+    'quality': jpeg.quality if jpeg else None,
     # None, as in folders from before there was a choice.
-    'reencode_all': True if max_side and not keep else None,
-    'shard_images': shard_images,
+    'reencode_all': True if jpeg and not jpeg.keep_small else None,
     # Whether the images are people's own, to be read as they see them; None, as
     # in folders from before there was a choice, for datasets of TFDS.
     'as_seen': first.read(0).as_seen or None,
     # Another version may write other bytes.
-    'pillow': PIL.__version__ if max_side else None,
+    'pillow': PIL.__version__ if jpeg else None,
   }
   try:
-    out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
+    lock_path = out / _UNFINISHED / '.lock'
+    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    refusal = f'{out}: another process is writing there'
+    with lock.held(lock_path, 'prepare', refusal):
       finished = files.read_json(
         out / manifest.NAME, manifest.Manifest, missing={}
       )
@@ -95,7 +94,7 @@ def write(
         manifest.check_settings(finished['settings'], settings, out)
         manifest.verify(out, sizes_only=True)
       else:
-        finished = _write(out, sources, settings, parallel.num_threads(workers))
+        finished = _write(out, sources, settings, jpeg, workers)
       shutil.rmtree(out / _UNFINISHED, ignore_errors=True)
   except OSError as error:
     raise ValueError(f'{out} is unfinished: {error}') from error
@@ -104,8 +103,9 @@ def write(
 
 def _write(
   out: pathlib.Path,
-  sources: Mapping[str, open.Source],
+  sources: Mapping[str, Source],
   settings: Mapping[str, Any],
+  jpeg: JpegSettings | None,
   workers: int,
 ) -> dict[str, Any]:
   settings_path = out / _UNFINISHED / 'settings.json'
@@ -114,27 +114,12 @@ def _write(
   files.write_json(settings_path, settings)
   plan = []
   for split, opened in sources.items():
-    plan += shards.plan(
-      opened,
-      split,
-      out,
-      out / _UNFINISHED,
-      max_side=settings['max_side'],
-      quality=settings['quality'],
-      keep=not settings['reencode_all'],
-      shard_images=settings['shard_images'],
-    )
-  records = _write_missing(plan, workers)
+    plan += shards.plan(opened, split, out, out / _UNFINISHED, jpeg)
+  records = _write_missing(plan, workers or cores.count())
   finished = manifest.make(settings, records)
   shards.write_metadata(plan[0], records)
   files.write_json(out / manifest.NAME, finished)
   return finished
-
-
-def _check_splits(sources: Mapping[str, open.Source]) -> None:
-  for split in sources:
-    if not re.fullmatch(r'\w+', split):
-      raise ValueError(f'split {split!r}: only letters, digits and _ are taken')
 
 
 def _check_out(out: pathlib.Path, folder: pathlib.Path) -> None:
@@ -149,23 +134,10 @@ def _check_out(out: pathlib.Path, folder: pathlib.Path) -> None:
     raise ValueError(f'{out} holds something else: give a new folder')
 
 
-@contextlib.contextmanager
-def _locked(out: pathlib.Path) -> Iterator[None]:
-  """Keeps other processes out; the lock ends with this one, however."""
-  descriptor = os.open(out, os.O_RDONLY)
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    yield
-  except BlockingIOError:
-    raise ValueError(f'{out}: another process is writing there') from None
-  finally:
-    os.close(descriptor)
-
-
 def _write_missing(
   plan: Sequence[shards.Shard], workers: int
 ) -> dict[str, dict[str, Any]]:
-  """Of each shard, by name, what `shards.write` returned."""
+  """Writes the shards that are not there; returns all records by file name."""
   records = {}
   for shard in plan:
     # A record is written after its shard.
@@ -179,8 +151,16 @@ def _write_missing(
     print(f'{len(records):,} of {len(plan):,} shards are there', flush=True)
   total = sum(len(shard.part) for shard in plan)
   left = sum(len(shard.part) for shard in missing)
-  with Meter(total, done=total - left) as meter:
+  with tqdm.tqdm(
+    total=total,
+    initial=total - left,
+    unit='image',
+    dynamic_ncols=True,
+    file=sys.stdout,
+    # Updates pile up in a log file.
+    mininterval=0.1 if sys.stdout.isatty() else 10,
+  ) as progress:
     for shard, record in processes.run(shards.write, missing, workers):
       records[shard.path.name] = record
-      meter.add(len(shard.part))
+      progress.update(len(shard.part))
   return {shard.path.name: records[shard.path.name] for shard in plan}

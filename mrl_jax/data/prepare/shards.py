@@ -1,4 +1,4 @@
-"""The ArrayRecord files of a dataset, and what TFDS finds them by."""
+"""Writes the ArrayRecord files of a dataset, and the metadata for TFDS."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import io
@@ -12,42 +12,40 @@ import tensorflow_datasets as tfds
 
 from mrl_jax.data.images.decode import DamagedImageError
 from mrl_jax.data.prepare import manifest
-from mrl_jax.data.prepare import shrink
-from mrl_jax.data.sources import open
+from mrl_jax.data.prepare.shrink import JpegSettings
+from mrl_jax.data.prepare.shrink import reencode
+from mrl_jax.data.sources.example import Source
 from mrl_jax.workdir import files
 
 # More would keep more files open in training than many systems allow.
 _MOST_SHARDS = 512
-# More would leave workers idle at the end, fewer make tiny files.
-_LEAST_IMAGES = 256
+# Images in a shard, unless there would be too many shards: with more, workers
+# would be idle at the end; with fewer, files would be tiny.
+_MOST_IMAGES = 256
 
 
 class Shard(NamedTuple):
   """A file to write, and all that its bytes depend on.
 
   Attributes:
-    path: of the file.
-    record_path: of what `write` tells of it, once it is there.
-    split: it belongs to.
-    part: the examples, all of which come into it.
-    max_side: see `jpeg.reencode`; 0 leaves the images as they are.
-    quality: likewise; None where max_side is 0.
-    keep: likewise.
+    path: the file.
+    record_path: the file with what is known of it, once it is there.
+    split: the split that it belongs to.
+    part: the examples in it.
+    jpeg: how images are made smaller; None leaves them as they are.
   """
 
   path: pathlib.Path
   record_path: pathlib.Path
   split: str
-  part: open.Source
-  max_side: int
-  quality: int | None
-  keep: bool
+  part: Source
+  jpeg: JpegSettings | None
 
 
 def features(
   class_names: Sequence[str], *, is_jpeg: bool
 ) -> tfds.features.FeaturesDict:
-  """What TFDS reads out of a record."""
+  """Describes to TFDS what a record holds."""
   return tfds.features.FeaturesDict(
     {
       'image': tfds.features.Image(
@@ -60,30 +58,18 @@ def features(
 
 
 def plan(
-  opened: open.Source,
+  opened: Source,
   split: str,
   out: pathlib.Path,
   records: pathlib.Path,
-  *,
-  max_side: int,
-  quality: int | None,
-  keep: bool = True,
-  shard_images: int = 0,
+  jpeg: JpegSettings | None,
 ) -> list[Shard]:
-  """The shards of a split, alike in size to an image.
+  """Cuts a split into shards, whose sizes differ by one image at most.
 
-  Args:
-    opened: the split.
-    split: its name.
-    out: folder of the shards.
-    records: folder of their records.
-    max_side: see `Shard`.
-    quality: see `Shard`.
-    keep: see `Shard`.
-    shard_images: the most images a shard has; 0 chooses.
+  The shards will be in the folder `out`, their records in `records`.
   """
-  least = max(_LEAST_IMAGES, -(-len(opened) // _MOST_SHARDS))
-  count = -(-len(opened) // (shard_images or least))
+  most = max(_MOST_IMAGES, -(-len(opened) // _MOST_SHARDS))
+  count = -(-len(opened) // most)
   edges = [len(opened) * i // count for i in range(count + 1)]
   planned = []
   for i, (start, stop) in enumerate(itertools.pairwise(edges)):
@@ -94,16 +80,14 @@ def plan(
         records / f'{name}.json',
         split,
         opened.part(start, stop),
-        max_side,
-        quality,
-        keep,
+        jpeg,
       )
     )
   return planned
 
 
 def write(shard: Shard) -> dict[str, Any]:
-  """Writes the file, then its record, which is returned.
+  """Writes a shard, then its record, which is returned.
 
   Raises ValueError if the images cannot be read, or the file written.
   """
@@ -130,11 +114,11 @@ def write(shard: Shard) -> dict[str, Any]:
 def write_metadata(
   shard: Shard, records: Mapping[str, Mapping[str, Any]]
 ) -> None:
-  """Writes what TFDS and `source.open_source` recognise a dataset by.
+  """Writes the files by which TFDS recognises a dataset.
 
   Args:
-    shard: any of the dataset.
-    records: what `write` returned of each, in their order.
+    shard: any shard of the dataset.
+    records: the records of all shards, in their order.
   """
   out = shard.path.parent
   template = tfds.core.ShardedFileTemplate(
@@ -150,7 +134,7 @@ def write_metadata(
       raise ValueError(f'every image of split {split!r} is damaged')
   tfds.folder_dataset.write_metadata(
     data_dir=out,
-    features=features(shard.part.class_names, is_jpeg=bool(shard.max_side)),
+    features=features(shard.part.class_names, is_jpeg=shard.jpeg is not None),
     split_infos=[
       tfds.core.SplitInfo(
         name=split,
@@ -168,35 +152,24 @@ def write_metadata(
 
 
 def _payloads(shard: Shard, record: dict[str, Any]) -> Iterator[bytes]:
-  """Each example as TFDS stores it; counts in `record` what was changed."""
-  encoder = features(shard.part.class_names, is_jpeg=bool(shard.max_side))
+  """Encodes each example as TFDS stores it, and counts changes in `record`."""
+  encoder = features(shard.part.class_names, is_jpeg=shard.jpeg is not None)
   serializer = tfds.core.example_serializer.ExampleSerializer(
     encoder.get_serialized_info()
   )
   for index in range(len(shard.part)):
-    data, label, key, as_seen = shard.part.read(index)
+    image, label, key, as_seen = shard.part.read(index)
     try:
-      image = _encode(data, shard, as_seen)
+      if shard.jpeg:
+        data, image = image, reencode(image, shard.jpeg, as_seen=as_seen)
+        record['reencoded'] += image != data
     except DamagedImageError as error:
       record['damaged'][key] = str(error)
       continue
-    record['reencoded'] += image != data
     example = serializer.get_tf_example(
       encoder.encode_example(
         {'image': io.BytesIO(image), 'label': label, 'file_name': key}
       )
     )
-    # Else its fields are in no certain order.
+    # Without this, the order of its fields is not certain.
     yield example.SerializeToString(deterministic=True)
-
-
-def _encode(data: bytes, shard: Shard, as_seen: bool) -> bytes:
-  if not shard.max_side:
-    return data
-  return shrink.reencode(
-    data,
-    max_side=shard.max_side,
-    quality=shard.quality,
-    keep=shard.keep,
-    as_seen=as_seen,
-  )

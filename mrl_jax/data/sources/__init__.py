@@ -1,1 +1,1 @@
-"""Sources: where examples come from."""
+"""Sources of examples: TFDS datasets, folders of images, .npy files."""

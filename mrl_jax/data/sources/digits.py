@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-  """Every fourth image is for testing: 1,348 train, 449 test."""
+  """Every fourth image is in the split test: 1,348 train, 449 test."""
 
   name = 'digits'
   VERSION = tfds.core.Version('1.0.0')

@@ -1,33 +1,36 @@
-"""Sets that a trained model is evaluated on, beside its own splits.
+"""Evaluation sets beside a model's own splits, such as ImageNet-A and -R.
 
-The classes of a set are the model's, or classes of its own, each of which some
-of the model's count as. `tables/README.md` says where those come from.
+A set has the model's classes, or its own, each of which some of the model's
+classes count as. `tables/README.md` says where those tables come from.
 """
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import io
 import pathlib
 import re
 from typing import NamedTuple
 
 import numpy as np
 
-from mrl_jax.data.images import decode
-from mrl_jax.data.sources import open as source_lib
-from mrl_jax.data.sources import provenance
-from mrl_jax.data.sources.open import Example
-from mrl_jax.data.sources.open import Source
+from mrl_jax.data.sources import folders
+from mrl_jax.data.sources.directory import first
+from mrl_jax.data.sources.example import Source
+from mrl_jax.data.sources.image_tree import FOLDER_PREFIX
+from mrl_jax.data.sources.wrappers import Cropped
+from mrl_jax.data.sources.wrappers import Relabelled
 from mrl_jax.workdir import files
 
 TABLES = pathlib.Path(__file__).parent / 'tables'
 
 
 class _Known(NamedTuple):
-  """A set of images for ImageNet's classes.
+  """A published evaluation set for models of ImageNet's classes.
 
-  `table`: of the classes that it has; none: all. `border`: pixels around each
-  image that are not part of it.
+  Attributes:
+    dataset: its name in TFDS; empty: TFDS does not have it.
+    split: the split to evaluate.
+    table: the file in `tables` with its classes; empty: ImageNet's 1,000.
+    border: pixels around each image that are not part of it.
   """
 
   dataset: str
@@ -43,10 +46,10 @@ KNOWN = {
   'imagenet_r': _Known('imagenet_r', 'test', 'imagenet_r'),
   'imagenet_sketch': _Known('imagenet_sketch', 'test'),
   'imagenet_real': _Known('imagenet2012_real', 'validation'),
-  # Not in TFDS. A red border of two pixels keeps its images out of training.
+  # A red border of two pixels keeps its images out of training.
   'objectnet': _Known('', '', 'objectnet', border=2),
 }
-# Prefixes of other metrics.
+# Names that a set may not have, as other metrics begin with them.
 _TAKEN = frozenset(
   ['train', 'val', 'val_flip', 'retrieval', 'analysis', *KNOWN]
 )
@@ -62,14 +65,15 @@ class Entry(NamedTuple):
 
 
 def parse(entry: str) -> Entry:
-  """Of `NAME` (a key of KNOWN), `NAME=folder:/path`, or `folder:/path`.
+  """Parses an entry of `config.eval_sets`.
 
-  Also `DATASET@SPLIT`, for any TFDS dataset of the model's classes. Raises
+  It is `NAME` or `NAME=folder:/path` for a set in `KNOWN`, and `DATASET@SPLIT`
+  (of TFDS) or `folder:/path` for images of the model's classes. Raises
   ValueError for anything else.
   """
   name, given, folder = entry.partition('=')
   if given:
-    if name not in KNOWN or not folder.startswith(source_lib.FOLDER_PREFIX):
+    if name not in KNOWN or not folder.startswith(FOLDER_PREFIX):
       raise ValueError(
         f'eval_sets {entry!r}: must be NAME=folder:/path, NAME one of '
         f'{tuple(KNOWN)}'
@@ -83,13 +87,13 @@ def parse(entry: str) -> Entry:
         'folder:/path, where its class folders are'
       )
     return Entry(entry, known, known.dataset, known.split)
-  if entry.startswith(source_lib.FOLDER_PREFIX):
-    path = entry.removeprefix(source_lib.FOLDER_PREFIX)
-    name, dataset, split = _plain(pathlib.PurePath(path).name), entry, ''
+  if entry.startswith(FOLDER_PREFIX):
+    path = entry.removeprefix(FOLDER_PREFIX)
+    name, dataset, split = _metric_name(pathlib.PurePath(path).name), entry, ''
   else:
     dataset, _, split = entry.partition('@')
-    name = _plain(f'{dataset}_{split}')
-  if not (split or entry.startswith(source_lib.FOLDER_PREFIX)) or not name:
+    name = _metric_name(f'{dataset}_{split}')
+  if not (split or entry.startswith(FOLDER_PREFIX)) or not name:
     raise ValueError(
       f'eval_sets {entry!r}: must be one of {tuple(KNOWN)}, folder:/path or '
       'DATASET@SPLIT'
@@ -100,7 +104,7 @@ def parse(entry: str) -> Entry:
 
 
 def check(entries: Sequence[str]) -> None:
-  """Raises ValueError for what `parse` refuses, and names that come twice."""
+  """Raises ValueError if `parse` does, or if a name comes twice."""
   names = [parse(entry).name for entry in entries]
   for name in names:
     if names.count(name) > 1:
@@ -109,16 +113,16 @@ def check(entries: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class EvalSet:
-  """An opened set.
+  """An opened evaluation set.
 
   Attributes:
     name: the prefix of its metrics.
-    source: its labels are numbers of `class_names`.
-    class_names: of the set.
-    members: for each class of the set the model's classes that count as it;
-      None: both are the same.
-    labels: of an index, all the classes that are right, where there may be
-      several; None: the source's alone.
+    source: the examples; labels are positions in `class_names`.
+    class_names: the set's classes.
+    members: for each class of the set, the model's classes that count as it;
+      None: the model's classes are the set's.
+    labels: returns all right classes of an example, by its index; None: the
+      example's label is the only one.
   """
 
   name: str
@@ -128,7 +132,7 @@ class EvalSet:
   labels: Callable[[int], tuple[int, ...]] | None = None
 
   def of_model(self, num_classes: int) -> np.ndarray:
-    """The class of the set for each class of the model, -1 for none."""
+    """Maps each class of the model to the set's class, or -1: [num_classes]."""
     if self.members is None:
       return np.arange(num_classes)
     class_C = np.full(num_classes, -1)
@@ -144,120 +148,57 @@ def open_set(
   *,
   as_seen: str = 'auto',
 ) -> EvalSet:
-  """Opens an entry for a model of these classes.
+  """Opens a set for a model of these classes.
 
-  For `as_seen` see `source.open_source`; auto depends on the set alone.
-
-  Raises ValueError, as `source.open_source` does, or for classes that are not
-  the model's (some of them listed).
+  `data_dir` and `as_seen` are those of `open_source`. Raises ValueError as it
+  does, and for classes that are not the model's.
   """
   name, known, dataset, split = parse(entry)
-  model_classes = tuple(model_classes)
-  members = None
+  classes, members = tuple(model_classes), None
   if known and known.table:
     table = files.read_json(
       TABLES / f'{known.table}.json', dict[str, list[str]]
     )
-    wanted = [wnid for members in table.values() for wnid in members]
+    wanted = [wnid for row in table.values() for wnid in row]
     _check_known(name, wanted, model_classes)
-    number = {x: i for i, x in enumerate(model_classes)}
+    number = {wnid: i for i, wnid in enumerate(model_classes)}
     members = tuple(tuple(number[x] for x in row) for row in table.values())
-  classes = tuple(table) if members is not None else model_classes
-  if dataset.startswith(source_lib.FOLDER_PREFIX):
-    # ObjectNet has 200 folders that ImageNet has no class for.
-    opened = source_lib.ClassFolders(
-      dataset.removeprefix(source_lib.FOLDER_PREFIX),
+    classes = tuple(table)
+  if dataset.startswith(FOLDER_PREFIX):
+    opened = folders.open_classes(
+      dataset.removeprefix(FOLDER_PREFIX),
       classes,
-      others=name == 'objectnet',
+      # ObjectNet has 200 folders that ImageNet has no class for.
+      ignore_others=name == 'objectnet',
       as_seen=as_seen != 'no',
     )
     if known and known.border:
-      opened = _Cropped(opened, known.border)
+      opened = Cropped(opened, known.border)
     return EvalSet(name, opened, classes, members)
-  from mrl_jax.data.sources import tfds
+  from mrl_jax.data.sources.tfds import TfdsSource
 
-  if name == 'imagenet_real':
-    opened = tfds.TfdsSource(
-      dataset,
-      split,
-      data_dir,
-      label='original_label',
-      labels='real_label',
-      as_seen=as_seen,
-    )
-  else:
-    opened = tfds.TfdsSource(dataset, split, data_dir, as_seen=as_seen)
+  is_real = name == 'imagenet_real'
+  features = {'label': 'original_label', 'labels': 'real_label'}
+  opened = TfdsSource(
+    dataset, split, data_dir, as_seen=as_seen, **(features if is_real else {})
+  )
   if members is None:
     _check_known(name, opened.class_names, classes)
   if opened.class_names != classes:
     opened = Relabelled(opened, classes)
-  labels = opened.labels if name == 'imagenet_real' else None
+  labels = opened.labels if is_real else None
   return EvalSet(name, opened, classes, members, labels)
 
 
-def _check_known(name, wanted, model_classes) -> None:
+def _check_known(
+  name: str, wanted: Sequence[str], model_classes: Sequence[str]
+) -> None:
   if unknown := sorted(set(wanted) - set(model_classes)):
-    more = ', …' if len(unknown) > 5 else ''
     raise ValueError(
       f'eval_sets {name}: {len(unknown)} of its classes are not among the '
-      f"model's {len(model_classes)}: {', '.join(unknown[:5])}{more}"
+      f"model's {len(model_classes)}: {first(unknown, 5)}"
     )
 
 
-def _plain(name: str) -> str:
+def _metric_name(name: str) -> str:
   return re.sub(r'[^\w.-]+', '_', name).strip('_')
-
-
-class _Wrapped:
-  """A source whose examples are changed as they are read."""
-
-  def __init__(self, source: Source):
-    self._source = source
-    self.num_classes = source.num_classes
-    self.class_names = source.class_names
-
-  def __len__(self) -> int:
-    return len(self._source)
-
-
-class Relabelled(_Wrapped):
-  """Labels are numbers of `classes`, which the source's names are found in."""
-
-  def __init__(self, source: Source, classes: tuple[str, ...]):
-    super().__init__(source)
-    self._label = provenance.labels(source.class_names, classes)
-    self.num_classes, self.class_names = len(classes), classes
-
-  def read(self, index: int) -> Example:
-    # A label of -1, which is no class, must not become the last one.
-    example = source_lib.read(self._source, index)
-    return example._replace(label=self._label[example.label])
-
-  def labels(self, index: int) -> tuple[int, ...]:
-    return tuple(self._label[label] for label in self._source.labels(index))
-
-
-class _Cropped(_Wrapped):
-  """Without `border` pixels on each side."""
-
-  def __init__(self, source: Source, border: int):
-    super().__init__(source)
-    self._border = border
-
-  def read(self, index: int) -> Example:
-    example = self._source.read(index)
-    try:
-      image = decode.open_rgb(example.data, as_seen=example.as_seen)
-    except decode.DamagedImageError:
-      return example  # Whoever decodes it counts it.
-    width, height = image.size
-    border = self._border
-    if min(width, height) <= 2 * border:
-      raise ValueError(
-        f'{example.key}: {width}x{height} pixels: must be more than the border '
-        f'of {border} on each side'
-      )
-    buffer = io.BytesIO()
-    box = (border, border, width - border, height - border)
-    image.crop(box).save(buffer, 'BMP')
-    return example._replace(data=buffer.getvalue(), as_seen=False)

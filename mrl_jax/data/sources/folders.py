@@ -1,231 +1,206 @@
-"""Which files of a folder tree are the images of a set: the one rule.
+"""Images in class folders, and how such folders are opened as a dataset."""
 
-A set is a folder of class folders, and an image belongs to the class folder
-that it lies in. Folders within a class folder are read, too, if images lie in
-the class folder itself; links to files and folders are followed.
-
-Passed over are hidden names (with a dot first, such as .ipynb_checkpoints),
-folders of thumbnails and of the system (`listing.LITTER_FOLDERS`), and what
-file managers leave (`listing.LITTER_FILES`). Everything else in a class folder
-must be an image that Pillow reads, by its extension and its first bytes.
-
-Refused, with what would be right, is a tree that can only be meant otherwise: a
-single class, classes named as splits are (`Train`, `Val`), images beside the
-class folders, class folders within class folders, links that lead in a circle.
-"""
-
-from collections.abc import Collection, Sequence
-import concurrent.futures
+from collections.abc import Sequence
+import copy
+import hashlib
+import itertools
 import os
 import pathlib
-import re
+import unicodedata
 
-from mrl_jax.data.images import formats
-from mrl_jax.data.sources import listing
-from mrl_jax.data.sources.listing import first
-from mrl_jax.data.sources.listing import shown
+import xxhash
 
-PREFIX = 'folder:'
-_SPLIT = re.compile(
-  r'(train(ing)?|val(id(ation)?)?|test(ing)?|dev(el)?|eval(uation)?|holdout)'
-  r'([-_ ]?(set|split|data|images?|imgs))?[-_ ]?\d*',
-  re.IGNORECASE,
-)
-_CHUNK = 4096
-# Files that tell a workdir of this project.
-_OF_WORKDIRS = frozenset(['stages.json', 'metrics.jsonl'])
+from mrl_jax.data.sources import directory
+from mrl_jax.data.sources import image_tree
+from mrl_jax.data.sources.example import Example
+from mrl_jax.data.sources.image_tree import FOLDER_PREFIX
+from mrl_jax.workdir import files
+
+# Bytes of a class's first file that its digest depends on.
+_HEAD = 4096
 
 
-def names_a_split(name: str) -> bool:
-  """Whether a folder's name is one that splits have: Train, valid, test2."""
-  return bool(_SPLIT.fullmatch(name))
+class FolderSource:
+  """The images of class folders, as a `Source`."""
+
+  name, version = 'folder', '1.0.0'
+
+  def __init__(
+    self,
+    root: pathlib.Path,
+    images: Sequence[tuple[str, int]],
+    class_names: Sequence[str],
+    *,
+    folder: pathlib.Path,
+    as_seen: bool,
+  ):
+    """Takes the images: paths below `root` and labels, ordered by class.
+
+    `root` holds the class folders; keys are relative to the dataset's `folder`.
+    """
+    self.folder = str(folder)
+    self.class_names, self.num_classes = tuple(class_names), len(class_names)
+    self._root, self._files, self._as_seen = root, images, as_seen
+    self._prefix = '' if root == folder else f'{root.relative_to(folder)}/'
+
+  def __len__(self) -> int:
+    return len(self._files)
+
+  def read(self, index: int) -> Example:
+    name, label = self._files[index]
+    data = (self._root / name).read_bytes()
+    return Example(data, label, self._prefix + name, self._as_seen)
+
+  def listing(self) -> dict[str, str]:
+    """What each class folder holds, by its name: `<count> files <digest>`.
+
+    The digest changes with the files' names below the class folder, their sizes
+    and order, and with the first bytes of the first file, which tell folders
+    apart whose files are all of the same names and sizes. Nothing else is read.
+    """
+    sizes = directory.in_threads(
+      lambda file: os.stat(self._root / file[0]).st_size, self._files
+    )
+    by_class = itertools.groupby(
+      zip(self._files, sizes, strict=True), key=lambda pair: pair[0][1]
+    )
+    found = {}
+    for label, pairs in by_class:
+      class_name, count, digest = self.class_names[label], 0, xxhash.xxh3_64()
+      for (name, _), size in pairs:
+        below = pathlib.PurePath(name).relative_to(class_name).as_posix()
+        line = f'{unicodedata.normalize("NFC", below)}\n{size}\n'
+        digest.update(os.fsencode(line))
+        if not count:
+          with open(self._root / name, 'rb') as file:
+            digest.update(file.read(_HEAD))
+        count += 1
+      key = unicodedata.normalize('NFC', class_name)
+      found[key] = f'{count} files {digest.hexdigest()}'
+    return found
+
+  def part(self, start: int, stop: int) -> 'FolderSource':
+    """The examples from `start` up to `stop`, and no other when pickled."""
+    part = copy.copy(self)
+    part._files = self._files[start:stop]
+    return part
 
 
-def check_classes(path: pathlib.Path, *, splits: bool) -> tuple[str, ...]:
-  """The class folders in a folder, which must be the classes of a task.
+def open_split(
+  root: str, split: str, *, as_seen: bool = True, check: bool = True
+) -> FolderSource:
+  """Opens a split of a dataset; the classes are its folders' names, sorted.
+
+  The splits are the folders in `root`. A root that holds the class folders
+  themselves (no folder `train`) is split by a hash of each file's name into
+  `train` (nine tenths) and `val`.
+
+  Raises:
+    ValueError: there is no such split, it is empty, or `image_tree` refuses it.
+  """
+  path = _dataset_path(root)
+  whole = is_unsplit(path)
+  train_path = path if whole else path / 'train'
+  split_path = path if whole else path / split
+  class_names = image_tree.check_classes(train_path, splits=not whole)
+  if (whole and split not in ('train', 'val')) or not split_path.is_dir():
+    raise ValueError(
+      f'split {split!r} of {FOLDER_PREFIX}{root}: must be one of '
+      f'{split_names(root)}'
+    )
+  # A small split may lack some classes.
+  there = directory.folder_names(split_path)
+  image_tree.check_beside(split_path, there)
+  if unknown := set(there) - set(class_names):
+    raise ValueError(
+      f'{split_path}: classes {sorted(unknown)} are not in {train_path}'
+    )
+  found = _labelled(split_path, there, class_names, check=check)
+  if whole:
+    found = [x for x in found if _is_held_out(x[0]) == (split == 'val')]
+  if not found:
+    raise ValueError(f'split {split!r} of {FOLDER_PREFIX}{root} is empty')
+  return FolderSource(
+    split_path, found, class_names, folder=path, as_seen=as_seen
+  )
+
+
+def open_classes(
+  root: str,
+  classes: Sequence[str],
+  *,
+  ignore_others: bool = False,
+  as_seen: bool = True,
+) -> FolderSource:
+  """Opens all images of a folder's class folders, which are given classes.
 
   Args:
-    path: is to hold the class folders.
-    splits: whether it is the folder of a split, whose classes may be named as
-      splits are, unless all of them are.
+    root: holds a folder for each class, or for some.
+    classes: their names, by label.
+    ignore_others: pass over folders of other names, else a ValueError.
+    as_seen: see `open_source`.
 
   Raises:
-    ValueError: there are none or just one, they are splits, or images lie
-      beside them.
+    ValueError: there is no class folder, or `image_tree` refuses them.
   """
-  names = listing.folder_names(path)
-  check_beside(path, names)
-  if not names:
-    raise ValueError(f'{shown(path)}: no class folders in it')
-  named_so = [name for name in names if names_a_split(name)]
-  if named_so and (not splits or len(named_so) == len(names)):
-    raise ValueError(_named_as_splits(path, names, named_so, splits))
-  if len(names) == 1:
-    inner = path / names[0]
-    below = listing.folder_names(inner)
-    advice = 'give each class a folder'
-    if below:
-      advice = f'give {PREFIX}{shown(inner)} if its folders are meant'
+  path = _dataset_path(root)
+  there = directory.folder_names(path)
+  image_tree.check_beside(path, there)
+  unknown = sorted(set(there) - set(classes))
+  if unknown and not ignore_others:
+    advice = ''
+    if any(map(image_tree.names_a_split, unknown)):
+      advice = f': give {FOLDER_PREFIX}{path / unknown[0]} if it is a split'
     raise ValueError(
-      f'{shown(path)} has a single class folder, {shown(names[0])}: there must '
-      f'be two classes or more: {advice}'
+      f'{FOLDER_PREFIX}{root}: {len(unknown)} of its folders are no class '
+      f'of the model: {directory.first(unknown, 5)}{advice}'
     )
-  return names
+  there = [name for name in there if name not in unknown]
+  if not there:
+    raise ValueError(f'{FOLDER_PREFIX}{root}: no class folders in it')
+  found = _labelled(path, there, classes)
+  return FolderSource(path, found, classes, folder=path, as_seen=as_seen)
 
 
-def images(
-  path: pathlib.Path, classes: Sequence[str], *, check: bool = True
-) -> list[list[str]]:
-  """The images of each class folder, as sorted paths relative to `path`.
-
-  Reads the first bytes of every file, which is cheaper than failing hours
-  later; with `check=False` files are only listed.
-
-  Raises:
-    ValueError: files that are no images (all of them are counted, the first
-      named), class folders without images, or with class folders in them.
-  """
-  above = [
-    listing.identity(folder) for folder in (path, *path.resolve().parents)
-  ]
-  found = [sorted(listing.walk(path, name, above)) for name in classes]
-  names = [name for names in found for name in names]
-  bad = _no_images(path, names) if check else {}
-  problems = _wrong_shapes(path, classes, found, bad)
-  if bad:
-    reasons = [f'{shown(name)} ({why})' for name, why in bad.items()]
-    what = f'{len(bad):,} files are not images: {first(reasons)}'
-    if len(bad) == 1:
-      (name, why), *_ = bad.items()
-      what = f'{shown(name)} is not an image ({why})'
-    problems.append(f'{what}: move what is no image out of the class folders')
-  if problems:
-    raise ValueError(f'{shown(path)}: {"; ".join(problems)}')
-  return found
+def split_names(root: str) -> tuple[str, ...]:
+  """The splits of a dataset, sorted."""
+  path = _dataset_path(root)
+  return ('train', 'val') if is_unsplit(path) else directory.folder_names(path)
 
 
-def _no_images(root: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
-  """The files that are no images, and why."""
-  extensions = formats.extensions()
-
-  def problem(name):
-    extension = os.path.splitext(name)[1].lower()
-    if not os.path.isfile(root / name):
-      is_link = os.path.islink(root / name)
-      return 'a link to nothing' if is_link else 'no regular file'
-    if extension not in extensions:
-      return f'its extension is {shown(extension)!r}'
-    try:
-      with open(root / name, 'rb') as file:
-        head = file.read(formats.HEAD)
-    except OSError as error:
-      return f'it cannot be read: {error.strerror}'
-    if not head:
-      return 'it is empty'
-    if not formats.is_image(head, extension):
-      return 'its first bytes are of no known format'
-    return ''
-
-  bad = {}
-  with concurrent.futures.ThreadPoolExecutor() as pool:
-    # In chunks, so that a large folder does not queue a future for each image.
-    for start in range(0, len(names), _CHUNK):
-      chunk = names[start : start + _CHUNK]
-      for name, why in zip(chunk, pool.map(problem, chunk), strict=True):
-        if why:
-          bad[name] = why
-  return bad
+def is_unsplit(path: pathlib.Path) -> bool:
+  """Whether a dataset's class folders lie in it, not in folders of splits."""
+  return not (path / 'train').is_dir()
 
 
-def _wrong_shapes(
+def _dataset_path(root: str) -> pathlib.Path:
+  if not root:
+    raise ValueError(
+      'dataset folder: has no path: give --config.dataset=folder:/path'
+    )
+  path = files.local(root, 'dataset folder')
+  if not path.is_dir():
+    raise ValueError(f'dataset {FOLDER_PREFIX}{root}: no such folder')
+  return path
+
+
+def _labelled(
   root: pathlib.Path,
-  classes: Sequence[str],
-  found: Sequence[Sequence[str]],
-  bad: Collection[str],
-) -> list[str]:
-  """What is wrong with the class folders: no images, or levels too many."""
-  empty, workdirs, nested, mixed, inner = [], [], [], [], ''
-  lower = {name.lower() for name in classes}
-  for name, names in zip(classes, found, strict=True):
-    below = {x.split(os.sep)[1] for x in names if x.count(os.sep) > 1}
-    others = sorted(x for x in below if x.lower() in lower - {name.lower()})
-    if not names:
-      empty.append(shown(name))
-    elif any(os.path.basename(x) in _OF_WORKDIRS for x in names):
-      workdirs.append(shown(name))
-    elif below and not any(
-      x.count(os.sep) == 1 and x not in bad for x in names
-    ):
-      inner = inner or shown(root / name)
-      nested.append(f'{shown(name)} ({first([*map(shown, sorted(below))], 3)})')
-    elif others:
-      mixed.append(f'{shown(name)} ({first([*map(shown, others)], 3)})')
-  problems = []
-  if workdirs:
-    problems.append(
-      f'{first(workdirs)} holds a workdir of a training: move it out of the '
-      'dataset'
-    )
-  if empty:
-    problems.append(f'class folder {first(empty)} is empty: remove it')
-  if nested:
-    problems.append(
-      f'no image lies in the class folder itself, only in folders of it, for '
-      f'{first(nested)}: give {PREFIX}{inner} if those are the classes, '
-      'or move the images up into the class folder'
-    )
-  if mixed:
-    problems.append(
-      f'folders of other classes lie in {first(mixed)}: move them beside it'
-    )
-  return problems
-
-
-def check_beside(path: pathlib.Path, names: Sequence[str]) -> None:
-  """Raises ValueError if images lie in a folder beside its class folders."""
-  extensions = formats.extensions()
-  beside = [
-    shown(name)
-    for name in listing.file_names(path)
-    if os.path.splitext(name)[1].lower() in extensions
+  there: Sequence[str],
+  class_names: Sequence[str],
+  *,
+  check: bool = True,
+) -> list[tuple[str, int]]:
+  """The images of the class folders `there`, each with its class's number."""
+  labels = {name: label for label, name in enumerate(class_names)}
+  found = image_tree.images(root, there, check=check)
+  return [
+    (name, labels[class_name])
+    for class_name, names in zip(there, found, strict=True)
+    for name in names
   ]
-  if beside:
-    where = 'beside the class folders, in none' if names else 'in no folder'
-    lie = 'image lies' if len(beside) == 1 else 'images lie'
-    raise ValueError(
-      f'{shown(path)}: {len(beside):,} {lie} {where}: {first(beside)}: '
-      'there must be a folder for each class, with its images in it'
-      + ('' if names else '; no class folders are there')
-    )
 
 
-def _named_as_splits(
-  path: pathlib.Path, names: Sequence[str], splits: Sequence[str], below: bool
-) -> str:
-  """What to do where folders in place of classes are named as splits are.
-
-  `splits` are those of the names; `below`: whether `path` is a split's folder.
-  """
-  listed = first([*map(shown, splits)])
-  if below:
-    return (
-      f'{shown(path)} has the folders {listed}, which are splits and no '
-      f'classes: give {PREFIX}{shown(path)}'
-    )
-  train = shown(path / 'train')
-  if len(splits) < len(names):
-    return (
-      f'{shown(path)}: {listed} among its class folders is named as a split: '
-      f'move all class folders into {train} if it is a class, or move it out'
-    )
-  moves = []
-  for name in splits:
-    kinds = [x for x in ('train', 'val', 'test') if name.lower().startswith(x)]
-    if kinds and kinds[0] != name:
-      moves.append(f'mv {shown(path / name)} {shown(path / kinds[0])}')
-  if not any(move.endswith('/train') for move in moves):
-    moves = [f'the images to train on belong into {train}/<class>']
-  return (
-    f'{shown(path)} has the folders {listed}, which are splits and no classes, '
-    f'and no folder train: {" && ".join(moves)}'
-  )
+def _is_held_out(name: str) -> bool:
+  # Of the name alone, so that adding images moves none between the splits.
+  return hashlib.sha256(os.fsencode(name)).digest()[0] % 10 == 0

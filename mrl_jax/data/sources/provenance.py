@@ -1,43 +1,32 @@
-"""What a model was trained on: its classes, and what its splits held.
+"""The record of what a model was trained on: its classes, and its splits.
 
 It is saved with every checkpoint. A label is a position among the classes, so
 that whoever opens a split later finds the classes again by their names.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import json
-from typing import Any, Protocol
+from typing import Any
 import unicodedata
 
 import msgspec
 import xxhash
 
-# Names that are listed in a message.
+from mrl_jax.data.sources.directory import first
+from mrl_jax.data.sources.example import Listed
+
+# Names that a message lists before it only counts the others.
 _SHOWN = 5
 
 
-class Listed(Protocol):
-  """The attributes of a source that say what is in it.
-
-  `listing()` gives a text for each part of the split (class folders, or files),
-  which changes with what the part holds.
-  """
-
-  name: str
-  version: str
-  class_names: tuple[str, ...]
-
-  def listing(self) -> dict[str, str]: ...
-
-
 class Provenance(msgspec.Struct, frozen=True):
-  """The record of a training.
+  """The record of what a model was trained on.
 
   Attributes:
-    name: the dataset's, as TFDS has it, or `folder` or `vectors`.
-    version: the dataset's.
-    class_names: of the labels 0, 1, ….
-    splits: by the splits that were opened, the `listing` of each.
+    name: the dataset's name in TFDS, or `folder` or `vectors`.
+    version: the dataset's version.
+    class_names: the classes, by label.
+    splits: the `listing` of each split that was opened, by the split's name.
   """
 
   name: str
@@ -49,32 +38,32 @@ class Provenance(msgspec.Struct, frozen=True):
 def record(
   sources: Mapping[str, Listed], class_names: Sequence[str]
 ) -> Provenance:
-  """The record of a training on these splits.
+  """Makes the record of a training.
 
   Args:
-    sources: by the names of the splits, the training split first.
-    class_names: of the model.
+    sources: the splits by their names, the training split first.
+    class_names: the model's classes.
 
   Raises:
     ValueError: two class names are the same but for their Unicode form.
   """
   _numbers(class_names)
-  first = next(iter(sources.values()))
+  train = next(iter(sources.values()))
   return Provenance(
-    first.name,
-    first.version,
+    train.name,
+    train.version,
     tuple(class_names),
     {split: opened.listing() for split, opened in sources.items()},
   )
 
 
 def plain(provenance: Provenance) -> dict[str, Any]:
-  """The record as plain JSON types, for `parse`."""
+  """Turns a record into plain JSON types; `parse` reads them."""
   return msgspec.to_builtins(provenance)
 
 
 def parse(content: Mapping[str, Any], where: str) -> Provenance:
-  """Reads what `plain` gave; raises ValueError naming `where` for all else."""
+  """Reads what `plain` wrote. Raises ValueError, naming `where`."""
   try:
     return msgspec.convert(content, Provenance)
   except msgspec.ValidationError as error:
@@ -89,7 +78,7 @@ def digest(listing: Mapping[str, str]) -> str:
 
 
 def labels(class_names: Sequence[str], trained: Sequence[str]) -> list[int]:
-  """The label of each class among those that were trained, -1 for none.
+  """The position of each class among the trained ones; -1 if it is not there.
 
   Names that differ only in their Unicode form, as macOS and Linux write them,
   are the same.
@@ -99,12 +88,12 @@ def labels(class_names: Sequence[str], trained: Sequence[str]) -> list[int]:
 
 
 def compare(there: Provenance, split: str, opened: Listed) -> tuple[str, str]:
-  """How a split differs from what the model was trained on.
+  """Describes how a split differs from what the model was trained on.
 
   Returns:
-    What makes labels wrong (classes that came, were renamed, or hold each
-    other's files), and what may be meant so (classes without examples, other
-    files). Both are parts of a sentence, and either may be empty.
+    (fault, remark), parts of a sentence, of which one at least is empty. A
+    fault makes labels wrong: classes came, were renamed, or hold each other's
+    files. A remark may be meant so: classes without examples, other files.
   """
   trained, now = _numbers(there.class_names), _numbers(opened.class_names)
   came = [x for x in opened.class_names if _normal(x) not in trained]
@@ -125,12 +114,12 @@ def compare(there: Provenance, split: str, opened: Listed) -> tuple[str, str]:
   if not fault:
     left = {part: text for part, text in before.items() if part not in went}
     told.append(_another(there, opened) or _changed(left, after))
-  text = _list(filter(None, told))
+  text = first([*filter(None, told)], _SHOWN)
   return (text, '') if fault else ('', text)
 
 
 def compare_order(there: Provenance, split: str, opened: Listed) -> str:
-  """Why a training cannot go on with the same examples; empty if it can.
+  """Says why a training cannot go on with the same examples; empty if it can.
 
   The order of the examples follows from the listing of the training split.
   """
@@ -138,20 +127,10 @@ def compare_order(there: Provenance, split: str, opened: Listed) -> str:
     return ''
   if other := _another(there, opened):
     return other
-  trained = _numbers(there.class_names)
-  before, after = there.splits[split], opened.listing()
-  came = [x for x in opened.class_names if _normal(x) not in trained]
-  told = [
-    _verb(came, 'came'),
-    _verb([x for x in before if x in trained and x not in after], 'went'),
-  ]
-  moved = _moved(before, after)
-  told += [f'{new} holds the files of {old}' for new, old in moved.items()]
-  if not any(told):
-    told.append(_changed(before, after))
-  if not any(told) and [*before] != [*after]:
-    told.append('its classes come in another order')
-  return _list(filter(None, told))
+  fault, remark = compare(there, split, opened)
+  if not (fault or remark) and [*there.splits[split]] != [*opened.listing()]:
+    return 'its classes come in another order'
+  return fault or remark
 
 
 def _another(there: Provenance, opened: Listed) -> str:
@@ -162,7 +141,7 @@ def _another(there: Provenance, opened: Listed) -> str:
 def _moved(
   before: Mapping[str, str], after: Mapping[str, str]
 ) -> dict[str, str]:
-  """The parts that hold what another part held before, with that part."""
+  """Maps each part that holds what another part held before to that part."""
   # Only what is not where it was: two parts may be alike by chance.
   origin = {
     text: name for name, text in before.items() if after.get(name) != text
@@ -179,16 +158,16 @@ def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> str:
   for part in {**before, **after}:
     texts = [x.get(part) or '0 files ' for x in (before, after)]
     if texts[0] != texts[1]:
-      # The last word is a digest, of which nobody learns anything.
+      # The last word is a digest, which tells people nothing.
       was, now = (text.rpartition(' ')[0] for text in texts)
       what = 'others' if was == now else f'{was} then, {now} now'
       told.append(f'{part} ({what})')
-  return f'changed are {_list(told)}' if told else ''
+  return f'changed are {first(told, _SHOWN)}' if told else ''
 
 
 def _verb(names: Sequence[str], verb: str) -> str:
   classes = 'classes' if len(names) > 1 else 'class'
-  return f'{classes} {_list(names)} {verb}' if names else ''
+  return f'{classes} {first(names, _SHOWN)} {verb}' if names else ''
 
 
 def _normal(name: str) -> str:
@@ -204,9 +183,3 @@ def _numbers(class_names: Sequence[str]) -> dict[str, int]:
         'the same name in another Unicode form: give one of them another'
       )
   return numbers
-
-
-def _list(names: Iterable[str]) -> str:
-  names = list(names)
-  more = f' and {len(names) - _SHOWN} more' if names[_SHOWN:] else ''
-  return ', '.join(names[:_SHOWN]) + more

@@ -1,4 +1,4 @@
-"""Vectors in place of images: rows of .npy files, and their labels."""
+"""A dataset of vectors in place of images: rows of .npy files with labels."""
 
 import pathlib
 
@@ -9,10 +9,10 @@ from mrl_jax.retrieval import row_files
 from mrl_jax.workdir import embeddings as embeddings_lib
 from mrl_jax.workdir import files
 
-# Rows that `Vectors.sample` draws from at once, which lie side by side on disk.
+# `Vectors.sample` draws runs of this many rows, which lie together on disk.
 _RUN = 16
-# Rows that a digest is taken of.
-_LISTED = 64
+# Rows that the digest in `Vectors.listing` is taken of.
+_DIGESTED = 64
 
 
 class Vectors:
@@ -20,9 +20,10 @@ class Vectors:
 
   Attributes:
     num_classes: labels are below it.
-    width: D.
-    label_N: of all rows, int32.
-    name, version: `vectors`, and nothing.
+    width: D, the numbers in a row.
+    label_N: the labels of all rows, int32.
+    name: `vectors`.
+    version: empty.
   """
 
   def __init__(
@@ -34,7 +35,7 @@ class Vectors:
     num_classes: int,
     path: pathlib.Path,
   ):
-    """`index_N`: the rows of the file that are in the split; None: all.
+    """Takes all rows of a file; `index_N` are those in the split, None: all.
 
     Raises ValueError for a label that is neither in [0, num_classes) nor -1,
     which stands for a row that does not count.
@@ -59,15 +60,15 @@ class Vectors:
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """Vectors come with numbers only."""
+    """The numbers of the classes: vectors come without names."""
     return tuple(map(str, range(self.num_classes)))
 
   def listing(self) -> dict[str, str]:
-    """For the rows and for the labels, their shape and a digest.
+    """The shape and a digest of the rows and of the labels.
 
-    That of the rows is of a few of them, spread over all.
+    The digest of the rows is taken of a few, spread over all.
     """
-    some = np.linspace(0, len(self) - 1, _LISTED).astype(int)
+    some = np.linspace(0, len(self) - 1, _DIGESTED).astype(int)
     row_SD = np.asarray(self._row_ND[self._index_N[some]])
     digests = [
       xxhash.xxh3_64_hexdigest(np.ascontiguousarray(x).tobytes())
@@ -80,7 +81,7 @@ class Vectors:
     }
 
   def read(self, positions_B: np.ndarray) -> np.ndarray:
-    """The rows at these positions of the split, float32 [B, D].
+    """Reads the rows at these positions of the split, float32 [B, D].
 
     Raises ValueError, naming the row, if one is not finite.
     """
@@ -93,7 +94,7 @@ class Vectors:
     return row_BD
 
   def sample(self, count: int, *, seed: int) -> np.ndarray:
-    """About `count` rows from all over the split, or all if it has no more."""
+    """Reads about `count` rows from all over the split, or all there are."""
     positions_N = np.arange(len(self))
     if count < len(self):
       starts = np.random.default_rng(seed).choice(
@@ -111,17 +112,17 @@ def open_vectors(
   train_split: str = 'train',
   num_classes: int = 0,
 ) -> Vectors:
-  """Opens a split of vectors that someone else has computed.
+  """Opens a split of vectors that were computed elsewhere.
 
   Args:
     embeddings: a folder of `<split>-x.npy` (floats [N, D]) and `<split>-y.npy`
       (integers [N]), as the stage embed writes them, or a workdir with such a
       folder; or one .npy file of rows.
-    split: one of the folder's; of one file `train`, or `val`, a random tenth of
-      the rows.
+    split: a split of the folder; of one file, `val` is a random tenth of the
+      rows and `train` the others.
     labels: the .npy file of the labels, where `embeddings` is a file.
-    train_split: the split that says how many classes there are.
-    num_classes: how many there are, if they need not be counted; 0: count.
+    train_split: the split whose labels are counted for `num_classes`.
+    num_classes: the number of classes; 0: one more than the largest label.
 
   Raises:
     ValueError: there is no such split, or its arrays do not fit each other.

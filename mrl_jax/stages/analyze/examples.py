@@ -10,7 +10,7 @@ import numpy as np
 from mrl_jax.data.batches import evaluation
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.images import decode
-from mrl_jax.data.sources.open import Source
+from mrl_jax.data.sources.example import Source
 from mrl_jax.models import Classifier
 from mrl_jax.stages import build
 from mrl_jax.training import sharding
@@ -70,7 +70,7 @@ def read_image(config: ConfigDict, path: str) -> np.ndarray:
       data = file.read()
     # Of any size, also where the dataset's images all have the right one.
     resize = config.eval_resize or config.eval_image_size
-    return decode.resize_and_crop(
+    return decode.view(
       data,
       resize=resize,
       size=config.eval_image_size,
