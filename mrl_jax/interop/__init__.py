@@ -1,1 +1,1 @@
-"""Reads and writes the files of other software."""
+"""Exported encoders, and the files of other software."""

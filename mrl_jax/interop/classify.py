@@ -1,4 +1,4 @@
-"""Classes from embeddings, by the heads of an export: numpy alone."""
+"""Classifies embeddings by the heads of an export, in numpy."""
 
 from collections.abc import Mapping, Sequence
 import pathlib
@@ -10,19 +10,15 @@ from mrl_jax.analysis import cascade as cascade_lib
 from mrl_jax.analysis.cascade import Cascade
 from mrl_jax.workdir import npy
 
-# In an export: `kernel_<m>` [m, C] and `bias_<m>` [C] of each width m; of MRL-E
-# those of the last one alone.
-HEADS, CASCADE = 'heads.npz', 'cascade.json'
-
 
 class Predictions(NamedTuple):
-  """The K most probable classes of each of N images, the first the most so.
+  """The K most probable classes of each of N images, the likeliest first.
 
   Attributes:
-    classes_NK: their numbers, int64; ties go to the lower.
-    probabilities_NK: float32; of all classes they would add up to 1.
-    names: their names, N tuples of K; of a class without one, its number.
-    dims_N: the width that decided, int64.
+    classes_NK: numbers of the classes, int64; ties go to the lower number.
+    probabilities_NK: their probabilities among all classes, float32.
+    names: their names, N tuples of K; the number of a class without a name.
+    dims_N: the width that decided for each image, int64.
   """
 
   classes_NK: np.ndarray
@@ -32,11 +28,12 @@ class Predictions(NamedTuple):
 
 
 class Heads(NamedTuple):
-  """Linear classifiers of prefixes.
+  """Linear classifiers of embedding prefixes.
 
   Attributes:
     weights: kernel [m, C] and bias [C] by width m.
-    shared: whether the leading rows of the last are the others' (MRL-E).
+    shared: whether there is one classifier, whose leading rows serve every
+      narrower width (MRL-E).
   """
 
   weights: Mapping[int, tuple[np.ndarray, np.ndarray]]
@@ -61,14 +58,18 @@ class Heads(NamedTuple):
       )
 
   def logits(self, embedding_ND: np.ndarray, dim: int) -> np.ndarray:
-    """Of the leading `dim` numbers, float32 [N, C]; see `check`."""
+    """Logits of the leading `dim` numbers, float32 [N, C]."""
     self.check(dim)
     kernel_mC, bias_C = self.weights[self.last if self.shared else dim]
     return embedding_ND[:, :dim] @ kernel_mC[:dim] + bias_C
 
 
 def read(path: pathlib.Path, *, shared: bool) -> Heads:
-  """What the stage export wrote; ValueError if there is nothing, or half."""
+  """Reads an export's heads.npz.
+
+  It has `kernel_<m>` [m, C] and `bias_<m>` [C] for each width m; for MRL-E for
+  the last one only. Raises ValueError if the file is missing or damaged.
+  """
   if not path.is_file():
     raise ValueError(
       f'{path} is not there, which classes need: run --mode=export again'
@@ -95,11 +96,11 @@ def read(path: pathlib.Path, *, shared: bool) -> Heads:
 def decide(
   heads: Heads, embedding_ND: np.ndarray, rule: Cascade
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The logits that decide [N, C], and the width of each, int64 [N]."""
+  """The logits [N, C] that decide, and the width they are of, int64 [N]."""
   logits_NC = np.empty((len(embedding_ND), heads.num_classes), np.float32)
 
   def logits_of(g, rows_B):
-    # Only those that go on are asked again: the last answer stays.
+    # Only undecided rows are asked at the next width: the last answer stays.
     logits_NC[rows_B] = heads.logits(embedding_ND[rows_B], rule.dims[g])
     return logits_NC[rows_B]
 
@@ -110,7 +111,7 @@ def decide(
 def top(
   logits_NC: np.ndarray, count: int, temperature: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The `count` likeliest classes, and softmax(logits / temperature)."""
+  """The `count` likeliest classes, with softmax(logits / temperature)."""
   classes_NK = np.argsort(-logits_NC, axis=1, kind='stable')[:, :count]
   weight_NC = np.exp(
     (logits_NC - logits_NC.max(1, keepdims=True)) / temperature
@@ -122,7 +123,7 @@ def top(
 def named(
   classes_NK: np.ndarray, class_names: Sequence[str]
 ) -> list[tuple[str, ...]]:
-  """The names of `Predictions`."""
+  """Names of the classes, see `Predictions.names`."""
   known = dict(enumerate(class_names))
   return [
     tuple(known.get(c, str(c)) for c in row) for row in classes_NK.tolist()

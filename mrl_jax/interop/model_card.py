@@ -1,14 +1,11 @@
-"""The model card of an export."""
+"""Writes the model card of an export."""
 
 from collections.abc import Mapping
 import textwrap
 from typing import Any
 
-from mrl_jax.interop import classify
-from mrl_jax.interop import encoder
 from mrl_jax.terminal import tables
 
-NAME, TENSORS = 'README.md', 'model.safetensors'
 _HEADS = {
   'mrl': 'a classifier for each width (MRL)',
   'mrl_e': 'one classifier, shared by all widths (MRL-E)',
@@ -23,9 +20,12 @@ def text(
   *,
   has_rule: bool = False,
 ) -> str:
-  """Markdown, from what config.json and preprocess.json hold.
+  """The model card as Markdown.
 
-  `has_rule`: whether there is a cascade.json beside them.
+  Args:
+    about: content of the export's config.json.
+    preprocess: content of its preprocess.json.
+    has_rule: whether it has a cascade.json.
   """
   dims = about['nesting_dims']
   dim = dims[len(dims) // 2]
@@ -74,7 +74,7 @@ Without it, on any platform that JAX has been installed for:
     from jax import export
     import numpy as np
 
-    with open('{encoder.ARTIFACT}', 'rb') as file:
+    with open('encoder.stablehlo', 'rb') as file:
       encoder = export.deserialize(bytearray(file.read()))
     embeddings = np.asarray(encoder.call(batch))[:, :{dim}]
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
@@ -85,7 +85,7 @@ Slice first, then normalise. Widths between those above may be taken as well.
 
 {_takes(preprocess)}
 
-`{encoder.PREPROCESS}` has the numbers, `{encoder.CONFIG}` those further up.
+`preprocess.json` has the numbers, `config.json` those further up.
 {_tensors(about, preprocess)}"""
 
 
@@ -103,10 +103,10 @@ def _heads(about: Mapping[str, Any], dim: int) -> str:
   if name == dim or about['head'] == 'mrl':
     name, rows = dim, ''
   return f"""
-The classifiers are in `{classify.HEADS}`. They take embeddings that are not
+The classifiers are in `heads.npz`. They take embeddings that are not
 normalised:
 
-    heads = np.load('{classify.HEADS}')
+    heads = np.load('heads.npz')
     embeddings = np.asarray(encoder.call(batch))[:, :{dim}]
     logits = embeddings @ heads['kernel_{name}']{rows} + heads['bias_{name}']
 """
@@ -116,9 +116,9 @@ def _tensors(about: Mapping[str, Any], preprocess: Mapping[str, Any]) -> str:
   if preprocess['input'] == 'vectors':
     return ''
   text = (
-    f'`{TENSORS}` has the parameters by the names of timm, and of torchvision '
-    f'where it has {about["encoder"]}; the heads are `nesting_classifier_0` '
-    'and so on, in the order of the widths'
+    '`model.safetensors` has the parameters by the names of timm, and of '
+    f'torchvision where it has {about["encoder"]}; the heads are '
+    '`nesting_classifier_0` and so on, in the order of the widths'
   )
   if about['head'] == 'fixed':
     text = text[: text.index('; the heads')]

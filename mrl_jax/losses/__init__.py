@@ -1,4 +1,4 @@
-"""Matryoshka losses: one classification loss per granularity, summed."""
+"""Matryoshka losses: one loss for each granularity, summed."""
 
 from collections.abc import Sequence
 import itertools
@@ -12,9 +12,9 @@ from mrl_jax import nesting
 from mrl_jax.losses import contrastive
 from mrl_jax.losses import fused
 
-# The label of an example that does not count.
+# The label of an example that the loss leaves out.
 IGNORED = -1
-# A shorter prefix has no direction: its squares are lost in float32.
+# Prefixes of a smaller squared norm have no direction: squares underflow.
 _SHORTEST_SQUARE = 1e-26
 
 
@@ -24,7 +24,7 @@ def cross_entropy(
   """Softmax cross-entropy of every example at every granularity, [G, N] nats.
 
   With smoothing s the target is `(1 - s) * one_hot + s / C`, as in torch. The
-  loss of an example of label -1 is 0, and NaN of another that is no class.
+  loss is 0 where the label is -1, and NaN where it is no class.
   """
   safe_N, known_N = labels_to_read(label_N, logits_GNC.shape[-1])
   label_logit_GN = jnp.take_along_axis(
@@ -40,7 +40,7 @@ def cross_entropy(
 def labels_to_read(
   label_N: jax.Array, num_classes: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Labels with 0 in place of what is no class, and where they are classes."""
+  """The labels, 0 where they are no class, and whether each is a class."""
   known_N = (label_N >= 0) & (label_N < num_classes)
   return jnp.where(known_N, label_N, 0), known_N
 
@@ -48,9 +48,9 @@ def labels_to_read(
 def mask_loss(
   loss_GN: jax.Array, label_N: jax.Array, known_N: jax.Array
 ) -> jax.Array:
-  """0 for examples of label -1, NaN for labels that are no class.
+  """Sets the loss to 0 for label -1, and to NaN for labels that are no class.
 
-  Under jit a label cannot be refused; a loss of NaN stops the training.
+  Under jit no error can be raised; a loss of NaN stops the training.
   """
   other_N = jnp.where(label_N == IGNORED, 0.0, jnp.nan)
   return jnp.where(known_N[None, :], loss_GN, other_N[None, :])
@@ -74,11 +74,11 @@ def matryoshka_cross_entropy(
 
   Args:
     logits_GNC: float logits of each granularity.
-    label_N: int classes in [0, C), or -1: the example does not count.
+    label_N: int classes in [0, C); -1 leaves the example out.
     weights_G: the paper's relative importance c_m, or the name of a preset
       (`nesting.PRESETS`); None means all ones.
-    label_smoothing: in [0, 1).
-    mask_N: bool, the examples that count; None means all.
+    label_smoothing: share of the target spread over all classes, in [0, 1).
+    mask_N: bool, which examples count; None means all.
 
   Returns:
     The scalar loss `sum_g weights_g * loss_g` and `loss_G`, each granularity's
@@ -101,7 +101,7 @@ def matryoshka_cross_entropy(
 
 
 def counted(label_N: jax.Array, mask_N: jax.Array | None) -> jax.Array:
-  """Which examples count: those of the mask whose label is not -1, bool [N]."""
+  """Which examples count: in the mask, and with a label other than -1."""
   counted_N = label_N != IGNORED
   if mask_N is None:
     return counted_N
@@ -117,19 +117,16 @@ def weighted_sum(
 ) -> tuple[jax.Array, jax.Array]:
   """The MRL objective from each example's loss at each granularity.
 
-  See `matryoshka_cross_entropy` for arguments and what is returned. Weights
-  that are traced, inside jit, are taken as they are.
+  See `matryoshka_cross_entropy` for arguments and results. Weights that are
+  traced, inside jit, are not validated.
   """
-  G, N = loss_GN.shape
   if not isinstance(weights_G, jax.core.Tracer):
     if isinstance(weights_G, jax.Array):
       weights_G = np.asarray(weights_G)
-    weights_G = nesting.validate_weights(weights_G, G)
+    weights_G = nesting.validate_weights(weights_G, len(loss_GN))
   if mask_N is None:
     loss_G = loss_GN.mean(-1)
   else:
-    if mask_N.shape != (N,):
-      raise ValueError(f'mask of shape {mask_N.shape}: must be [{N}]')
     loss_GN = jnp.where(mask_N[None, :], loss_GN, 0)
     loss_G = loss_GN.sum(-1) / jnp.maximum(mask_N.sum(), 1)
   return jnp.dot(jnp.asarray(weights_G), loss_G), loss_G
@@ -151,23 +148,23 @@ def matryoshka_contrastive(
   normalize: bool = True,
   axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Symmetric InfoNCE at every prefix: row i of one pairs with row i of the
-  other, all else are negatives (arXiv 2205.13147, section 3; CLIP's loss,
-  arXiv 2103.00020, figure 3).
+  """Symmetric InfoNCE at every prefix, summed (arXiv 2205.13147, section 3).
 
-  A block of the [N, N] similarities is in memory at a time. For a batch that is
-  sharded under `jit`, leave `axis_name` out.
+  Row i of the queries pairs with row i of the keys, and all other rows are its
+  negatives, as in CLIP (arXiv 2103.00020, figure 3). One block of the [N, N]
+  similarities is in memory at a time. For a batch that is sharded under `jit`,
+  leave `axis_name` out.
 
   Args:
     query_ND: float embeddings.
     key_ND: float embeddings, of the same shape.
-    nesting_dims: prefix widths; what lies beyond the last is not read.
-    temperature: what similarities are divided by, positive; a number, or an
-      array if it is learned.
+    nesting_dims: prefix widths; columns beyond the last are not read.
+    temperature: positive divisor of the similarities; a number, or an array if
+      it is learned.
     weights_G: as in `matryoshka_cross_entropy`.
     normalize: whether each prefix is divided by its own norm.
-    axis_name: of a mapped axis (`shard_map`) over whose devices the batch is
-      split: negatives are gathered, and the loss is that of the whole batch.
+    axis_name: name of a mapped axis (`shard_map`) over whose devices the batch
+      is split; the loss is then that of the whole batch.
 
   Returns:
     The scalar loss `sum_g weights_g * loss_g` and `loss_G` in nats, each the
@@ -215,7 +212,7 @@ def _inverse_norms(embedding_ND: jax.Array, dims: tuple[int, ...]) -> jax.Array:
   )
   square_GN = jnp.stack(list(square_GN))
   is_zero_GN = square_GN < _SHORTEST_SQUARE
-  # A gradient through the root of zero would be NaN, whatever is then chosen.
+  # The gradient of the root at zero would be NaN, even where it is not chosen.
   inverse_GN = jax.lax.rsqrt(jnp.where(is_zero_GN, 1, square_GN))
   return jnp.where(is_zero_GN, 0, inverse_GN)
 
@@ -226,9 +223,9 @@ def validate_targets(
   num_classes: int,
   label_smoothing: float = 0.0,
 ) -> jax.Array:
-  """The labels as int32 [N], so that they can be subtracted from.
+  """The labels as int32 [N], which can be subtracted from.
 
-  Raises ValueError for what `matryoshka_cross_entropy` refuses of these.
+  Raises ValueError for arguments that `matryoshka_cross_entropy` refuses.
   """
   if not isinstance(label_N, jax.Array | np.ndarray):
     label_N = np.asarray(label_N)

@@ -1,4 +1,4 @@
-"""Nested heads' loss over blocks of classes, in O(block) memory."""
+"""The loss of nested heads over blocks of classes, in O(block) memory."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,11 +25,7 @@ def forward(
     from mrl_jax.losses import tiles
 
     normalizer_GN, label_logit_GN, mean_logit_GN = tiles.statistics(
-      embedding_ND.astype(spec.dtype),
-      kernel_RC.astype(spec.dtype),
-      bias,
-      label_N,
-      **_tiling(spec),
+      spec, embedding_ND, kernel_RC, bias, label_N
     )
     target_GN = softmax.target_logit(
       spec, label_logit_GN, lambda: mean_logit_GN
@@ -63,7 +59,7 @@ def backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Float32 gradients by embedding, kernel and bias.
 
-  `inputs` are those of `forward`; their logits are computed again.
+  `inputs` are the arrays of `forward`, whose logits are computed again.
   """
   embedding_ND, kernel_RC, bias, label_N = inputs
   num_classes = kernel_RC.shape[1]
@@ -73,28 +69,28 @@ def backward(
     block = _block(kernel_RC, start, size), _block(bias, start, size)
     place_N = label_N - start
     if spec.kernel == 'xla':
-      by_logits = _by_logits(
-        spec,
-        product.logits(spec, embedding_ND, *block),
-        place_N,
-        normalizer_GN,
-        cotangent_GN,
-        num_classes,
-      )
+      logits_ = product.logits(spec, embedding_ND, *block)
+
+      def by_logits(g):
+        softmax_NC = jnp.exp(logits_[g] - normalizer_GN[g][:, None])
+        cotangent_N1 = cotangent_GN[g][:, None]
+        return softmax.by_logits(
+          spec,
+          softmax_NC * cotangent_N1,
+          cotangent_GN[g],
+          place_N,
+          num_classes,
+        )
+
     else:
       from mrl_jax.losses import tiles
 
       by_logits_GNC = tiles.gradient(
-        embedding_ND.astype(spec.dtype),
-        block[0].astype(spec.dtype),
-        block[1],
-        place_N,
+        spec,
+        (embedding_ND, *block, place_N),
         normalizer_GN,
         cotangent_GN,
-        label_smoothing=spec.label_smoothing,
         num_classes=num_classes,
-        dtype=spec.dtype,
-        **_tiling(spec),
       )
       by_logits = lambda g: by_logits_GNC[g].astype(jnp.float32)
     gradients = product.gradients(spec, embedding_ND, block[0], by_logits)
@@ -109,29 +105,6 @@ def backward(
   return over_blocks(body, zeros, spec, (len(label_N), num_classes))
 
 
-def _by_logits(
-  spec, logits_, place_N, normalizer_GN, cotangent_GN, num_classes
-) -> Callable[[int], jax.Array]:
-  """The gradient of granularity g by a block's logits, [N, size]."""
-
-  def by_logits(g):
-    softmax_NC = jnp.exp(logits_[g] - normalizer_GN[g][:, None])
-    return softmax.by_logits(
-      spec,
-      softmax_NC * cotangent_GN[g][:, None],
-      cotangent_GN[g],
-      place_N,
-      num_classes,
-    )
-
-  return by_logits
-
-
-def _tiling(spec: Spec) -> dict[str, Any]:
-  interpret = spec.kernel == 'interpret'
-  return {'dims': spec.dims, 'shared': spec.shared, 'interpret': interpret}
-
-
 def statistics(
   spec: Spec,
   embedding_ND: jax.Array,
@@ -139,7 +112,7 @@ def statistics(
   bias: jax.Array,
   label_N: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-  """Loss and rank of each label, both [G, N], with a running top 5."""
+  """Loss and rank of each label, both [G, N], from a running top 5."""
   num_examples, num_classes = len(label_N), kernel_RC.shape[1]
   k = min(5, num_classes)
   G = len(spec.dims)
@@ -148,8 +121,8 @@ def statistics(
     running, best, ids = carry
     block = _block(kernel_RC, start, size), _block(bias, start, size)
     logits_ = product.logits(spec, embedding_ND, *block)
-    # Blocks come in the order of the classes, and top_k keeps the first of
-    # equals: ties go to the lower class.
+    # Ties go to the lower class: blocks come in the order of classes, and top_k
+    # keeps the first of equals.
     here, here_ids = lax.top_k(jnp.stack(logits_), min(k, size))
     best, places = lax.top_k(jnp.concatenate([best, here], axis=-1), k)
     ids = jnp.concatenate([ids, start + here_ids], axis=-1)
@@ -169,7 +142,7 @@ def statistics(
   loss_GN = running.normalizer() - running.label_logit
   is_label_GNK = ids_GNK == label_N[None, :, None]
   rank_GN = jnp.where(is_label_GNK.any(-1), is_label_GNK.argmax(-1), 5)
-  # A row with NaN ranks its label last.
+  # A label ranks last where logits are NaN.
   return loss_GN, jnp.where(jnp.isnan(loss_GN), 5, rank_GN)
 
 
@@ -178,14 +151,15 @@ def over_blocks(
 ) -> Any:
   """Folds `body(carry, start, size)` over blocks of the classes.
 
-  All blocks are of one size, except that the last may be smaller.
+  All blocks have one size, but the last may be smaller. `shape` is the number
+  of examples and of classes.
   """
   num_examples, num_classes = shape
   size = spec.block_bytes // (4 * len(spec.dims) * num_examples)
-  # A whole number of a matrix unit's columns, or of a vector's.
+  # Multiples of the columns of a matrix unit, or of a vector register.
   tile = 128 if size >= 128 else 16
   size = min(num_classes, max(size // tile, 1) * tile)
-  # Without a rest, where that is possible: it would be compiled on its own.
+  # A smaller last block would be compiled on its own: avoid it where possible.
   sizes = range(size, size // 2, -tile)
   size = next((x for x in sizes if num_classes % x == 0), size)
   full, rest = divmod(num_classes, size)

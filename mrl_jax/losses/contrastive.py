@@ -1,8 +1,8 @@
 """Contrastive loss of nested embeddings, over blocks of keys.
 
-The similarities of all prefixes are one cumulative product, as the logits of
-MRL-E are, with the keys for a classifier; a block of them at a time is in
-memory, and is computed again in the backward pass.
+The keys take the place of MRL-E's classifier: the similarities of all prefixes
+are one cumulative product. One block of them at a time is in memory, and the
+backward pass computes it again.
 """
 
 import functools
@@ -16,8 +16,8 @@ from mrl_jax.losses import product
 from mrl_jax.losses import softmax
 from mrl_jax.losses.product import Spec
 
-# Of the similarities of all granularities in a block; the backward pass needs
-# about six times as much. 1 and 4 MiB are slower on a CPU, 16 as fast.
+# Size of the similarities of all granularities in a block; the backward pass
+# needs about six times as much. On a CPU 1 and 4 MiB are slower, 16 as fast.
 BLOCK_BYTES = 2**23
 
 
@@ -34,17 +34,17 @@ def symmetric_cross_entropy(
 
   The similarity of query i and key j at granularity g is the product of their
   prefixes times `query_scale_GN[g, i] * key_scale_GN[g, j]`. A pair's loss is
-  the mean of two cross-entropies: its key's among all keys, and its query's
-  among all queries. With `axis_name`, all are those of the devices along that
-  mapped axis; N and what is returned are this device's.
+  the mean of two cross-entropies: of its key among all keys, and of its query
+  among all queries. With `axis_name` these are the keys and queries of all
+  devices along that mapped axis; the arguments and the result are one device's.
 
   Args:
-    spec: `shared` must be true, and `dims[-1]` the width D.
-    axis_name: of a mapped axis, or None.
-    query_ND: embeddings, the i-th of which pairs with
-    key_ND: the i-th of these.
-    query_scale_GN: float32.
-    key_scale_GN: float32.
+    spec: has `shared`, and the width D as `dims[-1]`.
+    axis_name: name of a mapped axis, or None.
+    query_ND: embeddings; row i pairs with row i of `key_ND`.
+    key_ND: embeddings.
+    query_scale_GN: float32 factors of the queries.
+    key_scale_GN: float32 factors of the keys.
   """
   inputs = query_ND, key_ND, query_scale_GN, key_scale_GN
   return _forward(spec, axis_name, *inputs)[0]
@@ -61,7 +61,7 @@ def _forward(spec, axis_name, query_ND, key_ND, query_scale_GN, key_scale_GN):
     scale_GB = lax.dynamic_slice_in_dim(all_scale_GM, start, size, axis=1)
     similarity_G = _scaled(products, query_scale_GN, scale_GB)
     running = running.update(similarity_G, own_N, start, size)
-    # Of the queries for each key of the block, which no other block has.
+    # Log-sum-exp over the queries: complete, as only this block has its keys.
     by_key_GB = jnp.stack([_normalizer(x, axis_name) for x in similarity_G])
     by_key_GM = lax.dynamic_update_slice_in_dim(
       by_key_GM, by_key_GB, start, axis=1
@@ -100,7 +100,7 @@ def _backward(spec, axis_name, residuals, cotangent_GN):
     scale_grads = {}
 
     def by_product(g):
-      """Gradient by the products of granularity g; keeps that by its scales."""
+      """Gradient by the products at granularity g; stores that by scales."""
       product_NB = products[g]
       scale_N1, scale_1B = query_scale_GN[g][:, None], scale_GB[g][None, :]
       similarity_NB = product_NB * scale_N1 * scale_1B
@@ -153,7 +153,7 @@ def _keys(all_key_MD, start, size) -> jax.Array:
 
 
 def _products(spec, query_ND, all_key_MD, start, size) -> list[jax.Array]:
-  """Unscaled, [N, size] of each granularity."""
+  """Unscaled similarities with a block of keys, [N, size] for each g."""
   key_DB = _keys(all_key_MD, start, size)
   return product.logits(spec, query_ND, key_DB, jnp.zeros(size))
 
@@ -185,13 +185,13 @@ def _gather(x, axis_name, axis) -> jax.Array:
 
 
 def _scatter(x, axis_name, axis) -> jax.Array:
-  """Sums over devices, each of which keeps its own part."""
+  """Sums over devices; each keeps its own part."""
   if axis_name is None:
     return x
   return lax.psum_scatter(x, axis_name, scatter_dimension=axis, tiled=True)
 
 
 def _own(count: int, axis_name) -> jax.Array:
-  """Places of this device's pairs among all, [N]."""
+  """Positions of this device's pairs among those of all devices, [N]."""
   first = 0 if axis_name is None else count * lax.axis_index(axis_name)
   return first + jnp.arange(count)

@@ -1,10 +1,10 @@
-"""Nested heads and their loss in one: the logits are never all in memory.
+"""The loss of nested heads from the embedding, without all logits in memory.
 
 Where all logits together are small, they are kept from the forward to the
-backward pass, as automatic differentiation would. Where they are not, both
+backward pass, as automatic differentiation does. Where they are large, both
 passes go over blocks of classes: the forward pass keeps a running log-sum-exp
 for each granularity, the backward pass computes a block's logits again (four
-products instead of three) and writes that block's gradient in place.
+products instead of three) and writes the block's gradient in place.
 """
 
 import dataclasses
@@ -39,8 +39,8 @@ def cross_entropy(
 ) -> jax.Array:
   """Softmax cross-entropy of every example at every granularity, [G, N] nats.
 
-  Equal to `losses.cross_entropy(logits(...), label_N)`, in less memory.
-  Differentiable by the embedding, the kernel and the bias, in reverse.
+  Equal to `losses.cross_entropy(logits(...), label_N)`, in less memory. It has
+  reverse-mode gradients by the embedding, the kernel and the bias.
   """
   return _forward(spec, embedding_ND, kernel_RC, bias, label_N)[0]
 
@@ -54,7 +54,7 @@ def statistics(
 ) -> tuple[jax.Array, jax.Array]:
   """Loss (nats, not smoothed) and rank of each label, both [G, N], in one pass.
 
-  Ranks are those of `metrics.label_rank`, up to 4; 5 stands for any beyond.
+  Ranks are those of `metrics.label_rank` up to 4; 5 stands for all higher.
   """
   spec = dataclasses.replace(spec, label_smoothing=0.0)
   inputs = embedding_ND, kernel_RC, bias, label_N

@@ -8,11 +8,11 @@ import numpy as np
 
 
 def label_rank(logits_GNC: jax.Array, label_N: jax.Array) -> jax.Array:
-  """How many classes rank above the label, int32 [G, N]; ties to the lower id.
+  """Number of classes that rank above the label, int32 [G, N].
 
-  Top-k is right where the rank is below k. A row with NaN logits ranks its
-  label last, so that a diverged model never counts as right, and so does one of
-  label -1, which is to be masked.
+  Ties rank the lower class first. An example is right in its top k if the rank
+  is below k. The rank is last where logits are NaN, so that a diverged model is
+  never right, and where the label is -1, which the caller masks.
   """
   C = logits_GNC.shape[-1]
   label_1N1 = jnp.maximum(label_N, 0)[None, :, None]
@@ -28,9 +28,9 @@ def label_rank(logits_GNC: jax.Array, label_N: jax.Array) -> jax.Array:
 def masked_sums(
   loss_GN: jax.Array, rank_GN: jax.Array, mask_N: jax.Array
 ) -> dict[str, jax.Array]:
-  """Sums over the examples that count: what one batch adds to the evaluation.
+  """Sums over the examples of a batch whose mask is true.
 
-  Returns `count` (scalar), and `loss`, `top1`, `top5` of shape [G].
+  Returns `count` (scalar), and `loss`, `top1` and `top5` of shape [G].
   """
   mask_1N = mask_N[None, :]
   return {
@@ -44,7 +44,10 @@ def masked_sums(
 def from_sums(
   dims: Sequence[int], sums: Mapping[str, np.ndarray], prefix: str = 'val'
 ) -> dict[str, float]:
-  """`val/loss@m` in nats, `val/top1@m` and `val/top5@m` in percent."""
+  """The metrics `val/loss@m` in nats, `val/top1@m`, `val/top5@m` in percent.
+
+  Raises ValueError if no example counts.
+  """
   count = sums['count']
   if not np.asarray(count).all():
     raise ValueError('no example counts: there is nothing to average over')
@@ -58,7 +61,7 @@ def from_sums(
 def per_width(
   name: str, dims: Sequence[int], values_G: Sequence[float]
 ) -> dict[str, float]:
-  """One metric for each width, named as in `train/loss@64`."""
+  """Names the values of a metric by width, as in `train/loss@64`."""
   return {
     f'{name}@{dim}': float(value)
     for dim, value in zip(dims, values_G, strict=True)

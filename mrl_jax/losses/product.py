@@ -9,24 +9,28 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
-# Logits of all granularities up to this many bytes are kept; a block of
-# classes has about as many bytes as the second says. With blocks of 8 to 64
-# MiB, the loss's speed on a CPU changes by less than its noise.
+# Defaults of `Spec`. With blocks of 8 to 64 MiB, the loss's speed on a CPU
+# changes by less than its noise.
 KEPT_BYTES = 2**28
 BLOCK_BYTES = 2**25
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-  """What is static of nested heads.
+  """Compile-time settings of nested heads (hashable, a static argument).
 
-  `dims` are the prefix widths. With `shared`, one kernel `[dims[-1], C]` and
-  bias `[C]` serve all prefixes (MRL-E, and one fixed width); without, the
-  kernel `[sum(dims), C]` holds a head for each prefix, one below the other, and
-  the bias is `[G, C]` (MRL). Products take inputs of `dtype` and accumulate in
-  float32. `kernel` is how the logits are computed where they are not kept:
-  blocks by XLA, tiles by Pallas (GPU and TPU, one device), or the latter
-  interpreted.
+  Attributes:
+    dims: prefix widths, strictly increasing; columns of the embedding from the
+      last on are not read.
+    shared: whether one kernel `[dims[-1], C]` and bias `[C]` serve all prefixes
+      (MRL-E, and one fixed width); otherwise the kernel `[sum(dims), C]` has a
+      head for each prefix, one below the other, and the bias is `[G, C]` (MRL).
+    dtype: dtype of the products' inputs; they accumulate in float32.
+    label_smoothing: see `losses.cross_entropy`.
+    kept_bytes: logits of up to this size are kept for the backward pass.
+    block_bytes: size of the logits in one block of classes.
+    kernel: how logits that are not kept are computed: in blocks by XLA, in
+      tiles by Pallas (GPU and TPU, one device), or by Pallas's interpreter.
   """
 
   dims: tuple[int, ...]
@@ -39,7 +43,7 @@ class Spec:
 
 
 class _Slices(NamedTuple):
-  """Columns of the embedding, and the rows of the kernel they multiply."""
+  """Columns of the embedding, and the rows of the kernel that they multiply."""
 
   columns: slice
   rows: slice
@@ -70,9 +74,9 @@ def logits(
 ) -> list[jax.Array]:
   """Float32 logits [N, C] of each granularity.
 
-  MRL-E adds one segment between two prefixes at a time to a running sum: D * C
-  multiply-adds for a row. MRL multiplies each prefix with its own rows:
-  sum(dims) * C. (arXiv 2205.13147, section 3.)
+  MRL-E adds the segments between prefixes to a running sum, D * C multiply-adds
+  for an example; MRL multiplies each prefix with its own rows, sum(dims) * C
+  (arXiv 2205.13147, section 3).
   """
   products = [
     _dot(spec, embedding_ND[:, columns], kernel_RC[rows], ((1,), (0,)))
@@ -93,16 +97,17 @@ def gradients(
   kernel_RC: jax.Array,
   by_logits: Callable[[int], jax.Array],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Float32 gradients by embedding, kernel and bias, from those by the logits.
+  """Float32 gradients by embedding, kernel and bias.
 
-  `by_logits` is called with g, from the last granularity to the first, so that
-  what it returns, [N, C], need not be in memory for all of them.
+  `by_logits(g)` returns the gradient by the logits of granularity g, [N, C]. It
+  is called from the last granularity to the first, so that these need not be in
+  memory all at once.
   """
   by_prefix, by_rows, by_bias = [], [], []
   gradient_NC = None
   for g, (columns, rows) in reversed(list(enumerate(_slices(spec)))):
     if spec.shared and gradient_NC is not None:
-      # A segment takes part in every prefix that is at least as long.
+      # A segment belongs to every prefix that reaches its end.
       gradient_NC += by_logits(g)
     else:
       gradient_NC = by_logits(g)

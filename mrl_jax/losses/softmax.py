@@ -1,4 +1,4 @@
-"""Softmax cross-entropy in parts, for whoever goes over the classes."""
+"""The steps of a softmax cross-entropy, over all classes or some at a time."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,9 +12,10 @@ from mrl_jax.losses.product import Spec
 def softmax(
   spec: Spec, logits_NC: jax.Array, label_N: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """The loss [N], and the softmax as exponentials [N, C] and their sums [N].
+  """The loss [N], and the softmax's numerator [N, C] and denominator [N].
 
-  They stay apart until the cotangent is known: then one pass does both.
+  These are kept apart, so that the backward pass can divide by one and multiply
+  by the cotangent at once.
   """
   largest_N1 = logits_NC.max(-1, keepdims=True)
   weights_NC = jnp.exp(logits_NC - largest_N1)
@@ -28,7 +29,7 @@ def softmax(
 def target_logit(
   spec: Spec, label_logit: jax.Array, mean_logit: Callable[[], jax.Array]
 ) -> jax.Array:
-  """The mean logit under the smoothed target."""
+  """The expected logit under the smoothed target."""
   smoothing = spec.label_smoothing
   if not smoothing:
     return label_logit
@@ -42,10 +43,10 @@ def by_logits(
   label_N: jax.Array,
   num_classes: int,
 ) -> jax.Array:
-  """Gradient by the logits of some of the `num_classes` classes.
+  """Gradient by the logits of some of the `num_classes` classes, [N, C].
 
-  `softmax_NC` is scaled by the cotangent already; labels count from the first
-  of its classes, and may lie outside of them.
+  `softmax_NC` is already multiplied by the cotangent. Labels count from the
+  first of its classes, and may lie outside of them.
   """
   is_label_NC = label_N[:, None] == jnp.arange(softmax_NC.shape[1])[None, :]
   smoothing = spec.label_smoothing
@@ -56,10 +57,17 @@ def by_logits(
 
 
 class Running(NamedTuple):
-  """Of the classes seen so far, all [G, N]."""
+  """Running log-sum-exp over the blocks read so far; every field is [G, N].
+
+  Attributes:
+    largest: the largest logit.
+    total: sum of exp(logit - largest).
+    label_logit: logit of the label, 0 before it is read.
+    logit_sum: sum of the logits.
+  """
 
   largest: jax.Array
-  total: jax.Array  # Of the exponentials, relative to `largest`.
+  total: jax.Array
   label_logit: jax.Array
   logit_sum: jax.Array
 
@@ -68,7 +76,7 @@ class Running(NamedTuple):
     return cls(zeros_GN - jnp.inf, zeros_GN, zeros_GN, zeros_GN)
 
   def update(self, logits_, label_N, start, size: int) -> 'Running':
-    """With the logits [N, size] of each granularity from class `start` on."""
+    """Adds the logits [N, size] of classes from `start` on, one for each g."""
     place_N = label_N - start
     is_here_N = (place_N >= 0) & (place_N < size)
     place_N1 = jnp.clip(place_N, 0, size - 1)[:, None]
@@ -84,4 +92,5 @@ class Running(NamedTuple):
     return Running(*map(jnp.stack, zip(*columns, strict=True)))
 
   def normalizer(self) -> jax.Array:
+    """The log-sum-exp."""
     return self.largest + jnp.log(self.total)

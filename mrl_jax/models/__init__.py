@@ -41,7 +41,7 @@ def validate(
   drop_path: float = 0.0,
   **traits,
 ) -> None:
-  """Raises ValueError if the named encoder cannot be had so; see `create`."""
+  """Raises ValueError if `create` would refuse these arguments."""
   num_features(name)
   variant = geometry.changed(ENCODERS[name], **traits)
   is_resnet = isinstance(variant, resnet.Variant)
@@ -75,23 +75,26 @@ def create(
   rngs: nnx.Rngs,
   **traits,
 ) -> Encoder:
-  """An encoder: float images [N, H, W, 3] to float32 embeddings [N, D].
+  """Creates an encoder: float images [N, H, W, 3] to float32 embeddings [N, D].
 
   Args:
-    name: a key of `ENCODERS`; ValueError for another.
-    image_size: side of the images, pixels, which a transformer's positions are
-      made for; the other encoders take any.
-    blurpool: blur before strided convolutions (ResNets).
-    drop_path: share of the examples for which the last block is skipped, at
-      random, in training; fewer before it (ConvNeXt and transformers).
-    remat: compute activations inside blocks again in the backward pass, to save
-      memory.
-    dtype: of the computation; parameters are float32.
+    name: a key of `ENCODERS`.
+    image_size: side of the images in pixels, for which a transformer's position
+      embeddings are made; the other encoders take any size.
+    blurpool: whether to blur before strided convolutions (ResNets).
+    drop_path: share of the examples, drawn at random, for which training skips
+      the last block; earlier blocks have less (ConvNeXt and transformers).
+    remat: whether to compute activations inside blocks again in the backward
+      pass, which saves memory.
+    dtype: dtype of the computation; parameters are float32.
     rngs: the `params` stream initialises the parameters.
-    **traits: changes of the named encoder's geometry, for `geometry.changed`.
+    **traits: changes to the encoder's geometry, see `geometry.changed`.
 
   Returns:
-    A module with the attribute `num_features`, the width D.
+    A module whose attribute `num_features` is the width D.
+
+  Raises:
+    ValueError: an unknown name, or an option that the encoder cannot have.
   """
   validate(
     name,
@@ -124,9 +127,10 @@ class Classifier(nnx.Module):
     rngs: nnx.Rngs,
     **encoder_options,
   ):
-    """`encoder`: a name, with options for `create`, or what that returns.
+    """Takes the arguments of `MatryoshkaHead`, and an encoder.
 
-    `head` is `none` for an encoder that is only embedded with.
+    `encoder` is a name, with options for `create`, or a module that `create`
+    returned. `head` is `none` for an encoder that only embeds.
     """
     if isinstance(encoder, str):
       encoder = create(encoder, dtype=dtype, rngs=rngs, **encoder_options)
@@ -157,9 +161,10 @@ class Classifier(nnx.Module):
     weights_G: Sequence[float] | jax.Array | None = None,
     label_smoothing: float = 0.0,
   ) -> tuple[jax.Array, jax.Array]:
-    """The summed loss and each granularity's: what training minimises.
+    """The summed loss, which training minimises, and each granularity's.
 
-    `key` is of the encoder's random depth; the rest as in the head's own loss.
+    `key` draws the blocks that the encoder skips; `MatryoshkaHead.loss`
+    describes the other arguments.
     """
     return self.head.loss(
       self.encoder(image_NHWC, key=key),

@@ -1,4 +1,4 @@
-"""A transform of vectors that someone else's encoder has computed."""
+"""A trainable transform of vectors from a frozen encoder."""
 
 from flax import nnx
 import jax
@@ -9,14 +9,14 @@ from mrl_jax.models import initializers
 
 
 class Adaptor(nnx.Module):
-  """Vectors to embeddings of the same width: themselves, and a small branch.
+  """Adds a small residual branch to vectors, whose width stays the same.
 
-  `x + relu(x @ W1 + b1) @ W2 + b2` of the centred vectors, scaled as a whole
-  to a mean square of 1. W2 starts at zero, so that the transform starts as the
-  identity but for the centring. The branch moves what the classes differ in to
-  the leading dims; the vectors' own numbers stay in the trailing ones.
+  Computes `x + relu(x @ W1 + b1) @ W2 + b2`, where x are the vectors, centred
+  and divided by one number so that their mean square is 1. W2 starts at zero,
+  so that at first the output is x. Training moves what separates the classes to
+  the leading dims; the trailing dims keep the vectors' own numbers.
 
-  Parameters are float32; `dtype` is that of the branch's products.
+  Parameters are float32; `dtype` is the dtype of the branch's products.
   """
 
   def __init__(
@@ -28,7 +28,7 @@ class Adaptor(nnx.Module):
     rngs: nnx.Rngs,
   ):
     self.num_features = width
-    # Not trained, but kept with the parameters in checkpoints.
+    # Statistics are not trained, but checkpoints keep them.
     self.mean = nnx.BatchStat(jnp.zeros(width))
     self.scale = nnx.BatchStat(jnp.ones(()))
     self.down = nnx.Linear(
@@ -47,9 +47,9 @@ class Adaptor(nnx.Module):
     )
 
   def fit(self, row_ND: np.ndarray) -> None:
-    """Takes the mean and the scale of these rows, float32 [N, D].
+    """Sets mean and scale to those of the rows, float32 [N, D].
 
-    Raises ValueError if the rows are all the same.
+    Raises ValueError if all rows are the same.
     """
     mean_D = row_ND.mean(0, dtype=np.float64)
     scale = np.sqrt(np.square(row_ND - mean_D).mean())

@@ -8,10 +8,10 @@ from jax import numpy as jnp
 class BatchNorm(nnx.BatchNorm):
   """`nnx.BatchNorm` as torch defines it, over all but the last axis.
 
-  Differs from its parent in three ways: momentum 0.1 in torch's sense (0.9
-  here); the running variance is the unbiased one, as torch keeps it; and the
-  statistics stay float32 when the activations are bfloat16, in evaluation too.
-  Under a global-view jit the statistics are those of the global batch.
+  It differs from its parent in three ways: the momentum is torch's 0.1 (0.9
+  here); the running variance is the unbiased one; and the statistics stay
+  float32 when the activations are bfloat16, in evaluation too. Under a
+  global-view jit the statistics are those of the global batch.
   """
 
   def __init__(self, num_features: int, *, rngs: nnx.Rngs):

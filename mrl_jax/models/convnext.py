@@ -54,7 +54,7 @@ def _conv(in_channels, out_channels, size, *, dtype, rngs, **kwargs):
 
 
 class Block(nnx.Module):
-  """A depthwise 7x7 convolution and a two-layer perceptron, scaled, added."""
+  """A residual block: depthwise 7x7 convolution and two-layer perceptron."""
 
   def __init__(self, width, *, index, drop_path, dtype, rngs):
     self.index = index
@@ -87,7 +87,7 @@ class Block(nnx.Module):
 
 
 class Stem(nnx.Module):
-  """4x4 patches to channels, normed."""
+  """Turns 4x4 patches into channels, and normalises them."""
 
   def __init__(self, width, *, dtype, rngs):
     self.conv = _conv(
@@ -100,7 +100,7 @@ class Stem(nnx.Module):
 
 
 class Downsample(nnx.Module):
-  """Halves the sides, between stages."""
+  """Halves height and width between stages."""
 
   def __init__(self, in_channels, width, *, dtype, rngs):
     self.norm = layer_norm(in_channels, dtype, rngs)
@@ -113,9 +113,9 @@ class Downsample(nnx.Module):
 
 
 class ConvNeXt(encoder.Encoder):
-  """Images to embeddings: stem, stages, averaged over space, then normed.
+  """A ConvNeXt: stem, stages, mean over pixels, then a norm.
 
-  Stages: `stem` and `stage1` to `stage4`, of activations [N, h, w, C].
+  The stages are `stem`, `stage1`, `stage2`, …, of activations [N, h, w, C].
   """
 
   def __init__(

@@ -1,7 +1,7 @@
-"""The traits of an encoder that no array of a checkpoint shows.
+"""Traits of an encoder that a config may change.
 
-A config names an encoder and may change these of it: `stem`, `num_heads`,
-`pooling` and `output_stride`.
+A config names an encoder, and may change its `stem`, `num_heads`, `pooling` and
+`output_stride`. Most of these no array of a checkpoint shows.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,9 +12,9 @@ from typing import Any
 from mrl_jax.models import resnet
 from mrl_jax.models import vit
 
-# Fields of a config, at the values that leave the encoder as its name says.
+# Fields of a config, with the values that leave an encoder unchanged.
 OPTIONS = {'stem': '', 'num_heads': 0, 'pooling': '', 'output_stride': 0}
-# Fields of a variant that change no shape and no key.
+# Fields of a variant that change no shape and no name of a parameter.
 _UNSEEN = {
   resnet.Variant: (
     'stem_stride',
@@ -29,7 +29,7 @@ _STEM = re.compile(r'(7x7|3x3|deep)(?:_stride([12]))?(?:_(pool|no_pool))?')
 
 
 def options(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields of `OPTIONS` in a config."""
+  """The config's values of `OPTIONS`."""
   return {name: config[name] for name in OPTIONS}
 
 
@@ -38,18 +38,19 @@ def unseen(variant: Any) -> tuple[str, ...]:
   names = _UNSEEN.get(type(variant), ())
   if isinstance(variant, resnet.Variant) and not variant.bottleneck:
     return tuple(name for name in names if name != 'stride_in_1x1')
-  # Where the norm follows the mean it has a name of its own.
+  # A norm after the mean has a name of its own, which shows the pooling.
   if isinstance(variant, vit.Variant) and variant.pool_first:
     return ('num_heads',)
   return names
 
 
 def stem_fields(text: str) -> dict[str, Any]:
-  """The fields of `resnet.Variant` that a config's `stem` stands for.
+  """The fields of `resnet.Variant` that a config's `stem` sets.
 
   The text is `7x7`, `3x3` or `deep`, then `_stride1` or `_stride2`, then
-  `_pool` or `_no_pool`. Left out, a 3x3 stem has stride 1 and no max-pool, as
-  for CIFAR; the others have stride 2 and a max-pool. ValueError otherwise.
+  `_pool` or `_no_pool`. Without them a 3x3 stem has stride 1 and no max-pool,
+  as for CIFAR; the others have stride 2 and a max-pool. Raises ValueError for
+  another text.
   """
   match = _STEM.fullmatch(text)
   if not match:
@@ -80,7 +81,7 @@ def changed(
   pooling: str = '',
   output_stride: int = 0,
 ) -> Any:
-  """The variant with these traits in place of its own; empty or 0: its own.
+  """The variant with the traits that are not empty or 0.
 
   Raises ValueError for a trait that the variant's family does not have, or
   cannot have so.
@@ -91,56 +92,59 @@ def changed(
     ('stem', stem, is_resnet, 'ResNets'),
     ('output_stride', output_stride, is_resnet, 'ResNets'),
     ('num_heads', num_heads, is_vit, 'vision transformers'),
-    # The others average, always.
+    # Other encoders always average.
     ('pooling', pooling, is_vit or pooling == 'mean', 'vision transformers'),
   ):
     if value and not has_it:
       raise ValueError(
         f'{name} {value!r}: must be left out, as it is a trait of {whose} only'
       )
-  fields = stem_fields(stem) if stem else {}
-  if is_vit and pooling:
-    fields['pooling'] = pooling
-  if num_heads:
-    fields['num_heads'] = num_heads
-  if output_stride:
-    fields['output_stride'] = output_stride
-  return dataclasses.replace(variant, **fields)
+  fields = {'num_heads': num_heads, 'output_stride': output_stride}
+  fields |= {'pooling': pooling if is_vit else ''}
+  fields = {name: value for name, value in fields.items() if value}
+  stem_ = stem_fields(stem) if stem else {}
+  return dataclasses.replace(variant, **stem_, **fields)
 
 
-def named(variant: Any, options: Mapping[str, Any]) -> set[str]:
-  """The variant's fields that options other than empty ones set."""
+def fields_set(options: Mapping[str, Any]) -> set[str]:
+  """The fields of a variant that these `OPTIONS` set."""
   fields = {name for name, value in options.items() if value}
-  if 'stem' in fields:
-    fields |= {'stem_stride', 'stem_pool'}
-  return fields & {field.name for field in dataclasses.fields(variant)}
+  return fields | ({'stem_stride', 'stem_pool'} if 'stem' in fields else set())
 
 
 def find(
   variant: Any, base: str, encoders: Mapping[str, Any]
 ) -> tuple[str, dict[str, Any]]:
-  """An encoder's name, and the `OPTIONS` that make it this variant.
+  """Finds a name and the `OPTIONS` that give this variant.
 
-  `base` is the name that is preferred where no encoder is the variant as it
-  stands. Raises ValueError if there is no such encoder.
+  Args:
+    variant: the geometry to find.
+    base: the name to prefer where no encoder has the geometry without options.
+    encoders: geometries by name.
+
+  Raises:
+    ValueError: no encoder can be changed to this geometry.
   """
   for name in (base, *encoders):
     if encoders[name] == variant:
       return name, {}
-  options = options_of(variant)
+  options = _options_of(variant)
   for name in (base, *encoders):
-    if type(encoders[name]) is type(variant):
-      try:
-        found = changed(encoders[name], **options)
-      except ValueError:
-        continue
-      if found == variant:
-        needed = options_of(encoders[name])
-        return name, {k: v for k, v in options.items() if v != needed[k]}
+    encoder = encoders[name]
+    if type(encoder) is type(variant) and _can_be(encoder, variant, options):
+      present = _options_of(encoder)
+      return name, {k: v for k, v in options.items() if v != present[k]}
   raise ValueError(f'no encoder here has {described(variant)}')
 
 
-def options_of(variant: Any) -> dict[str, Any]:
+def _can_be(encoder: Any, variant: Any, options: Mapping[str, Any]) -> bool:
+  try:
+    return changed(encoder, **options) == variant
+  except ValueError:
+    return False
+
+
+def _options_of(variant: Any) -> dict[str, Any]:
   """The variant's own traits, as `OPTIONS`."""
   if isinstance(variant, resnet.Variant):
     stride = variant.output_stride
@@ -151,30 +155,26 @@ def options_of(variant: Any) -> dict[str, Any]:
 
 
 def described(variant: Any, fields: Collection[str] | None = None) -> str:
-  """The unseen traits in words, all or those in `fields`."""
-  names = unseen(variant)
-  fields = names if fields is None else fields
-  words = {
-    ('stem_stride', 'stem_pool'): lambda: (
-      f'a {variant.stem} stem of stride {variant.stem_stride} '
-      f'{"with" if variant.stem_pool else "without"} max-pooling'
-    ),
-    ('stride_in_1x1',): lambda: (
-      f'strides in the {"1x1" if variant.stride_in_1x1 else "3x3"} convolution'
-    ),
-    ('blur_activations',): lambda: (
-      f'{"blurred" if variant.blur_activations else "no blurred"} activations'
-    ),
-    ('output_stride',): lambda: f'output stride {variant.output_stride}',
-    ('num_heads',): lambda: f'{variant.num_heads} attention heads',
-    ('pooling',): lambda: (
-      'the class token as embedding'
-      if variant.pooling == 'token'
-      else "the mean of the patches' tokens as embedding"
-    ),
-  }
-  return ', '.join(
-    word()
-    for group, word in words.items()
-    if any(name in fields and name in names for name in group)
-  )
+  """The traits that no array shows, in words: all, or those in `fields`."""
+  names = unseen(variant) if fields is None else fields
+  return ', '.join(dict.fromkeys(_words(variant, name) for name in names))
+
+
+def _words(variant: Any, field: str) -> str:
+  value = getattr(variant, field)
+  match field:
+    case 'stem_stride' | 'stem_pool':
+      pool = 'with' if variant.stem_pool else 'without'
+      stem = f'a {variant.stem} stem of stride {variant.stem_stride}'
+      return f'{stem} {pool} max-pooling'
+    case 'stride_in_1x1':
+      return f'strides in the {"1x1" if value else "3x3"} convolution'
+    case 'blur_activations':
+      return f'{"blurred" if value else "no blurred"} activations'
+    case 'output_stride':
+      return f'output stride {value}'
+    case 'num_heads':
+      return f'{value} attention heads'
+  if value == 'token':
+    return 'the class token as embedding'
+  return "the mean of the patches' tokens as embedding"

@@ -1,4 +1,4 @@
-"""The nested linear heads: one packed kernel for all granularities."""
+"""Nested linear heads, with one packed kernel for all granularities."""
 
 from collections.abc import Sequence
 import sys
@@ -16,7 +16,6 @@ from mrl_jax.losses import fused
 from mrl_jax.models import initializers
 
 KINDS = ('mrl', 'mrl_e', 'fixed')
-LOSS_KERNELS = ('xla', 'pallas', 'interpret')
 
 
 class MatryoshkaHead(nnx.Module):
@@ -53,23 +52,19 @@ class MatryoshkaHead(nnx.Module):
     loss_kernel: Literal['xla', 'pallas'] = 'xla',
     rngs: nnx.Rngs,
   ):
-    """Raises ValueError for bad dims, less than a class, or an unknown kind,
-    dtype or loss_kernel.
+    """Makes the heads with random parameters.
 
     Args:
       nesting_dims: prefix widths, strictly increasing; for `fixed`, just one.
-      num_classes: C.
+      num_classes: number of classes C.
       kind: which of the three heads.
       dtype: float dtype of the products' inputs; they accumulate in float32.
       loss_kernel: see `fused.Spec.kernel`.
       rngs: the `params` stream initialises the parameters.
+
+    Raises:
+      ValueError: an argument is none of these.
     """
-    if kind not in KINDS:
-      raise ValueError(f'head {kind!r}: must be one of {KINDS}')
-    if num_classes < 1:
-      raise ValueError(f'num_classes {num_classes}: must be at least 1')
-    if loss_kernel not in LOSS_KERNELS:
-      raise ValueError(f'loss_kernel {loss_kernel!r}: must be {LOSS_KERNELS}')
     # The embedding's width is not known yet; `__call__` checks it.
     dims = nesting.validate(nesting_dims, sys.maxsize)
     if kind == 'fixed' and len(dims) > 1:
@@ -77,9 +72,9 @@ class MatryoshkaHead(nnx.Module):
     self.nesting_dims = dims
     self.num_classes = num_classes
     self.kind = kind
-    self.dtype = _floating(dtype)
+    self.dtype = dtype
     self.loss_kernel = loss_kernel
-    # The bound of each row of the kernel, and of each row of the bias.
+    # The width that bounds the values of each row of the kernel and the bias.
     if kind == 'mrl':
       fan_in_R = np.repeat(dims, dims)[:, None]
       fan_in_bias = np.array(dims)[:, None]
@@ -121,8 +116,8 @@ class MatryoshkaHead(nnx.Module):
   def weights(self, g: int) -> tuple[jax.Array, jax.Array]:
     """Kernel [m, C] and bias [C] of the classifier of `nesting_dims[g]`.
 
-    Its logits are `embedding_ND[:, :m] @ kernel + bias`; to compute those of
-    one width alone, as `analysis.cascade.walk` does.
+    Its logits are `embedding_ND[:, :m] @ kernel + bias`, for callers that need
+    one width alone, such as `analysis.cascade.walk`.
     """
     G = len(self.nesting_dims)
     if not -G <= g < G:
@@ -149,10 +144,10 @@ class MatryoshkaHead(nnx.Module):
     label_smoothing: float = 0.0,
     mask_N: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """The summed loss and each granularity's, from the embedding.
+    """The summed loss and the loss of each granularity, from the embedding.
 
-    The same numbers as `losses.matryoshka_cross_entropy` of the logits, which
-    has the arguments, units and errors, without all logits in memory.
+    Equal to `losses.matryoshka_cross_entropy` of the logits, which describes
+    arguments, units and errors, but never has all logits in memory.
     """
     _check_width(embedding_ND, self.nesting_dims[-1])
     label_N = losses.validate_targets(
@@ -186,9 +181,9 @@ class MatryoshkaHead(nnx.Module):
   ) -> tuple[jax.Array, jax.Array]:
     """Loss in nats and rank of each label, both [G, N], for evaluation.
 
-    Ranks are those of `metrics.label_rank` up to 4; 5 stands for any beyond,
-    and for examples of label -1, whose loss is 0. `dims` as in `at`; None means
-    the nesting dims.
+    Ranks are those of `metrics.label_rank` up to 4; 5 stands for every higher
+    rank, and for examples of label -1, whose loss is 0. `dims` are widths as in
+    `at`; None stands for the nesting dims.
     """
     _check_width(embedding_ND, self.nesting_dims[-1])
     label_N = losses.validate_targets(
@@ -224,17 +219,6 @@ class MatryoshkaHead(nnx.Module):
     return fused.Spec(
       dims, shared=self.kind != 'mrl', dtype=self.dtype, **kwargs
     )
-
-
-def _floating(dtype: jnp.dtype) -> jnp.dtype:
-  """`dtype` as it is; ValueError if it is not one of floating numbers."""
-  try:
-    is_floating = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
-  except TypeError:
-    is_floating = False
-  if not is_floating:
-    raise ValueError(f'dtype {dtype!r}: must be floating, such as bfloat16')
-  return dtype
 
 
 def _check_width(embedding_ND: jax.Array, least: int) -> None:

@@ -18,38 +18,24 @@ def kaiming_normal(
 ) -> jax.Array:
   """`kaiming_normal_(mode='fan_out', nonlinearity='relu')` of a HWIO kernel."""
   height, width, _, out_channels = shape
-  scale = np.float32(math.sqrt(2 / (height * width * out_channels)))
-  return _draw(
-    key,
-    shape,
-    lambda rng: rng.standard_normal(shape, np.float32) * scale,
-  ).astype(dtype)
-
-
-def normal_002(
-  key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32
-) -> jax.Array:
-  """Normal of deviation 0.02, the kernels of ConvNeXt, ViT and DeiT.
-
-  Their `trunc_normal_(std=0.02)` cuts at 100 deviations, which is nowhere.
-  """
-  return _draw(
-    key,
-    shape,
-    lambda rng: rng.standard_normal(shape, np.float32) * np.float32(0.02),
-  ).astype(dtype)
+  return _normal(key, shape, 2 / (height * width * out_channels), dtype)
 
 
 def kaiming_normal_in(
   key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32
 ) -> jax.Array:
   """`kaiming_normal_(nonlinearity='relu')` of a kernel [in, out]."""
-  scale = np.float32(math.sqrt(2 / shape[0]))
-  return _draw(
-    key,
-    shape,
-    lambda rng: rng.standard_normal(shape, np.float32) * scale,
-  ).astype(dtype)
+  return _normal(key, shape, 2 / shape[0], dtype)
+
+
+def normal_002(
+  key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
+  """Normal of deviation 0.02, for the kernels of ConvNeXt, ViT and DeiT.
+
+  Their `trunc_normal_(std=0.02)` cuts at 100 deviations, which is nowhere.
+  """
+  return _normal(key, shape, 0.02**2, dtype)
 
 
 def linear_uniform(
@@ -61,10 +47,14 @@ def linear_uniform(
   """
   bound = 1 / np.sqrt(fan_in, dtype=np.float32)
   return _draw(
-    key,
-    shape,
-    lambda rng: (2 * rng.random(shape, np.float32) - 1) * bound,
+    key, shape, lambda rng: (2 * rng.random(shape, np.float32) - 1) * bound
   )
+
+
+def _normal(key, shape, variance: float, dtype: jnp.dtype) -> jax.Array:
+  scale = np.float32(math.sqrt(variance))
+  draw = lambda rng: rng.standard_normal(shape, np.float32) * scale
+  return _draw(key, shape, draw).astype(dtype)
 
 
 def _draw(

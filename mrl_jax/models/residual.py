@@ -1,8 +1,10 @@
 """The parts of a ResNet: convolutions, stems, shortcuts and blocks.
 
-`variant` is the `resnet.Variant` of the network; `conv` makes a `Conv` with the
-network's options.
+Throughout, `variant` is the network's `resnet.Variant`, and `layers` its
+`Layers`.
 """
+
+import dataclasses
 
 from flax import nnx
 import jax
@@ -13,14 +15,33 @@ from mrl_jax.models.batch_norm import BatchNorm
 
 
 class Conv(nnx.Module):
-  """Bias-free convolution with torch's padding and an optional blur before it.
+  """A convolution, after a blur if `blurs`."""
 
-  The blur is BlurPool's (arXiv 1904.11486) as the MRL recipe uses it: a fixed
-  3x3 binomial filter in front of every strided convolution with at least 16
-  input channels.
+  def __init__(self, conv: nnx.Conv, *, blurs: bool):
+    self.conv = conv
+    self.blurs = blurs
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.conv(blur(x) if self.blurs else x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+  """Makes the layers of one network, all with the same options.
+
+  Attributes:
+    blurpool: whether strided convolutions with at least 16 input channels
+      follow a fixed 3x3 binomial filter: BlurPool (arXiv 1904.11486) as the MRL
+      recipe uses it.
+    dtype: dtype of the convolutions.
+    rngs: the `params` stream initialises the parameters.
   """
 
-  def __init__(
+  blurpool: bool
+  dtype: jnp.dtype
+  rngs: nnx.Rngs
+
+  def conv(
     self,
     in_channels: int,
     out_channels: int,
@@ -29,12 +50,9 @@ class Conv(nnx.Module):
     *,
     dilation: int = 1,
     groups: int = 1,
-    blurpool: bool,
-    dtype: jnp.dtype,
-    rngs: nnx.Rngs,
-  ):
-    self.blurs = blurpool and stride > 1 and in_channels >= 16
-    self.conv = nnx.Conv(
+  ) -> Conv:
+    """A convolution without bias, with torch's padding."""
+    conv = nnx.Conv(
       in_channels,
       out_channels,
       (size, size),
@@ -43,13 +61,15 @@ class Conv(nnx.Module):
       kernel_dilation=dilation,
       feature_group_count=groups,
       use_bias=False,
-      dtype=dtype,
+      dtype=self.dtype,
       kernel_init=initializers.kaiming_normal,
-      rngs=rngs,
+      rngs=self.rngs,
     )
+    blurs = self.blurpool and stride > 1 and in_channels >= 16
+    return Conv(conv, blurs=blurs)
 
-  def __call__(self, x: jax.Array) -> jax.Array:
-    return self.conv(blur(x) if self.blurs else x)
+  def norm(self, channels: int) -> BatchNorm:
+    return BatchNorm(channels, rngs=self.rngs)
 
 
 def blur(x: jax.Array) -> jax.Array:
@@ -60,7 +80,7 @@ def blur(x: jax.Array) -> jax.Array:
 def blur_pool(x: jax.Array) -> jax.Array:
   """Blurs `x` [N, h, w, C] with reflected borders and takes every other pixel.
 
-  timm's `BlurPool2d`, the antialiasing of its resnetblur50.
+  This is timm's `BlurPool2d`, the antialiasing of its resnetblur50.
   """
   x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), 'reflect')
   return _blur(x, stride=2, padding=0)
@@ -82,25 +102,25 @@ def _blur(x: jax.Array, *, stride: int, padding: int) -> jax.Array:
   )
 
 
-def stem(variant, conv) -> nnx.Module:
-  """The stem's convolutions; the norm after the last is the network's own."""
+def stem(variant, layers: Layers) -> nnx.Module:
+  """The stem without the norm after its last convolution."""
   channels, stride = variant.widths[0], variant.stem_stride
   if variant.stem == 'deep':
-    return DeepStem(channels, stride, conv)
+    return DeepStem(channels, stride, layers)
   size = {'7x7': 7, '3x3': 3}[variant.stem]
-  return conv(3, channels, size, stride)
+  return layers.conv(3, channels, size, stride)
 
 
 class DeepStem(nnx.Module):
-  """Three 3x3 convolutions, of which two have half of the channels."""
+  """Three 3x3 convolutions, the first two with half of the channels."""
 
-  def __init__(self, channels, stride, conv):
-    half, rngs = channels // 2, conv.keywords['rngs']
-    self.conv1 = conv(3, half, 3, stride)
-    self.bn1 = BatchNorm(half, rngs=rngs)
-    self.conv2 = conv(half, half, 3)
-    self.bn2 = BatchNorm(half, rngs=rngs)
-    self.conv3 = conv(half, channels, 3)
+  def __init__(self, channels, stride, layers):
+    half = channels // 2
+    self.conv1 = layers.conv(3, half, 3, stride)
+    self.bn1 = layers.norm(half)
+    self.conv2 = layers.conv(half, half, 3)
+    self.bn2 = layers.norm(half)
+    self.conv3 = layers.conv(half, channels, 3)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     x = nnx.relu(self.bn1(self.conv1(x)))
@@ -110,9 +130,9 @@ class DeepStem(nnx.Module):
 class Downsample(nnx.Module):
   """The projection on a block's shortcut, where its shape changes."""
 
-  def __init__(self, in_channels, out_channels, stride, conv):
-    self.conv = conv(in_channels, out_channels, 1, stride)
-    self.norm = BatchNorm(out_channels, rngs=conv.keywords['rngs'])
+  def __init__(self, in_channels, out_channels, stride, layers):
+    self.conv = layers.conv(in_channels, out_channels, 1, stride)
+    self.norm = layers.norm(out_channels)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     return self.norm(self.conv(x))
@@ -121,36 +141,37 @@ class Downsample(nnx.Module):
 class AverageDownsample(nnx.Module):
   """Averages 2x2 pixels where there is a stride, then projects (ResNet-D)."""
 
-  def __init__(self, in_channels, out_channels, stride, conv):
+  def __init__(self, in_channels, out_channels, stride, layers):
     self.stride = stride
-    self.projection = Downsample(in_channels, out_channels, 1, conv)
+    self.projection = Downsample(in_channels, out_channels, 1, layers)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     if self.stride > 1:
-      # At the end of an odd side there are fewer pixels to average.
+      # At the end of an odd side torch averages fewer pixels, too.
       x = nnx.avg_pool(x, (2, 2), (2, 2), 'SAME', count_include_pad=False)
     return self.projection(x)
 
 
-def _downsample(variant, in_channels, out_channels, stride, conv):
+def _downsample(variant, in_channels, out_channels, stride, layers):
   if stride == 1 and in_channels == out_channels:
     return None
   layer = AverageDownsample if variant.average_shortcut else Downsample
-  return layer(in_channels, out_channels, stride, conv)
+  return layer(in_channels, out_channels, stride, layers)
 
 
 class BasicBlock(nnx.Module):
   """Two 3x3 convolutions, added to the shortcut."""
 
-  def __init__(self, variant, in_channels, width, stride, dilations, conv):
-    rngs = conv.keywords['rngs']
+  def __init__(self, variant, in_channels, width, stride, dilations, layers):
     self.pools = variant.blur_activations and stride > 1
     first = 1 if self.pools else stride
-    self.conv1 = conv(in_channels, width, 3, first, dilation=dilations[0])
-    self.bn1 = BatchNorm(width, rngs=rngs)
-    self.conv2 = conv(width, width, 3, dilation=dilations[1])
-    self.bn2 = BatchNorm(width, rngs=rngs)
-    self.downsample = _downsample(variant, in_channels, width, stride, conv)
+    self.conv1 = layers.conv(
+      in_channels, width, 3, first, dilation=dilations[0]
+    )
+    self.bn1 = layers.norm(width)
+    self.conv2 = layers.conv(width, width, 3, dilation=dilations[1])
+    self.bn2 = layers.norm(width)
+    self.downsample = _downsample(variant, in_channels, width, stride, layers)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     shortcut = x if self.downsample is None else self.downsample(x)
@@ -162,23 +183,22 @@ class BasicBlock(nnx.Module):
 class Bottleneck(nnx.Module):
   """1x1, 3x3 and 1x1 convolutions, added to the shortcut."""
 
-  def __init__(self, variant, in_channels, width, stride, dilations, conv):
-    rngs = conv.keywords['rngs']
+  def __init__(self, variant, in_channels, width, stride, dilations, layers):
     self.pools = variant.blur_activations and stride > 1
     out_channels, inside = 4 * width, variant.inside(width)
     first, second = (stride, 1) if variant.stride_in_1x1 else (1, stride)
     if self.pools:
       first, second = 1, 1
-    self.conv1 = conv(in_channels, inside, 1, first)
-    self.bn1 = BatchNorm(inside, rngs=rngs)
-    self.conv2 = conv(
+    self.conv1 = layers.conv(in_channels, inside, 1, first)
+    self.bn1 = layers.norm(inside)
+    self.conv2 = layers.conv(
       inside, inside, 3, second, dilation=dilations[0], groups=variant.groups
     )
-    self.bn2 = BatchNorm(inside, rngs=rngs)
-    self.conv3 = conv(inside, out_channels, 1)
-    self.bn3 = BatchNorm(out_channels, rngs=rngs)
+    self.bn2 = layers.norm(inside)
+    self.conv3 = layers.conv(inside, out_channels, 1)
+    self.bn3 = layers.norm(out_channels)
     self.downsample = _downsample(
-      variant, in_channels, out_channels, stride, conv
+      variant, in_channels, out_channels, stride, layers
     )
 
   def __call__(self, x: jax.Array) -> jax.Array:

@@ -1,7 +1,6 @@
 """ResNet (arXiv 1512.03385), wide ResNet, ResNeXt and ResNet-D."""
 
 import dataclasses
-import functools
 from typing import Literal
 
 from flax import nnx
@@ -10,7 +9,6 @@ from jax import numpy as jnp
 
 from mrl_jax.models import encoder
 from mrl_jax.models import residual
-from mrl_jax.models.batch_norm import BatchNorm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,16 +24,17 @@ class Variant:
     stem_stride: stride of the stem's first convolution.
     stem_pool: whether a 3x3 max-pool of stride 2 ends the stem.
     groups: groups of the 3x3 convolution in a bottleneck (ResNeXt).
-    width_per_group: its channels per group in a stage of width 64; other stages
-      have them in proportion.
+    width_per_group: channels per group of that convolution in a stage of width
+      64; other stages have them in proportion.
     stride_in_1x1: a bottleneck's stride sits in its first 1x1 convolution (the
       original paper) instead of its 3x3 convolution (v1.5).
     average_shortcut: a shortcut averages 2x2 pixels and then projects them,
       instead of a projection with a stride (ResNet-D).
-    blur_activations: strides are replaced by a blur of the activations behind
-      them, except on shortcuts (timm's resnetblur50; `blurpool` is another).
-    output_stride: pixels of the image per pixel of the last stage, at most; a
-      stage that would exceed it dilates its convolutions instead of striding.
+    blur_activations: activations are blurred and subsampled instead of a
+      stride, except on shortcuts (timm's resnetblur50; `blurpool` differs).
+    output_stride: largest number of image pixels, in each direction, for a
+      pixel of the last stage; a stage that would exceed it dilates its
+      convolutions instead of striding.
   """
 
   depths: tuple[int, ...]
@@ -143,10 +142,10 @@ VARIANTS = {
 
 
 class ResNet(encoder.Encoder):
-  """Images to embeddings: stem, stages, global average pooling.
+  """A ResNet: stem, stages, global average pooling.
 
-  Parameters are float32; `dtype` is that of the convolutions. Stages: `stem`
-  and `layer1`, `layer2`, …, of activations [N, h, w, C].
+  Parameters are float32; `dtype` is the dtype of the convolutions. The stages
+  are `stem`, `layer1`, `layer2`, …, of activations [N, h, w, C].
   """
 
   def __init__(
@@ -163,22 +162,22 @@ class ResNet(encoder.Encoder):
     self.blurpool = blurpool
     self.remat = remat
     self.dtype = dtype
-    conv = functools.partial(
-      residual.Conv, blurpool=blurpool, dtype=dtype, rngs=rngs
-    )
+    layers = residual.Layers(blurpool, dtype, rngs)
     channels = variant.widths[0]
-    self.conv1 = residual.stem(variant, conv)
-    self.bn1 = BatchNorm(channels, rngs=rngs)
+    self.conv1 = residual.stem(variant, layers)
+    self.bn1 = layers.norm(channels)
     block = residual.Bottleneck if variant.bottleneck else residual.BasicBlock
     before = 1
     for stage, (stride, dilation) in enumerate(variant.strides()):
       width = variant.widths[stage]
       blocks = []
       for _ in range(variant.depths[stage]):
-        # The first block still has the dilation of the stage before, as in
-        # torchvision and timm.
+        # As in torchvision and timm, the first block still has the dilation of
+        # the stage before.
         dilations = (before, dilation)
-        blocks.append(block(variant, channels, width, stride, dilations, conv))
+        blocks.append(
+          block(variant, channels, width, stride, dilations, layers)
+        )
         stride, before = 1, dilation
         channels = width * variant.expansion
       setattr(self, f'layer{stage + 1}', nnx.List(blocks))

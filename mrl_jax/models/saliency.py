@@ -1,4 +1,4 @@
-"""Where a trained model looks: Grad-CAM of each width, attention rollout."""
+"""Shows where a trained model looks: Grad-CAM and attention rollout."""
 
 import math
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from mrl_jax.models import Classifier
 
 
 class Saliency(NamedTuple):
-  """What each width says of each image, and why.
+  """A heatmap for the prediction of every width on every image.
 
   Attributes:
-    heat_GNhw: in [0, 1], at the resolution of the last stage; all 0 where
-      nothing speaks for the class.
-    class_GN: explained; that which the width predicts, unless one was given.
-    probability_GN: of the class.
+    heat_GNhw: heatmaps in [0, 1] at the resolution of the last stage; all 0
+      where nothing speaks for the class.
+    class_GN: the predicted class, which the heatmap explains.
+    probability_GN: the probability of that class.
   """
 
   heat_GNhw: jax.Array
@@ -28,27 +28,27 @@ class Saliency(NamedTuple):
 def explain(
   model: Classifier, image_NHWC: jax.Array
 ) -> tuple[Saliency, jax.Array | None]:
-  """Grad-CAM of each width, and of a transformer attention rollout, too."""
+  """Grad-CAM of every width, and a transformer's attention rollout [N, h, w].
+
+  The rollout is None for other encoders.
+  """
   rollout_Nhw = None
   if hasattr(model.encoder, 'blocks'):
     rollout_Nhw = attention_rollout(model.encoder, image_NHWC)
   return grad_cam(model, image_NHWC), rollout_Nhw
 
 
-def grad_cam(
-  model: Classifier, image_NHWC: jax.Array, class_N: jax.Array | None = None
-) -> Saliency:
-  """Grad-CAM of every width (arXiv 1610.02391), from one pass forward.
+def grad_cam(model: Classifier, image_NHWC: jax.Array) -> Saliency:
+  """Grad-CAM of every width (arXiv 1610.02391).
 
-  Then one backward for each width, all images at once, from the logits to the
-  last stage's activations: nothing goes below them. A transformer's last stage
-  hands on the class token alone, so there it is the one before: backward
-  through one block, to the tokens of the patches.
+  One forward pass serves all widths. Each width then has one backward pass for
+  all images, from the logits to the last stage's activations and no further. A
+  transformer's last stage only passes on the class token, so there the stage
+  before it is explained, by a backward pass through one block.
 
   Args:
-    model: in evaluation mode.
-    image_NHWC: float, normalised.
-    class_N: int32, explained at every width; None: what each width predicts.
+    model: the model, in evaluation mode.
+    image_NHWC: float images, normalised.
   """
   names = model.encoder.stage_names
   features = model.encoder.features(image_NHWC)
@@ -57,12 +57,9 @@ def grad_cam(
   logits_GNC, pull_back = jax.vjp(
     lambda x: model.head(model.encoder.from_features(x, stage)), activation
   )
-  G, N, C = logits_GNC.shape
-  if class_N is None:
-    class_GN = logits_GNC.argmax(-1)
-  else:
-    class_GN = jnp.broadcast_to(class_N[None], (G, N))
-  # The images share no activation, so that one pull-back serves them all.
+  G, _, C = logits_GNC.shape
+  class_GN = logits_GNC.argmax(-1)
+  # Images share no activation, so that one pull-back serves all of them.
   wanted_GNC = jax.nn.one_hot(class_GN, C, dtype=logits_GNC.dtype)
 
   def heat_of(g):
@@ -76,21 +73,20 @@ def grad_cam(
 
 
 def attention_rollout(encoder: nnx.Module, image_NHWC: jax.Array) -> jax.Array:
-  """What a transformer's class token gathers from each patch, [N, h, w].
+  """Attention rollout (arXiv 2005.00928) of the class token, [N, h, w].
 
-  Attention rollout (arXiv 2005.00928): the attention of each block, the mean of
-  its heads and of the identity for its shortcut, multiplied from the first to
-  the last. It knows neither class nor width. Scaled so that its largest is 1.
+  Multiplies the attention matrices of all blocks, each averaged over heads and
+  then with the identity, which stands for the shortcut. The result shows how
+  much the class token gathers from each patch, whatever the class and width.
+  The largest value of each image is 1.
 
   Args:
-    encoder: has `blocks`, each with `norm1`, `qkv` and `num_heads`, that follow
-      the stage `embed`, of tokens [N, 1 + patches, D] with the class token
-      first; in evaluation mode.
-    image_NHWC: float, normalised.
+    encoder: a `vit.ViT`, in evaluation mode.
+    image_NHWC: float images, normalised.
   """
   features = encoder.features(image_NHWC)
   rollout_NTT = None
-  # What goes into a block is what the stage before it gave.
+  # A block's input is the output of the stage before it.
   for name, block in zip(encoder.stage_names, encoder.blocks, strict=False):
     token_NTD = features[name]
     N, T, D = token_NTD.shape
@@ -106,17 +102,16 @@ def attention_rollout(encoder: nnx.Module, image_NHWC: jax.Array) -> jax.Array:
       rollout_NTT = attention_NTT
     else:
       rollout_NTT = attention_NTT @ rollout_NTT
-  heat_NhwK = _as_map(rollout_NTT[:, 0, :, None])
-  heat_Nhw = heat_NhwK[..., 0]
+  heat_Nhw = _as_map(rollout_NTT[:, 0, :, None])[..., 0]
   return heat_Nhw / heat_Nhw.max((1, 2), keepdims=True)
 
 
 def class_activation(
   activation_NhwK: jax.Array, gradient_NhwK: jax.Array
 ) -> jax.Array:
-  """Activations weighted by their mean gradients, their positive part, [N,h,w].
+  """The positive part of activations weighted by mean gradients, [N, h, w].
 
-  Scaled for each image, so that its largest is 1; all 0 if nothing is positive.
+  The largest value of each image is 1, or all are 0 if none is positive.
   """
   weight_N11K = gradient_NhwK.mean((1, 2), keepdims=True)
   heat_Nhw = jax.nn.relu((activation_NhwK * weight_N11K).sum(-1))
@@ -125,7 +120,7 @@ def class_activation(
 
 
 def _as_map(x: jax.Array) -> jax.Array:
-  """In float32 [N, h, w, K]; of tokens, the patches without the class token."""
+  """Activations, or the patches' tokens, as a float32 map [N, h, w, K]."""
   x = x.astype(jnp.float32)
   if x.ndim == 3:
     side = math.isqrt(x.shape[1] - 1)

@@ -1,8 +1,8 @@
-"""Slimmable networks (arXiv 1812.08928), the baseline that MRL is held against.
+"""Slimmable networks (arXiv 1812.08928), a baseline of the MRL paper.
 
-One set of weights is trained to work at several widths, where a width is a
-share of the channels of every layer; an embedding of width m comes from the
-network of m / D of the channels. Each width has BatchNorms of its own.
+One set of weights is trained to work at several shares of the channels of every
+layer: the embedding of width m comes from the network with m / D of the
+channels. Each of these networks has BatchNorms of its own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,9 +19,9 @@ from mrl_jax.models import resnet
 
 
 def narrowed(variant: resnet.Variant, dim: int) -> resnet.Variant:
-  """The ResNet of `dim / num_features` of the channels.
+  """The ResNet with `dim / num_features` of the channels.
 
-  Raises ValueError where that is no whole number of them in some stage.
+  Raises ValueError if that is not a whole number in some stage.
   """
   full = variant.num_features
   if any(width * dim % full for width in variant.widths):
@@ -34,7 +34,7 @@ def narrowed(variant: resnet.Variant, dim: int) -> resnet.Variant:
 
 
 def validate(variant: Any, dims: Sequence[int], head: str) -> None:
-  """Raises ValueError if there is no such `SlimmableClassifier`."""
+  """Raises ValueError if `SlimmableClassifier` would refuse these."""
   if not isinstance(variant, resnet.Variant):
     raise ValueError('slimmable True: the encoder must be a ResNet')
   if variant.groups > 1:
@@ -53,20 +53,16 @@ def validate(variant: Any, dims: Sequence[int], head: str) -> None:
 
 
 class SlimmableClassifier(models.Classifier):
-  """A classifier that trains by the networks inside of it.
+  """A classifier whose loss comes from networks of several widths.
 
-  The loss at width m is that of the network of m / D of the channels: the
-  leading ones of each kernel, and the leading m rows of the shared classifier.
-  The full network, which is all that evaluation and export look at, is a plain
-  `Classifier`: its prefixes are what the paper's tables call Slim. Net.
+  The loss at width m is that of the network with m / D of the channels: the
+  leading channels of each kernel, and the leading m rows of the shared
+  classifier. Evaluation and export use the full network alone, as a plain
+  `Classifier`, whose prefixes the paper's tables call Slim. Net.
   """
 
   def __init__(self, *args, rngs: nnx.Rngs, **kwargs):
-    """Arguments are those of `Classifier`.
-
-    Raises ValueError for another encoder than a ResNet, another head than
-    `mrl_e`, and dims that no network has, see `validate`.
-    """
+    """Takes the arguments of `Classifier`; see `validate` for errors."""
     super().__init__(*args, rngs=rngs, **kwargs)
     dims = self.head.nesting_dims
     variant = getattr(self.encoder, 'variant', None)
@@ -84,7 +80,7 @@ class SlimmableClassifier(models.Classifier):
       rngs=rngs,
     )
     for conv in _convolutions(network):
-      conv.kernel = None  # Theirs are parts of the full network's.
+      conv.kernel = None  # A part of the full network's, see `_embed`.
     return network
 
   def loss(
@@ -96,7 +92,7 @@ class SlimmableClassifier(models.Classifier):
     weights_G: Sequence[float] | jax.Array | None = None,
     label_smoothing: float = 0.0,
   ) -> tuple[jax.Array, jax.Array]:
-    """As `Classifier.loss`, each width by its own network."""
+    """The same as `Classifier.loss`, with each width from its own network."""
     del key  # Nothing is random in a ResNet.
     logits = []
     for g, network in enumerate((*self.narrow, self.encoder)):
@@ -111,9 +107,10 @@ class SlimmableClassifier(models.Classifier):
     )
 
   def _embed(self, network: resnet.ResNet, image_NHWC: jax.Array) -> jax.Array:
-    """By the leading channels of the full network's kernels.
+    """Embeds by the leading channels of the full network's kernels.
 
-    They are lent for the call, so that no copy stays among the parameters.
+    The network has these kernels only during the call, so that no copy stays
+    among the parameters.
     """
     if network is self.encoder:
       return network(image_NHWC)
@@ -129,7 +126,7 @@ class SlimmableClassifier(models.Classifier):
 
 
 def _convolutions(network: nnx.Module) -> Iterator[nnx.Conv]:
-  """In the order of their paths, the same in networks of all widths."""
+  """Yields convolutions by path, which is one order for all widths."""
   for _, module in nnx.iter_modules(network):
     if isinstance(module, nnx.Conv):
       yield module

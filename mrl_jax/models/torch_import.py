@@ -1,4 +1,4 @@
-"""Takes over the parameters of a PyTorch checkpoint.
+"""Imports the parameters of a PyTorch checkpoint.
 
     python -m mrl_jax.models.torch_import FILE --out=DIR
 
@@ -7,11 +7,11 @@ torchvision, timm, Hugging Face's transformers or RAIVNLab/MRL (with or without
 BlurPool, with MRL, MRL-E or fixed-feature heads), or a ConvNeXt or ViT of timm,
 transformers or torchvision; `.safetensors`, or `.pt`, `.pth`, `.bin`,
 `.pth.tar` and `.ckpt`, which need torch. A config.json of transformers or timm
-beside the file is obeyed. What no file tells is assumed and printed; --stem,
---num_heads, --pooling and --output_stride say otherwise. --prefix names one of
-several networks in the file. An encoder without a classifier is embedded with,
-and measured by its neighbours (configs/imported.py). With --config the workdir
-is one of that config, which --mode=evaluate and the like then go on with:
+beside the file is obeyed. What no file states is assumed, and printed; --stem,
+--num_heads, --pooling and --output_stride change it. --prefix names one of
+several networks in the file. An encoder without a classifier can be embedded
+with, and measured by its neighbours (configs/imported.py). With --config the
+workdir belongs to that config, so that --mode=evaluate and others can follow:
 
     python -m mrl_jax.models.torch_import FILE --out=DIR \\
       --config=configs/resnet50_mrl.py
@@ -34,16 +34,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     description=__doc__.split('\n')[0],
   )
   add = parser.add_argument
-  add('file', type=arguments.path, help='of PyTorch, or .safetensors')
+  add(
+    'file', type=arguments.path, help='a checkpoint of PyTorch, or .safetensors'
+  )
   add('--out', type=arguments.path, required=True, help='the workdir to write')
-  add('--config', help='a config that it is to fit, as for launch.py')
+  add('--config', help='a config that the model must fit')
   add(
     '--nesting_dims',
     type=arguments.wholes,
     default=(),
-    help='8,16,…: of MRL-E, which the file does not tell',
+    help='8,16,…: widths of MRL-E, which no file states',
   )
-  add('--prefix', default='', help='of the keys, in a file of several networks')
+  add('--prefix', default='', help='of the keys, where the file has several')
   add(
     '--stem', default='', help='7x7, 3x3_stride1_pool, … where not 7x7_stride2'
   )

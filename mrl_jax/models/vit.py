@@ -20,10 +20,10 @@ class Variant:
     width: width of the tokens and of the embedding.
     depth: number of blocks.
     num_heads: number of attention heads, which share the width evenly.
-    patch: side of the squares that become tokens, pixels.
-    pooling: what the embedding is: the class token, or the mean of the patches'
-      tokens, each normed before (`mean`) or all after it (`mean_then_norm`,
-      timm's `fc_norm`).
+    patch: side in pixels of the squares that become tokens.
+    pooling: the embedding is the class token (`token`), or the mean of the
+      patches' tokens, with the last norm before the mean (`mean`) or after it
+      (`mean_then_norm`, timm's `fc_norm`).
   """
 
   width: int
@@ -48,7 +48,7 @@ class Variant:
 
   @property
   def pool_first(self) -> bool:
-    """Whether the last norm is of the mean, under a name of its own."""
+    """Whether the last norm follows the mean, and is called `fc_norm`."""
     return self.pooling == 'mean_then_norm'
 
 
@@ -70,7 +70,7 @@ VARIANTS = {
 
 
 class Block(nnx.Module):
-  """Attention and a two-layer perceptron, each added to its normed input."""
+  """A pre-norm block: attention, then a two-layer perceptron."""
 
   def __init__(
     self,
@@ -97,7 +97,7 @@ class Block(nnx.Module):
     self.fc2 = linear(4 * width, width)
 
   def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Tokens [N, T, D] to tokens."""
+    """Tokens [N, T, D] to tokens of the same shape."""
     keys = [None] * 2
     if key is not None:
       keys = jax.random.split(jax.random.fold_in(key, self.index))
@@ -116,24 +116,23 @@ class Block(nnx.Module):
 
 
 def _attention(dtype: jnp.dtype) -> str:
-  # cuDNN's flash attention takes 16-bit numbers only.
+  # cuDNN's flash attention takes only 16-bit numbers.
   is_cuda = 'cuda' in backend.get_backend().platform_version
   return 'cudnn' if is_cuda and dtype == jnp.bfloat16 else 'xla'
 
 
 def layer_norm(width: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
-  """As in torch: the variance is that of the differences from the mean."""
+  """LayerNorm with torch's variance, from the differences to the mean."""
   return nnx.LayerNorm(width, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
 class ViT(encoder.Encoder):
-  """Images of one size to embeddings: the class token after the last norm.
+  """A vision transformer for images of one size.
 
   As in DeiT and timm the classifier reads the class token (or the mean of the
-  patches, see `Variant.pooling`), there is no further pooling layer, and
-  position embeddings are learned, the class token's too. Stages: `embed` and
-  `block1`, `block2`, …, of tokens [N, 1 + patches, D], the class token first,
-  then the patches row by row.
+  patches, see `Variant.pooling`) without a further layer, and all position
+  embeddings are learned. The stages are `embed`, `block1`, `block2`, …, with
+  tokens [N, 1 + patches, D]: the class token, then the patches row by row.
   """
 
   def __init__(

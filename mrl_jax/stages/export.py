@@ -13,8 +13,7 @@ import numpy as np
 
 from mrl_jax import terminal
 from mrl_jax.data.sources import provenance
-from mrl_jax.interop import classify
-from mrl_jax.interop import encoder
+from mrl_jax.interop import export_folder
 from mrl_jax.interop import model_card
 from mrl_jax.interop.pytorch import arrays as torch_arrays
 from mrl_jax.models import geometry
@@ -34,17 +33,17 @@ _METRICS = {'top1': 'val/top1', 'top5': 'val/top5', 'knn1': 'val/knn1'}
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   names = [
-    encoder.ARTIFACT,
-    encoder.PREPROCESS,
-    encoder.CONFIG,
-    classify.HEADS,
-    model_card.NAME,
-    encoder.CHECKSUMS,
+    export_folder.ARTIFACT,
+    export_folder.PREPROCESS,
+    export_folder.CONFIG,
+    export_folder.HEADS,
+    export_folder.CARD,
+    export_folder.CHECKSUMS,
   ]
   if not config.embeddings:
-    names.append(model_card.TENSORS)
+    names.append(export_folder.TENSORS)
   if _rule_path(workdir).exists():
-    names.append(classify.CASCADE)
+    names.append(export_folder.CASCADE)
   return [workdir.export / name for name in names]
 
 
@@ -81,20 +80,22 @@ def run(
   preprocess = _preprocess(config)
   with files.replacing_folder(workdir.export) as folder:
     artifact = _artifact(config, trained, preprocess)
-    (folder / encoder.ARTIFACT).write_bytes(artifact)
-    files.write_json(folder / encoder.PREPROCESS, preprocess)
-    files.write_json(folder / encoder.CONFIG, about)
-    _write_heads(folder / classify.HEADS, trained)
+    (folder / export_folder.ARTIFACT).write_bytes(artifact)
+    files.write_json(folder / export_folder.PREPROCESS, preprocess)
+    files.write_json(folder / export_folder.CONFIG, about)
+    _write_heads(folder / export_folder.HEADS, trained)
     rule = _rule(workdir, checkpoint)
     if rule:
-      files.write_json(folder / classify.CASCADE, rule)
+      files.write_json(folder / export_folder.CASCADE, rule)
     if not config.embeddings:
-      _write_tensors(folder / model_card.TENSORS, trained, about)
-    (folder / model_card.NAME).write_text(
+      _write_tensors(folder / export_folder.TENSORS, trained, about)
+    (folder / export_folder.CARD).write_text(
       model_card.text(about, preprocess, has_rule=bool(rule)),
       encoding='utf-8',
     )
-    checksums.write(folder / encoder.CHECKSUMS, {}, list(folder.iterdir()))
+    checksums.write(
+      folder / export_folder.CHECKSUMS, {}, list(folder.iterdir())
+    )
   terminal.say(
     f'export: step {trained.step}, {len(artifact) / 1e6:,.1f} MB for '
     f'{", ".join(PLATFORMS)} in {workdir.export}'
@@ -253,7 +254,7 @@ def _about(config, workdir, trained, class_names) -> dict:
     'step': trained.step,
     'config_hash': workdir.hash_of(),
     # Without this file the others are not taken for whole.
-    'checksums': encoder.CHECKSUMS,
+    'checksums': export_folder.CHECKSUMS,
     # Percent, by width; linear ones only where there is a classifier.
     'accuracy': {
       str(dim): {

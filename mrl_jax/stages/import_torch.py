@@ -19,7 +19,7 @@ from mrl_jax import terminal
 from mrl_jax.data.sources import provenance
 from mrl_jax.data.sources.provenance import Provenance
 from mrl_jax.interop.pytorch import load
-from mrl_jax.interop.pytorch.form import Form
+from mrl_jax.interop.pytorch.contents import Contents
 from mrl_jax.models import geometry
 from mrl_jax.models import heads
 from mrl_jax.stages import build
@@ -68,11 +68,12 @@ def write(
   if config is not None:
     config = _changed(config, options or {})
     prefix, options = prefix or config.init_prefix, geometry.options(config)
-  form = load.recognise(file, prefix=prefix, options=options)
+  checkpoint = load.open_checkpoint(file, prefix=prefix, options=options)
+  form = checkpoint.contents
   pixels = ''
   if config is None:
     config = _config(file, form, nesting_dims)
-    if not form.told or 'mean' not in form.told.image:
+    if not form.config_json or 'mean' not in form.config_json.image:
       pixels = f'pixels of mean {config.mean} and std {config.std}'
     workdir = Workdir(out, config.to_dict())
     dataset, num_classes = None, config.num_classes
@@ -94,12 +95,8 @@ def write(
   if latest > _STEP or (latest and 'train' in workdir.marks()):
     raise used
   model = nnx.eval_shape(lambda: build.model(config, num_classes))
-  form, has_head = load.load(
-    file,
-    model,
-    encoder=config.encoder,
-    prefix=prefix,
-    options=geometry.options(config),
+  has_head = checkpoint.fill(
+    model, encoder=config.encoder, options=geometry.options(config)
   )
   if not has_head and config.head != 'none':
     model.head = _fresh_head(model.head, config.seed)
@@ -132,7 +129,7 @@ def write(
 
 
 def _check_pixels(
-  file: str | os.PathLike, form: Form, config: ConfigDict
+  file: str | os.PathLike, form: Contents, config: ConfigDict
 ) -> None:
   """Refuses a config that normalises pixels otherwise than config.json says."""
   for line in form.differing(config):
@@ -169,11 +166,11 @@ def read_config(text: str) -> ConfigDict:
 
 
 def _config(
-  file: str | os.PathLike, form: Form, nesting_dims: tuple[int, ...]
+  file: str | os.PathLike, form: Contents, nesting_dims: tuple[int, ...]
 ) -> ConfigDict:
   """What the model in the file is built from."""
   kind, widths = _kind_and_widths(file, form, nesting_dims)
-  told = dict(form.told.image) if form.told else {}
+  told = dict(form.config_json.image) if form.config_json else {}
   size = form.image_size or told.get('eval_image_size', 224)
   return ConfigDict(
     {
@@ -203,7 +200,7 @@ def _config(
 
 
 def _kind_and_widths(
-  file: str | os.PathLike, form: Form, nesting_dims: tuple[int, ...]
+  file: str | os.PathLike, form: Contents, nesting_dims: tuple[int, ...]
 ) -> tuple[str, tuple[int, ...]]:
   width = form.variant.num_features
   if form.classifier is None:

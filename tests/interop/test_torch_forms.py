@@ -78,7 +78,7 @@ def test_a_prefix_is_left_away_and_said(prefix, name, style, tmp_path):
 def test_what_is_beside_the_network_is_left_out_and_said(tmp_path):
   tensors = prefixed(tensors_of(), 'module.encoder_q.')
   tensors['module.queue'] = np.ones((2, 3), np.float32)
-  form = load.recognise(written(tmp_path, tensors))
+  form = load.open_checkpoint(written(tmp_path, tensors)).contents
   # The `fc` of contrastive learning is a projection.
   assert form.classifier is None
   assert form.left_out == ('module.queue', 'module.encoder_q.fc')
@@ -93,13 +93,13 @@ def test_of_two_networks_one_must_be_named(other, tmp_path):
   }
   path = written(tmp_path, tensors)
   with pytest.raises(ValueError, match=r'holds 2 networks, with the prefixes'):
-    load.recognise(path)
+    load.open_checkpoint(path)
   for prefix, expected in ((other, second), ('module.encoder_q', first)):
     model = create(seed=1)
     load.load(path, model, encoder='resnet', prefix=prefix)
     assert_same(model.encoder, expected.encoder)
   with pytest.raises(ValueError, match=r"prefix 'nowhere': must begin a key"):
-    load.recognise(path, prefix='nowhere')
+    load.open_checkpoint(path, prefix='nowhere')
 
 
 def test_dicts_in_dicts_have_prefixes(tmp_path):
@@ -109,12 +109,14 @@ def test_dicts_in_dicts_have_prefixes(tmp_path):
   optimizer = {'state': {0: {'momentum_buffer': torch.ones(2)}}, 'groups': [1]}
   content = {'epoch': 3, 'model': tensors, 'optimizer': optimizer}
   torch.save(content, tmp_path / 'one.ckpt')
-  form = load.recognise(tmp_path / 'one.ckpt')
+  form = load.open_checkpoint(tmp_path / 'one.ckpt').contents
   assert form.prefix == 'model.' and form.left_out == ('optimizer',)
   torch.save({**content, 'model_ema': ema}, tmp_path / 'two.pth.tar')
   with pytest.raises(ValueError, match="prefixes 'model', 'model_ema': name"):
-    load.recognise(tmp_path / 'two.pth.tar')
-  form = load.recognise(tmp_path / 'two.pth.tar', prefix='model_ema')
+    load.open_checkpoint(tmp_path / 'two.pth.tar')
+  form = load.open_checkpoint(
+    tmp_path / 'two.pth.tar', prefix='model_ema'
+  ).contents
   assert form.prefix == 'model_ema.'
 
 
@@ -215,9 +217,9 @@ def test_the_resnet_of_a_segmentation_network_needs_its_stride(tmp_path):
   tensors['classifier.4.weight'] = np.zeros((5, 8, 1, 1), np.float32)
   path = written(tmp_path, tensors)
   with pytest.raises(ValueError, match='no array tells: give --output_stride'):
-    load.recognise(path)
-  form = load.recognise(path, options={'output_stride': 8})
-  assert 'output_stride' not in form.untold
+    load.open_checkpoint(path)
+  form = load.open_checkpoint(path, options={'output_stride': 8}).contents
+  assert 'output_stride' not in form.unstated
 
 
 TIMM = {
@@ -257,10 +259,10 @@ def tiny_timm(monkeypatch):
 )
 def test_timms_config_is_obeyed(args, options, untold, tmp_path, tiny_timm):
   path = written(tmp_path, tensors_of('vit_b4'), {**TIMM, 'model_args': args})
-  form = load.recognise(path)
+  form = load.open_checkpoint(path).contents
   assert form.encoder == 'vit_b4' and form.options == options
-  assert form.untold == untold
-  assert form.told.image == {
+  assert form.unstated == untold
+  assert form.config_json.image == {
     'mean': (0.5,) * 3, 'std': (0.5,) * 3, 'eval_image_size': 8,
     'eval_resize': 9,
   }  # fmt: skip
@@ -284,7 +286,7 @@ def test_timms_config_is_obeyed(args, options, untold, tmp_path, tiny_timm):
 def test_timms_config_that_contradicts(change, match, tmp_path, tiny_timm):
   path = written(tmp_path, tensors_of('vit_b4'), {**TIMM, **change})
   with pytest.raises(ValueError, match=match):
-    load.recognise(path)
+    load.open_checkpoint(path)
 
 
 @pytest.mark.parametrize(
@@ -303,37 +305,37 @@ def test_transformers_config_that_contradicts(change, match, tmp_path):
   tensors = tensors_of('vit', 'huggingface')
   path = written(tmp_path, tensors, {**VIT, **change})
   with pytest.raises(ValueError, match=match):
-    load.recognise(path)
+    load.open_checkpoint(path)
 
 
 def test_a_config_of_neither_library_is_refused(tmp_path):
   path = written(tmp_path, tensors_of(), {'lr': 0.1})
   with pytest.raises(ValueError, match=r"neither transformers' .* nor timm's"):
-    load.recognise(path)
+    load.open_checkpoint(path)
   (tmp_path / 'config.json').write_text('{')
   with pytest.raises(ValueError, match=r'config\.json is not JSON'):
-    load.recognise(path)
+    load.open_checkpoint(path)
 
 
 def test_a_preprocessor_config_is_read(tmp_path):
   path = written(tmp_path, tensors_of('vit', 'huggingface'), VIT)
   content = {'image_mean': [0.1] * 3, 'image_std': [0.2] * 3, 'resample': 2}
   (tmp_path / 'preprocessor_config.json').write_text(json.dumps(content))
-  image = load.recognise(path).told.image
+  image = load.open_checkpoint(path).contents.config_json.image
   assert image['mean'] == (0.1,) * 3 and image['std'] == (0.2,) * 3
 
 
 def test_what_nothing_tells_is_assumed_and_said(tmp_path):
   path = written(tmp_path, tensors_of('bottleneck'))
-  form = load.recognise(path)
+  form = load.open_checkpoint(path).contents
   assert form.remarks(form.variant) == [
     'assumed: a 7x7 stem of stride 2 with max-pooling, strides in the 3x3 '
     'convolution, no blurred activations, output stride 32; no array tells, '
     'no config.json is there'
   ]
   given = {'stem': '7x7_stride1', 'output_stride': 16}
-  form = load.recognise(path, options=given)
-  assert form.untold == ('stride_in_1x1', 'blur_activations')
+  form = load.open_checkpoint(path, options=given).contents
+  assert form.unstated == ('stride_in_1x1', 'blur_activations')
   assert form.options == {'stem': '7x7_stride1_pool', 'output_stride': 16}
 
 
@@ -353,7 +355,7 @@ def test_what_nothing_tells_is_assumed_and_said(tmp_path):
 def test_options_that_cannot_be(name, given, match, tmp_path):
   path = written(tmp_path, tensors_of(name))
   with pytest.raises(ValueError, match=match):
-    load.recognise(path, options=given)
+    load.open_checkpoint(path, options=given)
 
 
 @pytest.mark.parametrize(
@@ -413,8 +415,8 @@ def test_transformers_gives_the_same_logits(kind, fields, named, tmp_path):
       x.normal_(std=0.3)
   theirs.eval().save_pretrained(tmp_path)
   path = tmp_path / 'model.safetensors'
-  form = load.recognise(path)
-  assert form.encoder == named and not form.untold
+  form = load.open_checkpoint(path).contents
+  assert form.encoder == named and not form.unstated
   width = form.variant.num_features
   model = create(named, 'fixed', dims=(width,), seed=1, **form.options)
   options = {'encoder': named, 'options': form.options}

@@ -1,5 +1,6 @@
 """Files of PyTorch: every form there and back, and what is refused."""
 
+import functools
 import hashlib
 import os
 import pickle
@@ -43,6 +44,16 @@ def tiny_encoders(monkeypatch):
 
 
 def create(name='resnet', kind='mrl', seed=0, **kwargs):
+  """A model of a tiny encoder, copied where it has been made before."""
+  return nnx.clone(_created(name, kind, seed, **kwargs))
+
+
+@functools.cache
+def _created(*args, **kwargs):
+  return built(*args, **kwargs)
+
+
+def built(name, kind='mrl', seed=0, **kwargs):
   return models.Classifier(
     name,
     kwargs.pop('dims', DIMS[kind]),
@@ -127,7 +138,7 @@ def test_there_and_back(name, style, kind, blurpool, said, suffix, tmp_path):
 )
 def test_names_are_those_of_the_libraries(name, expected):
   model = nnx.eval_shape(
-    lambda: create(
+    lambda: built(
       name,
       'fixed',
       dims=(models.num_features(name),),
@@ -391,9 +402,9 @@ def test_a_file_without_a_state_dict(content, match, tmp_path):
 
 def test_no_such_file_and_no_such_style(tmp_path):
   with pytest.raises(ValueError, match=r'none\.pt: there is no such file'):
-    load.recognise(tmp_path / 'none.pt')
+    load.open_checkpoint(tmp_path / 'none.pt')
   with pytest.raises(ValueError, match=r'none\.h5: must end in one of'):
-    load.recognise(tmp_path / 'none.h5')
+    load.open_checkpoint(tmp_path / 'none.h5')
   with pytest.raises(ValueError, match="style 'flax': must be one of"):
     arrays.to_torch(create(), 'flax')
   with pytest.raises(

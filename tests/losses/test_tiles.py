@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from mrl_jax.losses import tiles
+from mrl_jax.losses.product import Spec
 
 # Tiles small enough that a handful of rows and classes fill several.
-BLOCKS = {'block_rows': 16, 'block_classes': 16}
+TILE = tiles.Tile(16, 16)
 
 
 def _inputs(dims, N, C, shared, dtype=jnp.float32):
@@ -51,8 +52,9 @@ def _check(dims, N, C, shared, dtype, label_smoothing, tolerance):
   label_N = np.asarray(inputs[3])
   logits_GNC = _logits(*inputs[:3], dims, shared)
   lse_GN = _log_sum_exp(logits_GNC)
-  arguments = {'dims': dims, 'shared': shared, 'interpret': True, **BLOCKS}
-  got = jax.jit(functools.partial(tiles.statistics, **arguments))(*inputs)
+  spec = Spec(dims, shared, dtype, label_smoothing, kernel='interpret')
+  statistics = functools.partial(tiles.statistics, spec, tile=TILE)
+  got = jax.jit(statistics)(*inputs)
   want = (lse_GN, logits_GNC[:, np.arange(N), label_N], logits_GNC.mean(-1))
   for got_GN, want_GN in zip(got, want, strict=True):
     assert got_GN.dtype == jnp.float32
@@ -63,13 +65,9 @@ def _check(dims, N, C, shared, dtype, label_smoothing, tolerance):
   want_GNC = cotangent_GN[..., None] * (
     np.exp(logits_GNC - lse_GN[..., None]) - target_NC[None]
   )
-  arguments |= {
-    'label_smoothing': label_smoothing,
-    'num_classes': C,
-    'dtype': dtype,
-  }
-  got_GNC = jax.jit(functools.partial(tiles.gradient, **arguments))(
-    *inputs, got[0], jnp.asarray(cotangent_GN, jnp.float32)
+  gradient = functools.partial(tiles.gradient, spec, num_classes=C, tile=TILE)
+  got_GNC = jax.jit(gradient)(
+    inputs, got[0], jnp.asarray(cotangent_GN, jnp.float32)
   )
   assert got_GNC.dtype == dtype
   np.testing.assert_allclose(
@@ -105,14 +103,12 @@ def test_bfloat16_inputs_accumulate_in_float32():
 def test_large_logits_do_not_overflow():
   embedding_ND, kernel_RC, bias, label_N = _inputs((4,), 3, 37, True)
   lse_GN, _, _ = tiles.statistics(
+    Spec((4,), shared=True, kernel='interpret'),
     1e4 * embedding_ND,
     kernel_RC,
     bias,
     label_N,
-    dims=(4,),
-    shared=True,
-    interpret=True,
-    **BLOCKS,
+    tile=TILE,
   )
   logits_GNC = _logits(1e4 * embedding_ND, kernel_RC, bias, (4,), True)
   np.testing.assert_allclose(lse_GN, _log_sum_exp(logits_GNC), rtol=1e-5)
@@ -131,17 +127,9 @@ def test_lowers_without_a_device(name, target, dtype, shared):
   inputs = _inputs(dims, 100, 1000, shared, dtype)
 
   def both(*inputs):
-    arguments = {'dims': dims, 'shared': shared}
-    lse_GN, *_ = tiles.statistics(*inputs, **arguments)
-    return tiles.gradient(
-      *inputs,
-      lse_GN,
-      lse_GN,
-      label_smoothing=0.1,
-      num_classes=1000,
-      dtype=dtype,
-      **arguments,
-    )
+    spec = Spec(dims, shared, dtype, label_smoothing=0.1, kernel='pallas')
+    lse_GN, *_ = tiles.statistics(spec, *inputs)
+    return tiles.gradient(spec, inputs, lse_GN, lse_GN, num_classes=1000)
 
   # jax 0.12 wants the GPU named where there is none.
   device = jax.sharding.AbstractDevice('NVIDIA H100', None, 'gpu')

@@ -1,1 +1,1 @@
-"""Loads PyTorch checkpoints into the encoders, and writes them."""
+"""Loads PyTorch checkpoints into the encoders, and writes state dicts."""

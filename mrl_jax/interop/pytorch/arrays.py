@@ -1,4 +1,4 @@
-"""A model's arrays as a PyTorch state dict, and back, bit for bit."""
+"""Turns a model's arrays into a PyTorch state dict, and back, bit for bit."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from mrl_jax.interop.pytorch import names
 from mrl_jax.interop.pytorch.names import Style
 from mrl_jax.models import residual
 
-# The last part of a name, here and there.
+# The last part of a name, here and in PyTorch.
 _LEAVES = {
   'kernel': 'weight',
   'scale': 'weight',
@@ -21,18 +21,18 @@ _LEAVES = {
   'mean': 'running_mean',
   'var': 'running_var',
 }
-# The axes of a kernel in torch, in our order: OIHW and OI, to HWIO and IO.
+# Transposes a kernel by its rank: OIHW to HWIO, and OI to IO.
 _AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
 
 
 class Slot(NamedTuple):
-  """Where an array of a PyTorch checkpoint goes.
+  """The place of one array of a PyTorch checkpoint in a model.
 
   Attributes:
-    path: of the array here, from the encoder or the head on.
-    index: the part of it, which may be all.
-    axes: of the array there, in our order.
-    shape: of the array there.
+    path: dotted path of our array within the encoder or the head.
+    index: the part of our array that it fills.
+    axes: transposes PyTorch's array to the order of our axes.
+    shape: shape of PyTorch's array.
   """
 
   path: str
@@ -44,22 +44,21 @@ class Slot(NamedTuple):
 def to_torch(model: models.Classifier, style: Style) -> dict[str, np.ndarray]:
   """The model's arrays as a PyTorch state dict, which imports bit for bit.
 
-  The encoder's keys are those of timm (and torchvision's, for ResNets), of
-  transformers, or of torchvision (for ConvNeXt and ViT), with the buffers that
-  the library keeps beside them; the heads are `fc.nesting_classifier_0` and so
-  on, for the fixed head `fc` alone, where `fc` stands for the name of the
-  classifier. Raises ValueError for another style, or one that has no names for
-  the encoder.
+  The encoder's keys are those of the style, with the buffers that the library
+  keeps beside them. The heads are `fc.nesting_classifier_0` and so on, or `fc`
+  for the fixed head, where `fc` stands for the style's name of the classifier.
+  Raises ValueError for an unknown style, and for one without names for this
+  encoder.
   """
   family = names.FAMILIES[names.family_of(model.encoder)]
-  if style not in family.names:
-    right = tuple(family.names)
+  if style not in family.heads:
+    right = tuple(family.heads)
     raise ValueError(f'style {style!r}: must be one of {right}')
   base = family.base if style == 'huggingface' else ''
   slots = encoder_slots(model.encoder, style)
   if base and has_blurpool(model.encoder):
     raise ValueError('style huggingface: has no names for BlurPool, timm has')
-  found = _taken(model.encoder, slots)
+  found = _torch_arrays(model.encoder, slots)
   channels = {
     f'{path}.conv.kernel': conv.conv.in_features
     for path, conv in _blurs(model.encoder).items()
@@ -74,19 +73,20 @@ def to_torch(model: models.Classifier, style: Style) -> dict[str, np.ndarray]:
   found = {base + key: x for key, x in found.items()}
   prefix = family.heads[style]
   nested = model.head.kind != 'fixed'
-  return found | _taken(
+  return found | _torch_arrays(
     model.head, head_slots(model.head, prefix, nested=nested)
   )
 
 
 def arrays(module: nnx.Module) -> dict[str, Any]:
-  """Parameters and BatchNorm statistics, by dotted path."""
+  """The module's parameters and BatchNorm statistics, by dotted path."""
   state = nnx.to_pure_dict(nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat)))
   flat = traverse_util.flatten_dict(state)
   return {'.'.join(map(str, path)): x for path, x in flat.items()}
 
 
 def has_blurpool(encoder: nnx.Module) -> bool:
+  """Whether the encoder blurs before strided convolutions."""
   return bool(_blurs(encoder))
 
 
@@ -99,35 +99,37 @@ def _blurs(encoder: nnx.Module) -> dict[str, residual.Conv]:
 
 
 def encoder_slots(encoder: nnx.Module, style: Style) -> dict[str, Slot]:
-  """Every array of the encoder, by its key there, without any prefix."""
+  """Slots of all the encoder's arrays, by PyTorch's key without a prefix."""
   family = names.FAMILIES[names.family_of(encoder)]
   blurs = _blurs(encoder)
   slots = {}
   for path, x in arrays(encoder).items():
     module, leaf = _module_and_leaf(path)
     keys = names.renamed(family, module, style)
-    # The blur there wraps the convolution, as a module of its own.
+    # In PyTorch BlurPool is a module around the convolution.
     wrapped = style == 'timm' and module.removesuffix('.conv') in blurs
     end = ('.conv' if wrapped else '') + (f'.{_LEAVES[leaf]}' if leaf else '')
     axes = _AXES[x.ndim] if leaf == 'kernel' else tuple(range(x.ndim))
     if style == 'torchvision' and module.endswith('.layer_scale'):
-      axes = (1, 2, 0)  # It is of shape [C, 1, 1] there.
+      axes = (1, 2, 0)  # torchvision's has shape [C, 1, 1].
     for i, key in enumerate(keys):
       width = x.shape[-1] // len(keys)
       part = (..., slice(i * width, (i + 1) * width))
       shape = (*[1] * (len(axes) - x.ndim), *x.shape[:-1], width)
       name = key + (end.removeprefix('.') if key.endswith('_') else end)
-      slots[name] = Slot(path, part, axes, _there(shape, axes))
+      slots[name] = Slot(
+        path, part, axes, tuple(shape[axis] for axis in np.argsort(axes))
+      )
   return slots
 
 
 def head_slots(
   head: nnx.Module, prefix: str, *, nested: bool
 ) -> dict[str, Slot]:
-  """Every array of the heads, by its key there.
+  """Slots of all the heads' arrays, by PyTorch's key.
 
-  `nested` is the form of RAIVNLab's `MRL_Linear_Layer`, where a number names
-  each head (MRL-E has one); else there is one classifier, `prefix` itself.
+  With `nested` the keys are those of RAIVNLab's `MRL_Linear_Layer`, which
+  numbers the heads (MRL-E has one); without, `prefix` is the one classifier.
   """
   classes = head.num_classes
   if head.kind != 'mrl':
@@ -148,7 +150,7 @@ def head_slots(
 
 
 def blur_filter(channels: int) -> np.ndarray:
-  """The buffer [C, 1, 3, 3] that BlurPool's modules hold there."""
+  """BlurPool's filter as PyTorch's modules keep it, [C, 1, 3, 3]."""
   filter_3 = np.array([1, 2, 1], np.float32) / 4
   return np.tile(np.outer(filter_3, filter_3), (channels, 1, 1, 1))
 
@@ -158,10 +160,10 @@ def fill(
   slots: Mapping[str, Slot],
   read: Callable[[str], np.ndarray],
 ) -> None:
-  """Gives the module the arrays that `read` returns for the keys of `slots`.
+  """Fills the module with the arrays that `read` returns for keys of `slots`.
 
-  One at a time, so that the whole is never in memory twice. The module may be
-  an abstract one. Raises ValueError, with both shapes, if they differ.
+  Arrays are read one at a time, so that they are never all in memory twice. The
+  module may be abstract. Raises ValueError for an array of another shape.
   """
   parts = {}
   for key, slot in slots.items():
@@ -172,7 +174,7 @@ def fill(
     for key, slot in parts[path]:
       array = read(key)
       if array.shape == (*slot.shape, 1, 1):
-        # A linear layer that was written as a 1x1 convolution.
+        # A linear layer that is a 1x1 convolution in PyTorch.
         array = array.reshape(slot.shape)
       if array.shape != slot.shape:
         raise ValueError(
@@ -180,10 +182,6 @@ def fill(
         )
       whole[slot.index] = array.transpose(slot.axes)
     filled[path] = jax.device_put(whole)
-  _update(module, filled)
-
-
-def _update(module: nnx.Module, filled: Mapping[str, Any]) -> None:
   for kind in (nnx.Param, nnx.BatchStat):
     state = nnx.to_pure_dict(nnx.state(module, kind))
     flat = traverse_util.flatten_dict(state)
@@ -191,7 +189,7 @@ def _update(module: nnx.Module, filled: Mapping[str, Any]) -> None:
     nnx.update(module, traverse_util.unflatten_dict(flat))
 
 
-def _taken(module: nnx.Module, slots: Mapping[str, Slot]):
+def _torch_arrays(module: nnx.Module, slots: Mapping[str, Slot]):
   values = {path: np.asarray(x) for path, x in arrays(module).items()}
   return {
     key: np.ascontiguousarray(
@@ -201,10 +199,6 @@ def _taken(module: nnx.Module, slots: Mapping[str, Slot]):
     )
     for key, slot in slots.items()
   }
-
-
-def _there(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
-  return tuple(shape[axis] for axis in np.argsort(axes))
 
 
 def _module_and_leaf(path: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Reads the config.json that transformers and timm put beside a checkpoint."""
+"""Reads the config.json beside a checkpoint: transformers', timm's, or ours."""
 
 import dataclasses
 import os
@@ -10,20 +10,21 @@ import msgspec
 from mrl_jax import models
 from mrl_jax.interop.pytorch import model_config
 from mrl_jax.interop.pytorch import timm_config
-from mrl_jax.interop.pytorch.model_config import Told
+from mrl_jax.interop.pytorch.model_config import ModelConfig
 from mrl_jax.models import geometry
 from mrl_jax.workdir import files
 
 _NAME = 'config.json'
 _PREPROCESSOR = 'preprocessor_config.json'
-# The activations of each family, by transformers' names.
+# The activation that each family must have, in transformers' words.
 _ACTIVATIONS = {'resnet': 'relu', 'convnext': 'gelu', 'vit': 'gelu'}
-# Above it, another epsilon of the layer norms would show in the embeddings.
-_MOST_EPSILON = 1e-5
+# The largest epsilon of layer norms that does not show in the embeddings,
+# whose own is 1e-6.
+_MAX_EPSILON = 1e-5
 
 
 class _HuggingFace(msgspec.Struct):
-  """The fields of transformers' configs, with its defaults, that matter."""
+  """Fields of transformers' config.json, with transformers' defaults."""
 
   model_type: str
   num_channels: int = 3
@@ -45,6 +46,8 @@ class _HuggingFace(msgspec.Struct):
 
 
 class _Preprocessor(msgspec.Struct):
+  """Fields of transformers' preprocessor_config.json."""
+
   image_mean: list[float] | None = None
   image_std: list[float] | None = None
   crop_pct: float | None = None
@@ -52,8 +55,8 @@ class _Preprocessor(msgspec.Struct):
   resample: int | None = None
 
 
-class _Ours(msgspec.Struct):
-  """An export of this project."""
+class _Export(msgspec.Struct):
+  """Fields of config.json in an export of mrl_jax."""
 
   encoder: str
   stem: str = ''
@@ -62,11 +65,11 @@ class _Ours(msgspec.Struct):
   output_stride: int = 0
 
 
-def read(path: str | os.PathLike) -> Told | None:
-  """What the config.json beside the file says; None if there is none.
+def read(path: str | os.PathLike) -> ModelConfig | None:
+  """Reads the config.json beside the file; None if there is none.
 
-  Raises ValueError if it is of an architecture, or has a trait, that is not
-  known here, or is neither library's.
+  Raises ValueError if it is neither transformers', timm's nor an export's, or
+  states an architecture or a trait that no encoder here has.
   """
   beside = pathlib.Path(path).parent / _NAME
   content = files.read_json(beside, missing={})
@@ -77,7 +80,7 @@ def read(path: str | os.PathLike) -> Told | None:
   if 'model_type' in content:
     return _hugging_face(beside, files.read_json(beside, _HuggingFace))
   if 'encoder' in content:
-    return _ours(beside, files.read_json(beside, _Ours))
+    return _export(beside, files.read_json(beside, _Export))
   raise ValueError(
     f"{beside} is neither transformers' (it has no model_type) nor timm's (it "
     'has no architecture), so that it cannot be obeyed: move it away if it is '
@@ -85,15 +88,16 @@ def read(path: str | os.PathLike) -> Told | None:
   )
 
 
-def _ours(path: pathlib.Path, content: _Ours) -> Told | None:
+def _export(path: pathlib.Path, content: _Export) -> ModelConfig:
   if content.encoder not in models.ENCODERS:
     raise ValueError(f'{path} says {content.encoder}: no encoder here')
   options = {name: getattr(content, name) for name in geometry.OPTIONS}
   variant = geometry.changed(models.ENCODERS[content.encoder], **options)
-  return Told(str(path), content.encoder, dataclasses.asdict(variant))
+  traits = dataclasses.asdict(variant)
+  return ModelConfig(str(path), content.encoder, traits)
 
 
-def _hugging_face(path: pathlib.Path, content: _HuggingFace) -> Told:
+def _hugging_face(path: pathlib.Path, content: _HuggingFace) -> ModelConfig:
   kind = content.model_type
   if kind not in _ACTIVATIONS:
     raise ValueError(
@@ -105,13 +109,13 @@ def _hugging_face(path: pathlib.Path, content: _HuggingFace) -> Told:
   model_config.require(path, 'num_channels', content.num_channels, 3)
   first = content.downsample_in_first_stage
   model_config.require(path, 'downsample_in_first_stage', first, False)
-  traits = {'resnet': _resnet, 'convnext': _convnext, 'vit': _vit}[kind]
+  traits = {'resnet': _resnet, 'convnext': _sizes, 'vit': _vit}[kind]
   image, notes = _preprocessor(path.parent / _PREPROCESSOR)
   if kind == 'vit':
     epsilon = content.layer_norm_eps
-    if not 0 < epsilon <= _MOST_EPSILON:
+    if not 0 < epsilon <= _MAX_EPSILON:
       model_config.require(
-        path, 'layer_norm_eps', epsilon, f'at most {_MOST_EPSILON}'
+        path, 'layer_norm_eps', epsilon, f'at most {_MAX_EPSILON}'
       )
     if epsilon != 1e-6:
       notes = (f'layer norms have epsilon 1e-06, not {epsilon:g}', *notes)
@@ -120,7 +124,7 @@ def _hugging_face(path: pathlib.Path, content: _HuggingFace) -> Told:
       size = size[0] if isinstance(size, list) else size
       image = {**image, 'image_size': size}
   labels = content.id2label
-  return Told(
+  return ModelConfig(
     str(path),
     f"transformers' {kind}",
     traits(content),
@@ -128,6 +132,16 @@ def _hugging_face(path: pathlib.Path, content: _HuggingFace) -> Told:
     image=image,
     notes=notes,
   )
+
+
+def _sizes(content: _HuggingFace, divisor: int = 1) -> dict[str, Any]:
+  """Depths and widths of the stages, where they are stated."""
+  sizes = {}
+  if content.depths:
+    sizes['depths'] = tuple(content.depths)
+  if content.hidden_sizes:
+    sizes['widths'] = tuple(x // divisor for x in content.hidden_sizes)
+  return sizes
 
 
 def _resnet(content: _HuggingFace) -> dict[str, Any]:
@@ -140,21 +154,7 @@ def _resnet(content: _HuggingFace) -> dict[str, Any]:
   }
   if bottleneck:
     traits['stride_in_1x1'] = content.downsample_in_bottleneck
-  if content.depths:
-    traits['depths'] = tuple(content.depths)
-  if content.hidden_sizes:
-    by = 4 if bottleneck else 1
-    traits['widths'] = tuple(x // by for x in content.hidden_sizes)
-  return traits
-
-
-def _convnext(content: _HuggingFace) -> dict[str, Any]:
-  traits = {}
-  if content.depths:
-    traits['depths'] = tuple(content.depths)
-  if content.hidden_sizes:
-    traits['widths'] = tuple(content.hidden_sizes)
-  return traits
+  return traits | _sizes(content, 4 if bottleneck else 1)
 
 
 def _vit(content: _HuggingFace) -> dict[str, Any]:
@@ -170,12 +170,12 @@ def _vit(content: _HuggingFace) -> dict[str, Any]:
 def _preprocessor(
   path: pathlib.Path,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-  """How images are prepared, and what of it is done otherwise here."""
+  """Reads how images are prepared; see `model_config.image_fields`."""
   content = files.read_json(path, _Preprocessor, missing=_Preprocessor())
   size = content.size
   if isinstance(size, dict):
     size = size.get('shortest_edge') or size.get('height')
-  # Filters by Pillow's numbers: 3 is bicubic.
+  # Pillow's numbers for the filters.
   names = {0: 'nearest', 1: 'lanczos', 3: 'bicubic'}
   return model_config.image_fields(
     content.image_mean,

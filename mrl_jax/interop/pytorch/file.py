@@ -1,8 +1,7 @@
-"""Opens PyTorch's checkpoint files: tensors, and nothing that could run."""
+"""Reads tensors from PyTorch's checkpoint files, and runs no code in them."""
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
-import contextlib
 import os
 import pathlib
 import pickle
@@ -16,11 +15,11 @@ import numpy as np
 from mrl_jax.workdir import checksums
 
 SUFFIXES = ('.safetensors', '.pt', '.pth', '.bin', '.pth.tar', '.ckpt')
-# Numbers that weights may be stored as, by the names of safetensors and torch.
+# The dtypes that weights may have, as safetensors and torch call them.
 _FLOATS = frozenset(
   {'F16', 'BF16', 'F32', 'F64', 'float16', 'bfloat16', 'float32', 'float64'}
 )
-# Levels of dicts in dicts that are looked into.
+# How deep dicts within dicts are searched.
 _MOST_LEVELS = 8
 
 
@@ -32,7 +31,10 @@ class Stored(NamedTuple):
   read: Callable[[], np.ndarray]
 
   def weights(self, name: str) -> np.ndarray:
-    """The tensor as finite float32; ValueError, with its name, otherwise."""
+    """Reads the tensor as float32; `name` is what errors call it.
+
+    Raises ValueError for another dtype, NaN, infinity, or a negative variance.
+    """
     if self.dtype not in _FLOATS:
       raise ValueError(
         f'{name} is of {self.dtype}: weights must be float16, bfloat16, '
@@ -48,14 +50,13 @@ class Stored(NamedTuple):
     return array
 
 
-@contextlib.contextmanager
-def open_tensors(path: str | os.PathLike) -> Iterator[dict[str, Stored]]:
-  """Yields the file's tensors by name; each is read when it is asked for.
+def open_tensors(path: str | os.PathLike) -> dict[str, Stored]:
+  """The file's tensors by name; each is read when it is asked for.
 
-  `.safetensors` needs no torch. The others are opened with its `weights_only`,
-  which refuses all but tensors in plain containers: of a pickle with code in it
-  nothing is run. Raises ValueError for such a file, one that is damaged, and
-  one that is neither.
+  `.safetensors` needs no torch. The others are opened with torch's
+  `weights_only`, which refuses all but tensors in plain containers, so that no
+  code in a pickle runs. Raises ValueError for such a pickle, a damaged file,
+  and a file of another kind.
   """
   path = pathlib.Path(path)
   if not path.name.endswith(SUFFIXES):
@@ -65,15 +66,11 @@ def open_tensors(path: str | os.PathLike) -> Iterator[dict[str, Stored]]:
   checksums.check_beside(
     path, path.with_name('checksums.json'), 'run --mode=export again'
   )
-  if path.suffix == '.safetensors':
-    with _open_safetensors(path) as tensors:
-      yield tensors
-  else:
-    yield _open_torch(path)
+  is_safe = path.suffix == '.safetensors'
+  return _open_safetensors(path) if is_safe else _open_torch(path)
 
 
-@contextlib.contextmanager
-def _open_safetensors(path: pathlib.Path) -> Iterator[dict[str, Stored]]:
+def _open_safetensors(path: pathlib.Path) -> dict[str, Stored]:
   import ml_dtypes  # noqa: F401, from then on numpy knows bfloat16.
   import safetensors
 
@@ -81,15 +78,13 @@ def _open_safetensors(path: pathlib.Path) -> Iterator[dict[str, Stored]]:
     file = safetensors.safe_open(path, 'numpy')
   except (safetensors.SafetensorError, OSError) as error:
     raise ValueError(f'{path} is damaged, or cut short: {error}') from None
-  with file:
-    # Bound to its name at once, not when it is called.
-    read = lambda name: lambda: file.get_tensor(name)
-    names = file.keys()  # It is no mapping.
-    slices = {name: file.get_slice(name) for name in names}
-    yield {
-      name: Stored(tuple(part.get_shape()), part.get_dtype(), read(name))
-      for name, part in slices.items()
-    }
+  # A function of the name, as a lambda would see the loop's last one.
+  read = lambda name: lambda: file.get_tensor(name)
+  slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+  return {
+    name: Stored(tuple(part.get_shape()), part.get_dtype(), read(name))
+    for name, part in slices.items()
+  }
 
 
 def _open_torch(path: pathlib.Path) -> dict[str, Stored]:
@@ -100,16 +95,16 @@ def _open_torch(path: pathlib.Path) -> dict[str, Stored]:
       f'{path}: needs PyTorch (pip install torch); .safetensors does not'
     ) from None
   try:
-    # What scripts save their arguments as: attributes, and nothing that runs.
+    # Scripts save their arguments as a Namespace, which runs no code.
     safe = torch.serialization.safe_globals([argparse.Namespace])
     with warnings.catch_warnings(), safe:
-      # Of pickles that it did not write, which it then refuses.
+      # Torch warns of pickles that it did not write, and then refuses them.
       warnings.simplefilter('ignore', UserWarning)
       content = torch.load(
         path,
         map_location='cpu',
         weights_only=True,
-        # Files of before PyTorch 1.6 are no archives, and cannot be mapped.
+        # Files from before PyTorch 1.6 are no archives and cannot be mapped.
         mmap=zipfile.is_zipfile(path),
       )
   except pickle.UnpicklingError as error:
@@ -145,10 +140,10 @@ def _open_torch(path: pathlib.Path) -> dict[str, Stored]:
 def _tensors(
   content: Any, tensor_type: type, levels: int = _MOST_LEVELS
 ) -> Iterator[tuple[str, Any]]:
-  """The tensors in a dict and the dicts in it, named with dots between.
+  """The tensors in a dict and in the dicts within it, by dotted names.
 
-  Training scripts save a state dict beside other things, and so these are told
-  apart by their prefixes.
+  Training scripts save a state dict beside other things; the prefixes tell
+  these apart.
   """
   if not isinstance(content, Mapping) or not levels:
     return

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
+from flax import nnx
 import numpy as np
 
 from mrl_jax import models
@@ -11,32 +12,109 @@ from mrl_jax.interop.pytorch import arrays
 from mrl_jax.interop.pytorch import config_json
 from mrl_jax.interop.pytorch import file
 from mrl_jax.interop.pytorch import names
-from mrl_jax.interop.pytorch import recognise as torch_recognition
+from mrl_jax.interop.pytorch import recognise
+from mrl_jax.interop.pytorch.contents import Contents
 from mrl_jax.interop.pytorch.file import Stored
 from mrl_jax.interop.pytorch.file import SUFFIXES
-from mrl_jax.interop.pytorch.form import Form
-from mrl_jax.interop.pytorch.prefix import listed
+from mrl_jax.interop.pytorch.network import listed
 from mrl_jax.models import geometry
 
 
 def is_file(path: str | os.PathLike) -> bool:
-  """Whether the path is named as PyTorch's checkpoints are."""
+  """Whether the path ends as the names of PyTorch's checkpoints do."""
   return str(path).endswith(SUFFIXES)
 
 
-def recognise(
-  path: str | os.PathLike,
-  *,
-  prefix: str = '',
-  options: Mapping[str, Any] | None = None,
-) -> Form:
-  """What the file holds, from its keys and the config.json beside it.
+class Checkpoint(NamedTuple):
+  """An open PyTorch checkpoint.
 
-  `prefix` and `options` are as in `load`. Raises ValueError if the file cannot
-  be imported.
+  Attributes:
+    path: the file.
+    tensors: its tensors by name, which are read when they are needed.
+    contents: what was recognised.
   """
-  with file.open_tensors(path) as stored:
-    return _form(stored, path, prefix, options)
+
+  path: str | os.PathLike
+  tensors: Mapping[str, Stored]
+  contents: Contents
+
+  def fill(
+    self,
+    model: models.Classifier,
+    *,
+    encoder: str,
+    options: Mapping[str, Any] | None = None,
+  ) -> bool:
+    """Gives the model, which may be abstract, the parameters in the file.
+
+    Every array of the encoder must be in the file, and every array of the
+    file's encoder must be used. The head is filled if the file's has the same
+    kind, widths and number of classes; otherwise it stays as it is.
+
+    Args:
+      model: the model to fill.
+      encoder: the name of its encoder.
+      options: the `geometry.OPTIONS` with which the encoder was made.
+
+    Returns:
+      Whether the head was filled.
+
+    Raises:
+      ValueError: the file holds another model, or values that are no weights.
+    """
+    contents, path = self.contents, self.path
+    variant = geometry.changed(models.ENCODERS[encoder], **(options or {}))
+    if not contents.fits(variant):
+      given = [f', {k} {x}' for k, x in (options or {}).items() if x]
+      raise ValueError(
+        f'{path} looks like {contents}: needs {contents.flags()}, here it is '
+        f'{encoder}{"".join(given)}'
+      )
+    if contents.blurpool != arrays.has_blurpool(model.encoder):
+      raise ValueError(
+        f'{path} looks like {contents}: needs '
+        f'--config.blurpool={contents.blurpool}'
+      )
+    for key in contents.blur_filters:
+      found = self.tensors[key].weights(key)
+      # The filter is exact in half precision, too.
+      if not np.array_equal(found, arrays.blur_filter(len(found))):
+        raise ValueError(f'{path}: {key} is not the filter [1 2 1] x [1 2 1]')
+    slots = arrays.encoder_slots(model.encoder, contents.style)
+    looks = contents.other or f'a {contents.family} of a kind not known here'
+    self._fill(model.encoder, slots, contents.keys, looks)
+    classifier = contents.classifier
+    if classifier is None or model.head is None:
+      return False
+    if not classifier.fits(model.head):
+      return False
+    prefix = names.FAMILIES[contents.family].heads[contents.style]
+    slots = arrays.head_slots(model.head, prefix, nested=classifier.nested)
+    self._fill(model.head, slots, contents.head_keys, 'a classifier')
+    return True
+
+  def _fill(
+    self,
+    module: nnx.Module,
+    slots: Mapping[str, arrays.Slot],
+    keys: Mapping[str, str],
+    looks: str,
+  ) -> None:
+    left_over = [name for key, name in keys.items() if key not in slots]
+    unfilled = [
+      f'{slot.path} ({key})' for key, slot in slots.items() if key not in keys
+    ]
+    if left_over or unfilled:
+      raise ValueError(
+        f'{self.path} looks like {looks}, and does not match. Left over in the '
+        f'file: {listed(left_over) or "nothing"}. Left unfilled here, with the '
+        f'key that is missing: {listed(unfilled) or "nothing"}'
+      )
+    read = lambda key: self.tensors[keys[key]].weights(keys[key])
+    try:
+      arrays.fill(module, slots, read)
+    except ValueError as error:
+      raise ValueError(f'{self.path}: {error}') from None
 
 
 def load(
@@ -46,107 +124,41 @@ def load(
   encoder: str,
   prefix: str = '',
   options: Mapping[str, Any] | None = None,
-) -> tuple[Form, bool]:
-  """Gives the model, which may be abstract, the parameters in the file.
+) -> tuple[Contents, bool]:
+  """Opens a checkpoint and fills the model: what it holds, and `fill`'s answer.
 
-  The encoder's must match the file's without a rest on either side. The head's
-  are taken over if its kind, widths and classes are the same; else it stays as
-  it is.
+  See `open_checkpoint` and `Checkpoint.fill` for arguments and errors.
+  """
+  checkpoint = open_checkpoint(path, prefix=prefix, options=options)
+  has_head = checkpoint.fill(model, encoder=encoder, options=options)
+  return checkpoint.contents, has_head
+
+
+def open_checkpoint(
+  path: str | os.PathLike,
+  *,
+  prefix: str = '',
+  options: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+  """Opens a checkpoint, and recognises it by its keys and its config.json.
 
   Args:
-    path: of a form that the module's text lists.
-    model: what is filled.
-    encoder: the name of its encoder.
-    prefix: what precedes the network's keys, in a file with several networks.
-    options: the `geometry.OPTIONS` with which the encoder was made.
-
-  Returns:
-    What the file holds, and whether the head was taken over.
+    path: a file of a kind that `models.torch_import` lists.
+    prefix: what precedes the network's keys, in a file of several networks.
+    options: the `geometry.OPTIONS` that the user has given.
 
   Raises:
-    ValueError: the file cannot be read, or is of another model.
+    ValueError: the file cannot be opened, or cannot be imported.
   """
-  with file.open_tensors(path) as stored:
-    form = _form(stored, path, prefix, options)
-    variant = geometry.changed(models.ENCODERS[encoder], **(options or {}))
-    if not form.fits(variant):
-      raise ValueError(
-        f'{path} looks like {form}: needs {form.needs()}, here it is {encoder}'
-        + _with(options)
-      )
-    if form.blurpool != arrays.has_blurpool(model.encoder):
-      raise ValueError(
-        f'{path} looks like {form}: needs --config.blurpool={form.blurpool}'
-      )
-    _check_filters(form, stored, path)
-    slots = arrays.encoder_slots(model.encoder, form.style)
-    looks = form.other or f'a {form.family} of a kind not known here'
-    _fill(model.encoder, slots, form.keys, stored, path, looks)
-    fits = (
-      form.classifier is not None
-      and model.head is not None
-      and form.classifier.fits(model.head)
-    )
-    if fits:
-      slots = arrays.head_slots(
-        model.head,
-        names.FAMILIES[form.family].heads[form.style],
-        nested=form.classifier.nested,
-      )
-      _fill(model.head, slots, form.head_keys, stored, path, 'a classifier')
-  return form, fits
-
-
-def _form(
-  stored: Mapping[str, Stored],
-  path: str | os.PathLike,
-  prefix: str,
-  options: Mapping[str, Any] | None,
-) -> Form:
-  told = config_json.read(path)
+  tensors = file.open_tensors(path)
+  stated = config_json.read(path)
   try:
-    return torch_recognition.recognise(
-      {key: x.shape for key, x in stored.items()},
+    contents = recognise.recognise(
+      {key: x.shape for key, x in tensors.items()},
       prefix=prefix,
-      told=told,
-      given=options,
+      config_json=stated,
+      options=options,
     )
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
-
-
-def _with(options: Mapping[str, Any] | None) -> str:
-  return ''.join(f', {k} {x}' for k, x in (options or {}).items() if x)
-
-
-def _check_filters(form: Form, stored: Mapping[str, Stored], path) -> None:
-  for key in form.ignored:
-    if key.endswith('.blur_filter'):
-      found = stored[key].weights(key)
-      # Half precision has it exactly, too.
-      if not np.array_equal(found, arrays.blur_filter(len(found))):
-        raise ValueError(f'{path}: {key} is not the filter [1 2 1] x [1 2 1]')
-
-
-def _fill(
-  module,
-  slots,
-  keys: Mapping[str, str],
-  stored: Mapping[str, Stored],
-  path,
-  looks: str,
-) -> None:
-  left_over = [name for key, name in keys.items() if key not in slots]
-  unfilled = [
-    f'{slot.path} ({key})' for key, slot in slots.items() if key not in keys
-  ]
-  if left_over or unfilled:
-    raise ValueError(
-      f'{path} looks like {looks}, and does not match. Left over in the file: '
-      f'{listed(left_over) or "nothing"}. Left unfilled here, with the key '
-      f'that is missing: {listed(unfilled) or "nothing"}'
-    )
-  try:
-    arrays.fill(module, slots, lambda key: stored[keys[key]].weights(keys[key]))
-  except ValueError as error:
-    raise ValueError(f'{path}: {error}') from None
+  return Checkpoint(path, tensors, contents)

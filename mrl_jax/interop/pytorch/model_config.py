@@ -1,4 +1,4 @@
-"""What a config.json says of the model in a file beside it."""
+"""What the config.json beside a checkpoint says of the model in it."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -9,16 +9,16 @@ from mrl_jax.models import geometry
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
-  """What a config.json says.
+class ModelConfig:
+  """What a config.json says of a model.
 
   Attributes:
-    source: the file, and whose it is.
-    model: its name there.
-    traits: fields of a variant, at the values that it says.
-    num_classes: of the classifier; None: not said.
-    image: fields of a config that say how images are prepared.
-    notes: what cannot be followed to the letter, and is small.
+    source: path of the config.json.
+    model: the model's name there.
+    traits: the fields of a variant that it states, with their values.
+    num_classes: number of classes; None if it is not stated.
+    image: fields of a config that state how images are prepared.
+    notes: small differences from what it asks for, as text.
   """
 
   source: str
@@ -29,17 +29,22 @@ class Told:
   notes: tuple[str, ...] = ()
 
   def applied(self, name: str, variant: Any) -> Any:
-    """The variant of the arrays, named so, with what arrays do not show.
+    """The variant with the stated traits that no array shows.
 
-    Raises ValueError if the arrays contradict the rest.
+    Args:
+      name: the encoder's name, for messages.
+      variant: the geometry that the arrays show.
+
+    Raises:
+      ValueError: a stated trait contradicts the arrays.
     """
     unseen = geometry.unseen(variant)
     fields = dataclasses.asdict(variant)
     for trait, value in self.traits.items():
       if trait not in fields:
-        self.refuse(f'says {self.model}, but its arrays are of {name}')
+        self._refuse(f'says {self.model}, but its arrays are of {name}')
       if trait not in unseen and fields[trait] != value:
-        self.refuse(
+        self._refuse(
           f'says {self.model} with {trait} {value}, but its arrays are of '
           f'{name}, with {trait} {fields[trait]}'
         )
@@ -48,23 +53,25 @@ class Told:
     )
 
   def check_sizes(self, num_classes: int | None, image_size: int) -> None:
-    """Raises ValueError if the file has other numbers than it says.
+    """Raises ValueError if the file's sizes differ from what is stated.
 
-    The file's are None without a classifier, and 0 without positions.
+    Args:
+      num_classes: the file's number of classes; None without a classifier.
+      image_size: the file's image size; 0 without position embeddings.
     """
     if num_classes and self.num_classes not in (None, num_classes):
-      self.refuse(
+      self._refuse(
         f'says {self.num_classes} classes, but the classifier of the file has '
         f'{num_classes}'
       )
-    told = self.image.get('image_size', image_size)
-    if image_size and told != image_size:
-      self.refuse(
-        f'says images of {told} pixels, but the positions in the file are for '
-        f'{image_size}'
+    stated = self.image.get('image_size', image_size)
+    if image_size and stated != image_size:
+      self._refuse(
+        f'says images of {stated} pixels, but the positions in the file are '
+        f'for {image_size}'
       )
 
-  def refuse(self, reason: str) -> None:
+  def _refuse(self, reason: str) -> None:
     raise ValueError(
       f'{self.source} {reason}: put the config.json of this file beside it, or '
       'move it away'
@@ -78,14 +85,14 @@ def image_fields(
   crop: float | None,
   interpolation: str | None,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-  """Fields of a config for such images, and notes on what is done otherwise.
+  """`ModelConfig.image` and `.notes`; None stands for what is not stated.
 
   Args:
-    mean: of each channel, where pixels are in [0, 1]; None: not said.
-    std: likewise.
-    size: side of the images, pixels; None: not said.
-    crop: the side's share of the shorter side before the crop.
-    interpolation: the name of the filter that resizes.
+    mean: mean of each channel, of pixels in [0, 1].
+    std: standard deviation of each channel.
+    size: side of the images, pixels.
+    crop: that side's share of the shorter side before the crop.
+    interpolation: name of the filter that resizes.
   """
   image = {}
   if mean and std:
@@ -100,6 +107,6 @@ def image_fields(
 
 
 def require(path: pathlib.Path, name: str, value: Any, right: Any) -> None:
-  """Raises ValueError if a field of the file has another value."""
+  """Raises ValueError if a field of the file has another value than `right`."""
   if value != right:
     raise ValueError(f'{path} has {name} {value!r}: must be {right} here')

@@ -1,10 +1,10 @@
-"""Names architectures that cannot be imported, by their keys."""
+"""Names the architectures that cannot be imported, judging by their keys."""
 
 from collections.abc import Iterable
 import re
 
-# A key that gives an architecture away, as a regular expression that is
-# searched for, and the name. The first that is found counts.
+# Regular expressions that are searched for in the keys, and the architecture
+# that a match gives away. The first expression that matches counts.
 _MARKS = (
   # Ways of storing a model, before the models themselves.
   (r'_packed_params|\.zero_point$|\.qweight$|\.SCB$|quant_map$|\.absmax$',
@@ -83,7 +83,7 @@ _MARKS = (
 
 
 def architecture(keys: Iterable[str]) -> str:
-  """Name of the architecture that the keys give away; empty if none does."""
+  """The architecture that the keys give away, in words; empty if none."""
   keys = [*keys]
   for pattern, name in _MARKS:
     search = re.compile(pattern).search

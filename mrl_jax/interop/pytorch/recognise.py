@@ -1,23 +1,24 @@
-"""Recognises which model a PyTorch checkpoint is of, from its keys."""
+"""Recognises which model a PyTorch checkpoint is of, from keys and shapes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from mrl_jax import models
-from mrl_jax.interop.pytorch import form
-from mrl_jax.interop.pytorch import names as torch_keys
+from mrl_jax.interop.pytorch import names
+from mrl_jax.interop.pytorch import network as networks
 from mrl_jax.interop.pytorch import other_architectures
-from mrl_jax.interop.pytorch import prefix as torch_prefix
-from mrl_jax.interop.pytorch import variant as torch_variant
-from mrl_jax.interop.pytorch.form import Form
-from mrl_jax.interop.pytorch.model_config import Told
+from mrl_jax.interop.pytorch import variant as variants
+from mrl_jax.interop.pytorch.contents import Classifier
+from mrl_jax.interop.pytorch.contents import Contents
+from mrl_jax.interop.pytorch.contents import Shapes
+from mrl_jax.interop.pytorch.model_config import ModelConfig
+from mrl_jax.interop.pytorch.network import Network
 from mrl_jax.models import geometry
 
-Shapes = Mapping[str, tuple[int, ...]]
-
-# Parts of other people's training beside an encoder, which it does not need.
+# Modules of self-supervised training beside an encoder, which does not need
+# them.
 _BESIDE = re.compile(
   r'(projection_head|projector|prototypes|predictor|queue|queue_ptr|center|'
   r'mask_token|decoder_\w+)(\.|$)'
@@ -32,84 +33,73 @@ def recognise(
   shapes: Shapes,
   *,
   prefix: str = '',
-  told: Told | None = None,
-  given: Mapping[str, Any] | None = None,
-) -> Form:
-  """The form of a state dict with tensors of these shapes.
+  config_json: ModelConfig | None = None,
+  options: Mapping[str, Any] | None = None,
+) -> Contents:
+  """Recognises a state dict by its keys and the shapes of its tensors.
 
   Args:
-    shapes: by the keys of the file.
-    prefix: of the network's keys, where the file has several networks.
-    told: what a config.json beside the file says.
-    given: the `geometry.OPTIONS` that the user has named.
+    shapes: shapes of the tensors, by the keys of the file.
+    prefix: what precedes the network's keys, in a file of several networks.
+    config_json: what the config.json beside the file says.
+    options: the `geometry.OPTIONS` that the user has given.
 
   Raises:
-    ValueError: it is of no encoder here, saying what it looks like, or
-      contradicts `told` or `given`.
+    ValueError: no encoder here has these tensors (the message says what they
+      look like), or they contradict `config_json` or `options`.
   """
-  network = torch_prefix.find(shapes, prefix)
-  family, style = torch_keys.FAMILIES[network.family], network.style
+  network = networks.find(shapes, prefix)
   raw = network.raw
-  head_keys, head = _head(network, shapes)
-  # What no number of the model depends on: the running count of batches, the
-  # fixed filter, the layer behind the class token that no classifier reads,
-  # and parts of the training.
-  ignored = {
-    key
-    for key in raw
-    if key.endswith(('.num_batches_tracked', '.blur_filter'))
-    or key.startswith('pooler.')
-    or _BESIDE.match(key)
-  }
+  head_keys = network.head_keys(shapes)
+  head_shapes = {key: shapes[name] for key, name in head_keys.items()}
+  blur_filters = tuple(raw[key] for key in raw if key.endswith('.blur_filter'))
+  beside = [raw[key] for key in raw if _BESIDE.match(key)]
+  unneeded = {*beside, *blur_filters, *head_keys.values()}
   keys = {
     key: name
     for key, name in raw.items()
-    if key not in ignored and name not in head_keys.values()
+    if name not in unneeded
+    # BatchNorm's count of batches, and the layer that transformers has behind
+    # the class token, which no classifier reads.
+    and not key.endswith('.num_batches_tracked')
+    and not key.startswith('pooler.')
   }
-  other = _other(network, keys.values())
+  table = network.keys()
+  other = other_architectures.architecture(
+    [name for name in keys.values() if name not in table]
+  )
   try:
-    encoder, options, variant, untold = _geometry(network, told, given or {})
+    found = _geometry(network, config_json, options or {})
   except ValueError as error:
     looks = f'it looks like {other}: ' if other else ''
     raise ValueError(f'{looks}{error}') from None
   used = {*raw.values(), *head_keys.values()}
   outside = [key for key in shapes if key not in used]
-  if 'output_stride' in untold:
+  if 'output_stride' in found.unstated:
     _refuse_dilated(outside, shapes)
-  classifier = form.classifier(head, family.heads[style] + '.')
-  if _PROJECTS.search(network.prefix):
-    classifier = None
-  image_size = torch_variant.image_size(network.known)
-  if told:
-    told.check_sizes(classifier and classifier.num_classes, image_size)
-  beside = [raw[key] for key in raw if _BESIDE.match(key)]
+  head_name = names.FAMILIES[network.family].heads[network.style]
+  classifier = None
+  if not _PROJECTS.search(network.prefix):
+    classifier = Classifier.read(head_shapes, head_name + '.')
   if classifier is None:
     beside += head_keys.values()
-  return Form(
-    encoder=encoder,
-    options=options,
-    variant=variant,
-    untold=untold,
+  image_size = variants.image_size(network.known)
+  if config_json:
+    num_classes = classifier and classifier.num_classes
+    config_json.check_sizes(num_classes, image_size)
+  return Contents(
+    **found._asdict(),
     family=network.family,
-    style=style,
-    blurpool=any(key.endswith('.blur_filter') for key in raw),
+    style=network.style,
+    blur_filters=blur_filters,
     image_size=image_size,
     keys=keys,
     head_keys=head_keys,
-    ignored=tuple(raw[key] for key in raw if key in ignored),
     classifier=classifier,
-    prefix=_outer(network),
-    left_out=_parts([*outside, *beside], network.prefix),
-    told=told,
+    prefix=network.outer_prefix,
+    left_out=_modules([*outside, *beside], network.prefix),
+    config_json=config_json,
     other=other,
-  )
-
-
-def _other(network: torch_prefix.Network, keys: Iterable[str]) -> str:
-  """The architecture that keys beside the table's give away; or empty."""
-  table = network.keys()
-  return other_architectures.architecture(
-    [key for key in keys if key not in table]
   )
 
 
@@ -122,70 +112,55 @@ def _refuse_dilated(outside: Sequence[str], shapes: Shapes) -> None:
     )
 
 
+class _Geometry(NamedTuple):
+  """The fields of `Contents` of the same names."""
+
+  encoder: str
+  options: dict[str, Any]
+  variant: Any
+  unstated: tuple[str, ...]
+
+
 def _geometry(
-  network: torch_prefix.Network, told: Told | None, given: Mapping[str, Any]
-) -> tuple[str, dict[str, Any], Any, tuple[str, ...]]:
-  """The encoder's name, options and variant; and its fields no one tells."""
-  known = {**network.known}
-  pools_first = known.pop('fc_norm', None)
-  base = torch_variant.encoder_name(network.family, network.style, known)
+  network: Network,
+  config_json: ModelConfig | None,
+  options: Mapping[str, Any],
+) -> _Geometry:
+  """Finds the encoder by shapes, config.json and the user's options."""
+  known = network.known
+  base = variants.encoder_name(network.family, network.style, known)
   variant = models.ENCODERS[base]
-  if pools_first:
+  if 'fc_norm' in known:
     variant = dataclasses.replace(variant, pooling='mean_then_norm')
   unseen = geometry.unseen(variant)
-  traits = {}
-  if told:
-    variant = told.applied(base, variant)
-    traits |= told.traits
-  chosen = geometry.changed(variant, **given)
+  stated = {}
+  if config_json:
+    variant = config_json.applied(base, variant)
+    stated = config_json.traits
+  chosen = geometry.changed(variant, **options)
   for field in dataclasses.fields(variant):
     before, after = (getattr(x, field.name) for x in (variant, chosen))
-    if before != after and (field.name in traits or field.name not in unseen):
-      who = told.source if told and field.name in traits else 'the file'
+    if before != after and (field.name in stated or field.name not in unseen):
+      who = config_json.source if field.name in stated else 'the file'
+      given = ', '.join(f'{k}={x}' for k, x in options.items() if x)
       raise ValueError(
-        f'{", ".join(f"{k}={x}" for k, x in given.items() if x)}: {who} says '
-        f'{field.name} {before}, not {after}'
+        f'{given}: {who} says {field.name} {before}, not {after}'
       )
-  named = geometry.named(chosen, given)
-  untold = tuple(x for x in unseen if x not in traits and x not in named)
-  return *geometry.find(chosen, base, models.ENCODERS), chosen, untold
+  stated = {*stated, *geometry.fields_set(options)}
+  unstated = tuple(name for name in unseen if name not in stated)
+  encoder, needed = geometry.find(chosen, base, models.ENCODERS)
+  return _Geometry(encoder, needed, chosen, unstated)
 
 
-def _outer(network: torch_prefix.Network) -> str:
-  """The prefix without the name that transformers gives its base model."""
-  base = torch_keys.FAMILIES[network.family].base
-  is_theirs = network.style == 'huggingface'
-  return network.prefix.removesuffix(base) if is_theirs else network.prefix
-
-
-def _head(
-  network: torch_prefix.Network, shapes: Shapes
-) -> tuple[dict[str, str], Shapes]:
-  """The classifier's keys in the file, and their shapes, by its own names.
-
-  transformers has it beside the base model, all others inside.
-  """
-  family = torch_keys.FAMILIES[network.family]
-  start = _outer(network)
-  name = family.heads[network.style]
-  encoder = network.keys()
-  keys = {
-    key.removeprefix(start): key
-    for key in shapes
-    if key.startswith(f'{start}{name}.') and key not in encoder
-  }
-  return keys, {key: shapes[raw] for key, raw in keys.items()}
-
-
-def _parts(keys: Sequence[str], prefix: str) -> tuple[str, ...]:
-  """The modules that the keys are of, as far as they differ from `prefix`."""
-  inside, parts = prefix.split('.'), {}
+def _modules(keys: Sequence[str], prefix: str) -> tuple[str, ...]:
+  """The modules of the keys, each named down to where `prefix` is left."""
+  inside, modules = prefix.split('.'), {}
   for key in keys:
-    names = key.split('.')
+    parts = key.split('.')
     shared = 0
     while (
-      shared < len(names) - 1 and names[: shared + 1] == (inside[: shared + 1])
+      shared < len(parts) - 1 and parts[: shared + 1] == (inside[: shared + 1])
     ):
       shared += 1
-    parts['.'.join(names[: shared + 1])] = None
-  return tuple(parts)
+    modules['.'.join(parts[: shared + 1])] = None
+  return tuple(modules)

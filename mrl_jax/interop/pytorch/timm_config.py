@@ -9,26 +9,20 @@ import msgspec
 
 from mrl_jax import models
 from mrl_jax.interop.pytorch import model_config
-from mrl_jax.interop.pytorch.model_config import Told
+from mrl_jax.interop.pytorch.model_config import ModelConfig
 from mrl_jax.models import resnet
 from mrl_jax.models import vit
 from mrl_jax.workdir import files
 
-# timm's letters of transformers, and ours.
+# Sizes of vision transformers: timm's words, and the letters here.
 _SIZES = {'tiny': 'ti', 'small': 's', 'base': 'b', 'large': 'l', 'huge': 'h'}
-# Arguments of timm's models that change nothing of a network in evaluation.
+# Arguments of timm's models that do not change what a network computes, beside
+# the rates of dropout.
 _HARMLESS = frozenset(
   {
     'num_classes',
     'pretrained',
     'img_size',
-    'drop_rate',
-    'drop_path_rate',
-    'drop_block_rate',
-    'proj_drop_rate',
-    'attn_drop_rate',
-    'pos_drop_rate',
-    'patch_drop_rate',
     'zero_init_last',
     'weight_init',
     'fix_init',
@@ -37,8 +31,8 @@ _HARMLESS = frozenset(
     'dynamic_img_pad',
   }
 )
-# Values that change nothing of the others.
-_DEFAULTS = {'in_chans': 3, 'class_token': True, 'qkv_bias': True}
+# The one value that other arguments must have.
+_REQUIRED = {'in_chans': 3, 'class_token': True, 'qkv_bias': True}
 _POOLINGS = {'token': 'token', 'avg': 'mean'}
 
 
@@ -59,11 +53,11 @@ class _Timm(msgspec.Struct):
   pretrained_cfg: _Pretrained = _Pretrained()
 
 
-def read(path: pathlib.Path) -> Told:
-  """What the file says.
+def read(path: pathlib.Path) -> ModelConfig:
+  """Reads a config.json of timm.
 
-  Raises ValueError if it is of an architecture, or has a trait, that is not
-  known here.
+  Raises ValueError if it states an architecture or a trait that no encoder here
+  has.
   """
   content = files.read_json(path, _Timm)
   base = _encoder(path, content.architecture)
@@ -73,12 +67,12 @@ def read(path: pathlib.Path) -> Told:
   pool = content.model_args.get('global_pool', content.global_pool)
   if pool is not None:
     poolings = _POOLINGS if is_vit else {'avg': 'mean'}
-    # Without pooling it is a backbone, of whatever is behind it.
+    # Empty in a backbone, which leaves pooling to what is behind it.
     if pool not in (*poolings, ''):
       model_config.require(path, 'global_pool', pool, ' or '.join(poolings))
     if is_vit and pool:
       traits['pooling'] = poolings[pool]
-      # timm norms the mean, unless it is told to norm the tokens.
+      # By default timm normalises after the mean, not before it.
       if pool == 'avg' and content.model_args.get('fc_norm') is not False:
         traits['pooling'] = 'mean_then_norm'
   for name, value in content.model_args.items():
@@ -95,11 +89,11 @@ def read(path: pathlib.Path) -> Told:
     cfg.crop_pct,
     cfg.interpolation,
   )
-  return Told(
+  return ModelConfig(
     str(path),
     f"timm's {content.architecture}",
     traits,
-    # None of its own: a backbone.
+    # 0 stands for a backbone without a classifier.
     num_classes=content.num_classes or None,
     image=image,
     notes=notes,
@@ -107,11 +101,10 @@ def read(path: pathlib.Path) -> Told:
 
 
 def _encoder(path: pathlib.Path, architecture: str) -> str:
-  """The name here of timm's architecture; ValueError if there is none."""
-  match = re.fullmatch(
-    r'(?:vit|deit)_(\w+?)_patch(\d+)_\d+', architecture.partition('.')[0]
-  )
-  name = architecture.partition('.')[0].removeprefix('tv_')
+  """The encoder for timm's architecture; ValueError if there is none."""
+  name = architecture.partition('.')[0]
+  match = re.fullmatch(r'(?:vit|deit)_(\w+?)_patch(\d+)_\d+', name)
+  name = name.removeprefix('tv_')
   if match and match[1] in _SIZES:
     name = f'vit_{_SIZES[match[1]]}{match[2]}'
   elif not re.fullmatch(
@@ -131,15 +124,15 @@ def _encoder(path: pathlib.Path, architecture: str) -> str:
 def _argument(
   path: pathlib.Path, name: str, value: Any, variant: Any
 ) -> dict[str, Any]:
-  """The traits that an argument of timm's model stands for.
+  """The traits that one argument of timm's model sets.
 
-  Raises ValueError for one that changes the network in a way that is not
-  known here.
+  Raises ValueError for an argument that no encoder here has.
   """
-  if name in _HARMLESS or value is None or name == 'global_pool':
+  is_harmless = name in _HARMLESS or re.search('drop.*_rate$', name)
+  if is_harmless or value is None or name == 'global_pool':
     return {}
-  if name in _DEFAULTS:
-    model_config.require(path, f'model_args.{name}', value, _DEFAULTS[name])
+  if name in _REQUIRED:
+    model_config.require(path, f'model_args.{name}', value, _REQUIRED[name])
     return {}
   if name == 'output_stride' and isinstance(variant, resnet.Variant):
     return {'output_stride': value}
@@ -152,7 +145,7 @@ def _argument(
     }
     if name in names:
       return {names[name]: value}
-    # Told by the keys.
+    # The keys show it.
     if name == 'fc_norm':
       return {}
   raise ValueError(

@@ -1,4 +1,4 @@
-"""Which encoder has the depths and widths of a PyTorch checkpoint."""
+"""Finds the encoder with the depths and widths of a PyTorch checkpoint."""
 
 from collections.abc import Mapping
 import math
@@ -6,38 +6,38 @@ import re
 from typing import Any
 
 from mrl_jax import models
-from mrl_jax.interop.pytorch import names as torch_keys
+from mrl_jax.interop.pytorch import names
 from mrl_jax.interop.pytorch.names import Style
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def encoder_name(family: str, style: Style, known: Mapping[str, Shapes]) -> str:
-  """The first key of `models.ENCODERS` that has the arrays of `known`.
+  """Name of the first of `models.ENCODERS` with the shapes of `known`.
 
-  `known` is what `torch_keys.read` returns. Strides, heads and the like, which
-  no shape tells, may be others than the file's. Raises ValueError if there is
-  none.
+  `known` is what `names.read` returns. Strides, attention heads and the like,
+  which no shape shows, may differ from the file's. Raises ValueError if no
+  encoder has these shapes.
   """
   traits = {'ResNet': _resnet, 'ConvNeXt': _convnext, 'ViT': _vit}[family]
   found = traits(known)
-  names = {
+  encoders = {
     name: variant
     for name, variant in models.ENCODERS.items()
-    if isinstance(variant, torch_keys.FAMILIES[family].variant)
+    if isinstance(variant, names.FAMILIES[family].variant)
   }
-  for name, variant in names.items():
+  for name, variant in encoders.items():
     if all(getattr(variant, trait) == x for trait, x in found.items()):
       return name
   text = ', '.join(f'{trait} {x}' for trait, x in found.items())
   raise ValueError(
     f"it looks like {style}'s {family} of {text}, which is none of "
-    + ', '.join(names)
+    + ', '.join(encoders)
   )
 
 
 def image_size(known: Mapping[str, Shapes]) -> int:
-  """Side of the images that positions are for, pixels; 0 without positions."""
+  """Side in pixels of the images for the position embeddings; 0 without."""
   if 'position_embedding' not in known:
     return 0
   patches = _shape(known, 'position_embedding')[1] - 1
@@ -45,13 +45,13 @@ def image_size(known: Mapping[str, Shapes]) -> int:
 
 
 def _shape(known: Mapping[str, Shapes], name: str) -> tuple[int, ...]:
-  """Of the kernel of a module, or of a parameter; zeros if it is not there."""
+  """Shape of a parameter, or of a module's kernel; zeros if it is missing."""
   shapes = known.get(name, {}).values()
   return max(shapes, key=len, default=(0, 0, 0, 0))
 
 
 def _depths(known: Mapping[str, Shapes], stage: str) -> tuple[int, ...]:
-  """Blocks of each stage: one more than the largest number."""
+  """Number of blocks in each stage: one more than the largest index."""
   depths = {}
   for name in known:
     if match := re.match(rf'{stage}(\d+)\.(\d+)\.', name):
@@ -98,5 +98,4 @@ def _vit(known: Mapping[str, Shapes]) -> dict[str, Any]:
     'width': _shape(known, 'class_token')[-1],
     'depth': max(blocks, default=-1) + 1,
     'patch': _shape(known, 'patch_embed')[-1],
-    'pool_first': 'fc_norm' in known,
   }

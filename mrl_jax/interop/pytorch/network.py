@@ -1,16 +1,16 @@
-"""Finds a network among the keys of a PyTorch checkpoint, below any prefix."""
+"""Finds the network among the keys of a checkpoint, below any prefix."""
 
 from collections.abc import Iterable, Mapping
 import re
 from typing import NamedTuple
 
-from mrl_jax.interop.pytorch import names as torch_keys
+from mrl_jax.interop.pytorch import names
 from mrl_jax.interop.pytorch import other_architectures
 from mrl_jax.interop.pytorch.names import Style
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# What a transformers model calls its parts in memory, and in its files.
+# Names of a transformers ViT in memory, and the names that its files have.
 _IN_MEMORY = (
   (r'layers\.(\d+)\.attention\.q_proj', r'attention.attention.query'),
   (r'layers\.(\d+)\.attention\.k_proj', r'attention.attention.key'),
@@ -34,12 +34,11 @@ class Network(NamedTuple):
   """The keys of one network in a file.
 
   Attributes:
-    prefix: what precedes them there; empty, or with a dot at its end.
-    family: the key of `torch_keys.FAMILIES`.
-    style: whose names they are.
-    raw: all keys below the prefix as they are in the file, by what they are
-      without it.
-    known: those that the table has, as `torch_keys.read` returns them.
+    prefix: what precedes its keys; empty, or with a dot at the end.
+    family: key of `names.FAMILIES`.
+    style: the library whose names the keys are.
+    raw: every key of the file that has the prefix, by the rest of the key.
+    known: shapes of the keys that the table of names has, see `names.read`.
   """
 
   prefix: str
@@ -49,15 +48,36 @@ class Network(NamedTuple):
   known: dict[str, Shapes]
 
   def keys(self) -> set[str]:
-    """The keys in the file of what the table has."""
+    """The file's keys that the table of names has."""
     return {self.raw[key] for part in self.known.values() for key in part}
+
+  @property
+  def outer_prefix(self) -> str:
+    """The prefix without the name that transformers gives its base model."""
+    base = names.FAMILIES[self.family].base
+    is_theirs = self.style == 'huggingface'
+    return self.prefix.removesuffix(base) if is_theirs else self.prefix
+
+  def head_keys(self, shapes: Shapes) -> dict[str, str]:
+    """The classifier's keys in the file, by the library's own names.
+
+    transformers has its classifier beside the base model, all others inside.
+    """
+    start = self.outer_prefix
+    head = names.FAMILIES[self.family].heads[self.style]
+    encoder = self.keys()
+    return {
+      key.removeprefix(start): key
+      for key in shapes
+      if key.startswith(f'{start}{head}.') and key not in encoder
+    }
 
 
 def find(shapes: Shapes, prefix: str = '') -> Network:
-  """The network below the prefix, which may have further ones below it.
+  """Finds the one network whose keys begin with the prefix.
 
-  Raises ValueError if there is none of a known family, naming what it is, or
-  if there are several.
+  Its keys may have a longer prefix. Raises ValueError if there are several
+  networks, or none of a known family; the message says what it looks like.
   """
   start = prefix and prefix.rstrip('.') + '.'
   if not any(key.startswith(start) for key in shapes):
@@ -80,7 +100,7 @@ def find(shapes: Shapes, prefix: str = '') -> Network:
 
 
 def _below(shapes: Shapes, start: str) -> dict[str, dict[str, str]]:
-  """By every prefix from `start` on, the keys below it without it."""
+  """The keys by every prefix that begins with `start`, without that prefix."""
   found = {}
   for key in shapes:
     if key.startswith(start):
@@ -95,15 +115,14 @@ def _candidates(
   prefix: str, raw: Mapping[str, str], shapes: Shapes
 ) -> Iterable[Network]:
   plain = {key: shapes[name] for key, name in raw.items()}
-  for name, family in torch_keys.FAMILIES.items():
+  for name, family in names.FAMILIES.items():
     for style in family.heads:
-      known = torch_keys.read(plain, family, style)
-      if known:
+      if known := names.read(plain, family, style):
         yield Network(prefix, name, style, dict(raw), known)
 
 
 def _is_whole(network: Network) -> bool:
-  """Whether there are a stem and a first block, so that it can be a network."""
+  """Whether the keys have a stem and a first block."""
   return all(
     any(name.startswith(starts) for name in network.known)
     for starts in (_STEM, _FIRST_BLOCK)
@@ -111,6 +130,7 @@ def _is_whole(network: Network) -> bool:
 
 
 def _is_most(network: Network) -> bool:
+  """Whether the table has at least half of the keys below the prefix."""
   counted = [key for key in network.raw if not key.endswith('_tracked')]
   return len(network.keys()) >= len(counted) / 2
 
@@ -162,8 +182,8 @@ def _unknown(shapes: Shapes, nearest: list[Network]) -> str:
   )
 
 
-def listed(names: Iterable[str], most: int = 6) -> str:
-  """The first names, with commas between, and how many more there are."""
-  names = [*names]
-  more = f' and {len(names) - most} more' if len(names) > most else ''
-  return ', '.join(names[:most]) + more
+def listed(words: Iterable[str], most: int = 6) -> str:
+  """Text: the first names with commas, and how many more there are."""
+  words = [*words]
+  more = f' and {len(words) - most} more' if len(words) > most else ''
+  return ', '.join(words[:most]) + more
