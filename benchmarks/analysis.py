@@ -119,7 +119,7 @@ def _write(folder, args, dims) -> pathlib.Path:
   rng = np.random.default_rng(0)
   G, N, C = len(dims), args.examples, args.classes
   with predictions.writing(
-    folder, 'val', predictions.KINDS, dims=dims, count=N, num_classes=C
+    folder, 'val', predictions.KINDS, dims=dims, count=N
   ) as writer:
     for start in range(0, N, _BLOCK):
       label_B = np.arange(start, min(start + _BLOCK, N)) % C

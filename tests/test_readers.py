@@ -21,7 +21,10 @@ from mrl_jax.workdir import npy
 ROW, SPREAD = [1.5, None], {'mean': [1.5], 'std': [0.5]}
 # A record of each schema.
 RECORDS = {
-  'baselines': {'dims': [8], 'sampled': False, 'knn1': {'nested': ROW}},
+  'baselines': {
+    'dims': [8], 'sampled': False, 'queries': 3, 'database': 9,
+    'knn1': {'nested': ROW},
+  },
   'projection': {
     'dims': [8], 'step': 3, 'num_classes': 2, 'labels': [0],
     'names': {'0': 'cat'}, 'prediction': [[0]], 'probability': [[0.5]],

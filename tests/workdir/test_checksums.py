@@ -32,7 +32,7 @@ def write_embeddings(folder, seed=0, split='val'):
 def write_predictions(folder, seed=0):
   rng = np.random.default_rng(seed)
   with predictions.writing(
-    folder, 'val', predictions.KINDS, dims=DIMS, count=9, num_classes=3
+    folder, 'val', predictions.KINDS, dims=DIMS, count=9
   ) as writer:
     logits = rng.normal(size=(2, 9, 3)).astype(np.float16)
     writer.append(logits, logits.argmax(-1), rng.integers(0, 3, 9))
