@@ -1,11 +1,11 @@
-"""Finished runs in the form of the paper's Tables 1 and 2.
+"""Compares finished runs in the form of the paper's Tables 1 and 2.
 
     python -m mrl_jax.compare RUN RUN …
 
-Each RUN is the workdir of an evaluated run; all of one dataset and encoder.
-Runs of the same kind and width (seeds) are averaged. SVD, random features and
-their linear probe are made of the fixed-feature run of the full width, if it is
-among them. On ImageNet the published figures stand beside ours.
+Each RUN is the workdir of an evaluated run; all have the same dataset and
+encoder. Runs of the same kind and width (seeds) are averaged. SVD, random
+features and their linear probe are computed from the fixed-feature run of the
+full width, if there is one. On ImageNet, published figures are shown, too.
 """
 
 import argparse
@@ -27,22 +27,27 @@ _TITLES = {
   'linear': 'Linear top-1 % (Table 1)',
   '1-NN': '1-NN top-1 % (Table 2)',
 }
-# By method and width: the text of a cell.
+# The text of a cell, by method and width.
 Cells = dict[str, dict[int, str]]
 
 
 def run(paths: Sequence[str], *, probe: bool = True) -> None:
-  """Prints the tables; with `probe` Rand. LP is trained for them.
+  """Prints the tables.
 
-  Raises ValueError for a run that is not finished, or not like the first.
+  Args:
+    paths: the workdirs of the runs.
+    probe: whether to train the linear probe of random features (Rand. LP).
+
+  Raises:
+    ValueError: a run is not evaluated, or is not comparable with the first.
   """
   runs = [runs_lib.read(path) for path in paths]
   runs_lib.check_alike(runs)
   config = runs[0].config
   dims = sorted({dim for one in runs for dim in runs_lib.widths(one)})
   ours = {
-    'linear': _trained([(one.kind, one.linear) for one in runs]),
-    '1-NN': _trained([(one.kind, one.neighbor) for one in runs]),
+    'linear': _averaged([(one.kind, one.linear) for one in runs]),
+    '1-NN': _averaged([(one.kind, one.neighbor) for one in runs]),
   }
   notes = []
   full = runs_lib.full_width(runs)
@@ -85,7 +90,7 @@ def table(
   ours: Mapping[str, Mapping[int, str]],
   theirs: Mapping[str, Mapping[int, str]],
 ) -> tables.Table:
-  """The columns that anything is known of; the published ones after ours."""
+  """Makes a table of the methods with any figures, published ones after ours."""
   columns = {}
   for method in _COLUMNS[name]:
     if ours.get(method):
@@ -98,8 +103,8 @@ def table(
   return tables.Table(('width', *columns), rows)
 
 
-def _trained(accuracies: Sequence[tuple[str, Mapping[int, float]]]) -> Cells:
-  """Means over runs of one kind, with their deviation if there are several."""
+def _averaged(accuracies: Sequence[tuple[str, Mapping[int, float]]]) -> Cells:
+  """Averages runs of one kind, with the deviation where there are several."""
   values = {}
   for kind, by_width in accuracies:
     for dim, value in by_width.items():

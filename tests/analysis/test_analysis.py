@@ -135,18 +135,15 @@ def test_cascade_repeats_are_seeded_and_need_examples():
 
 def test_oracle_counts_the_never_right_apart():
   found = oracle.oracle(DIMS, RIGHT)
-  np.testing.assert_array_equal(found.first_N, [0, 1, 2, 3])
   np.testing.assert_array_equal(found.count_G, [1, 1, 1])
   assert (found.never, found.accuracy) == (1, 3 / 4)
   assert found.expected_dim == (2 + 4 + 8) / 3
-  assert found.expected_dim_never_at_last == (2 + 4 + 8 + 8) / 4
 
 
 def test_an_oracle_that_is_never_right():
   found = oracle.oracle(DIMS, np.zeros((3, 4), bool))
   assert (found.never, found.accuracy) == (4, 0)
   assert np.isnan(found.expected_dim)
-  assert found.expected_dim_never_at_last == 8
 
 
 def test_votes_and_agreement_by_hand():
