@@ -90,7 +90,7 @@ def table(
   ours: Mapping[str, Mapping[int, str]],
   theirs: Mapping[str, Mapping[int, str]],
 ) -> tables.Table:
-  """Makes a table of the methods with any figures, published ones after ours."""
+  """Makes a table of the methods with figures, published ones after ours."""
   columns = {}
   for method in _COLUMNS[name]:
     if ours.get(method):

@@ -15,7 +15,7 @@ from mrl_jax.stages.analyze import baselines as baselines_stage
 from mrl_jax.training.checkpoint import Checkpoints
 from mrl_jax.workdir import embeddings
 from mrl_jax.workdir import Workdir
-from mrl_jax.workdir.metrics_log import read_metrics
+from mrl_jax.workdir.metrics_log import last_evaluation
 
 _KINDS = {'mrl': 'MRL', 'mrl_e': 'MRL-E', 'fixed': 'FF'}
 
@@ -44,22 +44,18 @@ def read(path: str) -> Run:
   last = config.nesting_dims[-1]
   # Rows may be of several checkpoints; marks of old runs have no step.
   step = workdir.marks().get('evaluate', {}).get('step')
-  records = [
-    record
-    for record in read_metrics(workdir.metrics)
-    if f'val/knn1@{last}' in record and step in (None, record['step'])
-  ]
-  if not records:
+  values = last_evaluation(workdir.metrics, last, step)
+  if values is None:
     raise ValueError(f'{path} is not evaluated: run --mode=evaluate first')
   return Run(
     'Slim' if config.slimmable else _KINDS[config.head],
     config,
     workdir,
-    _by_width(records[-1], 'val/top1@'),
+    _by_width(values, 'val/top1@'),
     # An FF run is of one width; accuracies at others are those of cut features.
-    {last: records[-1][f'val/knn1@{last}']}
+    {last: values[f'val/knn1@{last}']}
     if config.head == 'fixed'
-    else _by_width(records[-1], 'val/knn1@'),
+    else _by_width(values, 'val/knn1@'),
   )
 
 
@@ -103,7 +99,7 @@ def check_alike(runs: Sequence[Run]) -> None:
 
 
 def full_width(runs: Sequence[Run]) -> Run | None:
-  """The first fixed-feature run of the encoder's full width, if there is one."""
+  """The first fixed-feature run of the encoder's full width, if any."""
   for run in runs:
     if run.kind == 'FF':
       _, _, manifest = embeddings.load(
@@ -163,7 +159,7 @@ def low_rank(
   query_label_Q: np.ndarray,
   dims: Sequence[int],
 ) -> dict[int, float]:
-  """The top-1 in percent of the classifier's best approximation of each rank."""
+  """Top-1 in percent of the classifier's best approximation of each rank."""
   u_DR, s_R, v_RC = np.linalg.svd(kernel_DC, full_matrices=False)
   found = {}
   for dim in dims:

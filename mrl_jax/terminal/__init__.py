@@ -1,4 +1,4 @@
-"""What a person sees while it runs: lines, tables, and a progress bar."""
+"""Output on the terminal: lines, tables, and a progress bar."""
 
 from collections.abc import Sequence
 import sys
@@ -17,7 +17,7 @@ def say(message: str) -> None:
 
 
 def table(content: Table) -> str:
-  """Columns aligned right."""
+  """Formats a table with columns aligned right."""
   cells = [content.header, *(map(show, row) for row in content.rows)]
   cells = [tuple(row) for row in cells]
   widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -30,7 +30,7 @@ def table(content: Table) -> str:
 
 
 class Progress:
-  """Shows how training goes: a bar on a terminal, plain lines elsewhere."""
+  """Shows the progress of training: a bar on a terminal, lines elsewhere."""
 
   def __init__(
     self,
@@ -62,7 +62,10 @@ class Progress:
       )
 
   def update(self, step: int, loss_G: Sequence[float]) -> float | None:
-    """Called after every step; at each `log_every_steps` returns images/s."""
+    """Shows a step; returns images/s at each `log_every_steps`, None else.
+
+    Call it after every step.
+    """
     if self._bar is not None:
       self._bar.update(step - self._bar.n)
     if step % self._log_every_steps and step != self._total_steps:
@@ -76,7 +79,7 @@ class Progress:
       for dim, loss in zip(self._nesting_dims, loss_G, strict=True)
     ]
     if self._bar is not None and len(losses) > 3:
-      # As much as a terminal of 100 columns shows: both ends and the middle.
+      # A terminal of 100 columns has space for both ends and the middle.
       losses = [losses[0], losses[len(losses) // 2], losses[-1]]
     epoch = step / self._steps_per_epoch
     line = f'epoch {epoch:.2f}  {rate:,.0f} images/s  loss {" ".join(losses)}'
@@ -94,7 +97,7 @@ class Progress:
       self._bar.write(message, file=sys.stderr)
 
   def resume(self, step: int) -> None:
-    """Restarts the clock, so that other work does not count as training."""
+    """Restarts the clock, so that work since does not count as training."""
     self._last = (time.perf_counter(), step)
 
   def __enter__(self) -> 'Progress':

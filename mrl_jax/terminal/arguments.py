@@ -18,7 +18,7 @@ def path(text: str) -> str:
 
 
 def wholes(text: str) -> tuple[int, ...]:
-  """A list of whole numbers, as `lists.wholes` reads it."""
+  """Whole numbers, parsed by `lists.wholes`."""
   try:
     return lists.wholes(text)
   except ValueError as error:
