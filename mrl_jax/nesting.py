@@ -10,9 +10,9 @@ from jax import numpy as jnp
 
 from mrl_jax import checks
 
-# Loss weights of the leading widths; all others weigh 1. They gain 2.9 points of
-# top-1 at width 8 and cost at most 0.15 at the widest (arXiv 2205.13147, Table
-# 27).
+# Loss weights of the leading widths; all others weigh 1. They gain 2.9 points
+# of top-1 at width 8 and cost at most 0.15 at the widest (arXiv 2205.13147,
+# Table 27).
 PRESETS = {'8boost': (2.0,), '8+16boost': (2.0, 1.5)}
 
 

@@ -164,13 +164,17 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
 def last_evaluation(
   path: pathlib.Path, width: int, step: int | None = None
 ) -> dict[str, float] | None:
-  """The last row of an evaluation at a width; of this step, if one is given.
+  """The last row of the stage evaluate in a metrics.jsonl; None without one.
 
-  Returns None if there is none.
+  Args:
+    path: the metrics.jsonl.
+    width: a measured dim, of which the row must have the 1-NN accuracy. Rows
+      that training writes have none.
+    step: the step of the checkpoint; None for any.
   """
   rows = [
-    row
-    for row in read_metrics(path)
-    if f'val/knn1@{width}' in row and step in (None, row['step'])
+    record
+    for record in read_metrics(path)
+    if f'val/knn1@{width}' in record and step in (None, record['step'])
   ]
   return rows[-1] if rows else None
