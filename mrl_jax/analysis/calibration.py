@@ -29,7 +29,7 @@ class Calibration(NamedTuple):
   right_GN=checks.booleans('GN'),
   bins=checks.whole(),
 )
-def measure(
+def bin_confidences(
   confidence_GN: np.ndarray, right_GN: np.ndarray, *, bins: int = 15
 ) -> Calibration:
   """Measures the calibration of each width.

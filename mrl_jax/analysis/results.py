@@ -111,7 +111,7 @@ def compute(
     },
   }
   if groups:
-    measured = superclass.measure(found, label_N, group_C, len(groups[1]))
+    measured = superclass.group_errors(found, label_N, group_C, len(groups[1]))
     results['superclass'] = {
       'dims': dims,
       'groups': groups[1],
@@ -148,7 +148,7 @@ def _oracle(dims, prediction_GN, right_GN, label_N, per_class_GC):
 
 
 def _calibration(dims, confidence_GN, right_GN):
-  found = calibration.measure(confidence_GN, right_GN)
+  found = calibration.bin_confidences(confidence_GN, right_GN)
   return {
     'dims': dims,
     'ece': 100 * found.error_G,

@@ -57,7 +57,7 @@ def load_groups(
   return np.array(chosen), names
 
 
-def measure(
+def group_errors(
   outcomes: Outcomes, label_N: np.ndarray, group_C: np.ndarray, num_groups: int
 ) -> Superclasses:
   """Measures errors by group, of outcomes that were read with `group_C`.

@@ -9,7 +9,7 @@ full width, if there is one. On ImageNet, published figures are shown, too.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import statistics
 
 from mrl_jax import terminal
@@ -46,8 +46,8 @@ def run(paths: Sequence[str], *, probe: bool = True) -> None:
   config = runs[0].config
   dims = sorted({dim for one in runs for dim in runs_lib.widths(one)})
   ours = {
-    'linear': _averaged([(one.kind, one.linear) for one in runs]),
-    '1-NN': _averaged([(one.kind, one.neighbor) for one in runs]),
+    'linear': _averaged((one.kind, one.linear) for one in runs),
+    '1-NN': _averaged((one.kind, one.neighbor) for one in runs),
   }
   notes = []
   full = runs_lib.full_width(runs)
@@ -58,14 +58,14 @@ def run(paths: Sequence[str], *, probe: bool = True) -> None:
     )
   else:
     found = runs_lib.linear_baselines(full, dims, probe=probe)
-    ours['linear'] |= _shown(found)
+    ours['linear'] |= _averaged(found.items())
     found, sampled = runs_lib.neighbor_baselines(full, dims)
     if sampled:
       notes.append(
         'Rand. FS, SVD, JL and FF cut by 1-NN: of a random sample of queries '
         'and rows.'
       )
-    ours['1-NN'] |= _shown(found)
+    ours['1-NN'] |= _averaged(found.items())
   is_imagenet = published.DATASET in config.dataset
   print(
     f'{config.encoder} on {config.dataset}, {config.eval_split}: '
@@ -103,12 +103,15 @@ def table(
   return tables.Table(('width', *columns), rows)
 
 
-def _averaged(accuracies: Sequence[tuple[str, Mapping[int, float]]]) -> Cells:
-  """Averages runs of one kind, with the deviation where there are several."""
+def _averaged(
+  accuracies: Iterable[tuple[str, Mapping[int, float | None]]],
+) -> Cells:
+  """Averages those of one name, with the deviation where there are several."""
   values = {}
   for kind, by_width in accuracies:
     for dim, value in by_width.items():
-      values.setdefault(kind, {}).setdefault(dim, []).append(value)
+      if value is not None:
+        values.setdefault(kind, {}).setdefault(dim, []).append(value)
   return {
     kind: {dim: _spread(found) for dim, found in by_width.items()}
     for kind, by_width in values.items()
@@ -120,17 +123,6 @@ def _spread(values: Sequence[float]) -> str:
   if len(values) > 1:
     text += f' ± {statistics.stdev(values):.2f}'
   return text
-
-
-def _shown(found: Mapping[str, Mapping[int, float | None]]) -> Cells:
-  return {
-    name: {
-      dim: f'{value:.2f}'
-      for dim, value in by_width.items()
-      if value is not None
-    }
-    for name, by_width in found.items()
-  }
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """Output on the terminal: lines, tables, and a progress bar."""
 
 from collections.abc import Sequence
+import dataclasses
 import sys
 import time
 
@@ -29,32 +30,26 @@ def table(content: Table) -> str:
   )
 
 
+@dataclasses.dataclass
 class Progress:
   """Shows the progress of training: a bar on a terminal, lines elsewhere."""
 
-  def __init__(
-    self,
-    *,
-    start_step: int,
-    total_steps: int,
-    steps_per_epoch: int,
-    batch_size: int,
-    nesting_dims: Sequence[int],
-    log_every_steps: int,
-  ):
-    self._steps_per_epoch = steps_per_epoch
-    self._total_steps = total_steps
-    self._batch_size = batch_size
-    self._nesting_dims = nesting_dims
-    self._log_every_steps = log_every_steps
-    self._last = (time.perf_counter(), start_step)
+  start_step: int
+  total_steps: int
+  steps_per_epoch: int
+  batch_size: int
+  nesting_dims: Sequence[int]
+  log_every_steps: int
+
+  def __post_init__(self):
+    self.resume(self.start_step)
     self._bar = None
     if sys.stderr.isatty() and not jax.process_index():
       import tqdm
 
       self._bar = tqdm.tqdm(
-        total=total_steps,
-        initial=start_step,
+        total=self.total_steps,
+        initial=self.start_step,
         unit='step',
         dynamic_ncols=True,
         bar_format='{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} '
@@ -68,25 +63,25 @@ class Progress:
     """
     if self._bar is not None:
       self._bar.update(step - self._bar.n)
-    if step % self._log_every_steps and step != self._total_steps:
+    if step % self.log_every_steps and step != self.total_steps:
       return None
     now, (then, before) = time.perf_counter(), self._last
     self._last = (now, step)
-    rate = (step - before) * self._batch_size / max(now - then, 1e-9)
-    left = (self._total_steps - step) * self._batch_size / max(rate, 1e-9)
+    rate = (step - before) * self.batch_size / max(now - then, 1e-9)
+    left = (self.total_steps - step) * self.batch_size / max(rate, 1e-9)
     losses = [
       f'@{dim} {loss:.3f}'
-      for dim, loss in zip(self._nesting_dims, loss_G, strict=True)
+      for dim, loss in zip(self.nesting_dims, loss_G, strict=True)
     ]
     if self._bar is not None and len(losses) > 3:
       # A terminal of 100 columns has space for both ends and the middle.
       losses = [losses[0], losses[len(losses) // 2], losses[-1]]
-    epoch = step / self._steps_per_epoch
+    epoch = step / self.steps_per_epoch
     line = f'epoch {epoch:.2f}  {rate:,.0f} images/s  loss {" ".join(losses)}'
     if self._bar is not None:
       self._bar.set_description_str(line)
     else:
-      say(f'step {step}/{self._total_steps}  {_clock(left)} left  {line}')
+      say(f'step {step}/{self.total_steps}  {_clock(left)} left  {line}')
     return rate
 
   def say(self, message: str) -> None:

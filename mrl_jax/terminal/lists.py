@@ -36,14 +36,6 @@ def parse(text: str) -> tuple[int | float | str, ...]:
   return tuple(elements)
 
 
-def wholes(text: str) -> tuple[int, ...]:
-  """Parses a list of whole numbers; ValueError for others, or for none."""
-  values = parse(text)
-  if not values or not all(isinstance(value, int) for value in values):
-    raise ValueError(f'{text!r}: must be whole numbers, such as 8,16,32')
-  return values
-
-
 def _element(text: str) -> Any:
   if text[0] in '\'"' and text[-1:] == text[0] and len(text) > 1:
     try:

@@ -167,21 +167,21 @@ def test_calibration_by_hand():
   # Bins (0, .5] and (.5, 1]: gaps of .4 + .5 - 1 and .8 + .6 - 1 examples.
   confidence = np.array([[0.4, 0.5, 0.8, 0.6]])
   right = np.array([[1, 0, 1, 0]], bool)
-  found = calibration.measure(confidence, right, bins=2)
+  found = calibration.bin_confidences(confidence, right, bins=2)
   np.testing.assert_allclose(found.error_G, [(0.1 + 0.4) / 4])
   np.testing.assert_allclose(found.confidence_GB, [[0.45, 0.7]])
   np.testing.assert_allclose(found.accuracy_GB, [[0.5, 0.5]])
   np.testing.assert_array_equal(found.count_GB, [[2, 2]])
-  empty = calibration.measure(confidence, right, bins=4)
+  empty = calibration.bin_confidences(confidence, right, bins=4)
   assert np.isnan(empty.accuracy_GB[0, 0]) and empty.count_GB[0, 0] == 0
   with pytest.raises(ValueError, match='bins'):
-    calibration.measure(confidence, right[:, :2])
+    calibration.bin_confidences(confidence, right[:, :2])
 
 
 def test_superclasses_by_hand():
   group = np.array([0, 1, 1])  # Class 0 is rejected.
   label = np.array([0, 1, 1, 2])
-  found = superclass.measure(
+  found = superclass.group_errors(
     per_example.Outcomes(
       np.array([[0, 2, 0, 2]]), None, np.array([[0, 2, 1, 2]])
     ),
