@@ -75,7 +75,7 @@ MANIFEST = {
   'splits': {'train': {'images': 1, 'bytes': 2, 'reencoded': 0, 'damaged': {}}},
   'shards': {'a': {'images': 1, 'bytes': 2, 'sha256': 'x'}},
 }
-# What reads a file, and a sound one.
+# Readers, each with the content of a sound file.
 READERS = {
   'cascade': (
     cascade.load, {'dims': [8, 16], 'thresholds': [0.5], 'temperature': 1.0},

@@ -86,7 +86,7 @@ def compute(
   fitted = cascade.fit(dims, confidence_GN, right_GN, temperature=temperature)
   per_class_GC = 100 * oracle.per_class(right_GN, label_N, num_classes)
   names = [*class_names, *map(str, range(len(class_names), num_classes))]
-  # Of a few examples, each has no more neighbours than there are others.
+  # An example has no more neighbours than there are others.
   k = min(NEIGHBORS, len(label_N) - 1)
   results = {
     'cascade': fitted._asdict(),

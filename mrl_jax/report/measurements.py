@@ -54,7 +54,7 @@ def accuracy(
 
 
 def retrieval(record: Mapping[str, Any]) -> Section:
-  """What a search costs and finds: exact, reranked, and in funnels."""
+  """Accuracy and cost of searches: exact, reranked, and in funnels."""
   kinds, points = series.searches(record)
   figures, lead = [], ''
   if points:

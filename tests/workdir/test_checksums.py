@@ -146,7 +146,7 @@ def test_a_report_shows_nothing_damaged(tmp_path):
 def test_a_large_file_is_read_once(tmp_path, monkeypatch):
   path = tmp_path / 'x'
   path.write_bytes(b'')
-  # Of nothing, as the reference implementation has it.
+  # The checksum of no bytes in the reference implementation.
   assert checksums.of(path) == checksums.Checksum(0, '2d06800538d394c2')
   path.write_bytes(bytes(1000))
   first = checksums.of(path)

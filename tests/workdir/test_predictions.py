@@ -13,7 +13,7 @@ DIMS = (2, 4)
 
 
 def write(folder, logits, labels, *, count=None, kinds=predictions.KINDS):
-  """In batches of two examples."""
+  """Writes batches of two examples."""
   _, N, C = logits.shape
   with predictions.writing(
     folder, 'val', kinds, dims=DIMS, count=count or N
