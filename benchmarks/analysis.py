@@ -3,10 +3,10 @@
     python -m benchmarks.analysis [--json=FILE] [--examples=50000]
                                   [--classes=1000] [--width=2048]
 
-On synthetic logits, float16 on disk, of labels that more dims know better, and
-embeddings of class centres and noise. `MiB` is the most that the process has
-had resident, files that are mapped into memory included. Then the pass over
-images by which a set is evaluated, at all widths and at the last one alone.
+The logits are synthetic, float16 on disk, and more accurate at larger widths;
+embeddings are class centres plus noise. `MiB` is the peak resident memory,
+mapped files included. Then follows the evaluation pass over images, at all
+widths and at the last one alone.
 """
 
 import argparse
@@ -114,12 +114,12 @@ def _row(name: str, start: float) -> timing.Row:
 def _write(folder, args, dims) -> pathlib.Path:
   """Writes what evaluate saves; returns the path of embeddings, queries first.
 
-  Block by block, so that it is no part of the peak of memory.
+  Block by block, so that writing adds nothing to the peak of memory.
   """
   rng = np.random.default_rng(0)
   G, N, C = len(dims), args.examples, args.classes
   with predictions.writing(
-    folder, 'val', predictions.KINDS, dims=dims, count=N, num_classes=C
+    folder, 'val', predictions.KINDS, dims=dims, count=N
   ) as writer:
     for start in range(0, N, _BLOCK):
       label_B = np.arange(start, min(start + _BLOCK, N)) % C

@@ -1,10 +1,10 @@
-"""Shows where each width of a trained model looks, on images of yours.
+"""Shows where each width of a trained model looks in your images.
 
     python -m mrl_jax.explain RUN IMAGE … --out=saliency.png
 
-RUN is the workdir of a trained model. The grid has the widths across and the
-images down, each with the class that the width predicts and its probability.
-The file's name may end in .png, .svg or .pdf.
+RUN is the workdir of a trained model. The grid has a column for each width and
+a row for each image, with the predicted class and its probability. The name of
+the file may end in .png, .svg or .pdf.
 """
 
 import argparse
@@ -22,7 +22,7 @@ _KINDS = ('.png', '.svg', '.pdf')
 
 
 def run(args: argparse.Namespace) -> None:
-  """Raises ValueError for a run without a model, or an unreadable image."""
+  """Writes the grid; ValueError for a run without a model, or a bad image."""
   out = pathlib.Path(args.out)
   if out.suffix not in _KINDS:
     raise ValueError(f'--out={args.out}: must end in one of {_KINDS}')

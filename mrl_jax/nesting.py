@@ -10,18 +10,15 @@ from jax import numpy as jnp
 
 from mrl_jax import checks
 
-# Relative importance of the leading widths, those after them count 1
-# (arXiv 2205.13147, Table 27: 2.9 points of top-1 at width 8 for at most 0.15
-# at the widest).
+# Loss weights of the leading widths; all others weigh 1. They gain 2.9 points
+# of top-1 at width 8 and cost at most 0.15 at the widest (arXiv 2205.13147,
+# Table 27).
 PRESETS = {'8boost': (2.0,), '8+16boost': (2.0, 1.5)}
 
 
-@checks.takes(
-  first=checks.whole(),
-  last=checks.whole(),
-)
+@checks.takes(first=checks.whole(), last=checks.whole())
 def doubling(first: int, last: int) -> tuple[int, ...]:
-  """The paper's nesting dims: `first`, doubled until `last`, which is included.
+  """Returns the paper's nesting dims: `first`, doubled up to `last` inclusive.
 
   `doubling(8, 2048)` is the ResNet-50 set and `doubling(12, 768)` the ViT-B/16
   set of the paper (section 4.1). Raises ValueError unless 0 < first <= last.
@@ -37,7 +34,7 @@ def doubling(first: int, last: int) -> tuple[int, ...]:
 
 @checks.takes(dim=checks.whole(1, sys.maxsize))
 def validate(nesting_dims: Sequence[int], dim: int) -> tuple[int, ...]:
-  """Returns `nesting_dims` as a tuple, or raises ValueError naming the culprit.
+  """Returns `nesting_dims` as a tuple; ValueError names a dim that is wrong.
 
   They must be integers, strictly increasing, positive, and at most `dim`, the
   width of the embedding.
@@ -69,7 +66,7 @@ def validate_weights(
   weights_G: Sequence[float] | Sequence[str] | str | None,
   num_granularities: int,
 ) -> tuple[float, ...]:
-  """Returns one loss weight per granularity; None or empty means all ones.
+  """Returns a loss weight for each nesting dim; None or empty means all ones.
 
   A name of PRESETS, alone or as the only element, stands for its weights.
   Raises ValueError for another length, a negative weight, all zeros, or a name
@@ -106,9 +103,9 @@ def validate_weights(
 
 
 def validate_per_step(per_step: int, num_granularities: int) -> int:
-  """Returns how many granularities a step trains; 0 means all.
+  """Returns how many nesting dims a step trains; 0 means all.
 
-  Raises ValueError for less than 2 of several: the others would never train.
+  Raises ValueError for 1 of several: all but the widest would never train.
   """
   per_step = checks.whole(0)('granularities_per_step', per_step)
   num_granularities = checks.whole()('num_granularities', num_granularities)
@@ -125,10 +122,10 @@ def validate_per_step(per_step: int, num_granularities: int) -> int:
 def sample_weights(
   key: jax.Array, weights_G: Sequence[float], per_step: int
 ) -> jax.Array:
-  """Loss weights [G] of a random subset: the widest and per_step - 1 others.
+  """Draws loss weights [G] of the widest dim and per_step - 1 others.
 
-  Those left out weigh 0; those drawn weigh (G - 1) / (per_step - 1) times as
-  much as in `weights_G`, so that the expectation over keys is `weights_G`.
+  Dims that are left out weigh 0; those drawn weigh (G - 1) / (per_step - 1)
+  times their `weights_G`, so that the expectation over keys is `weights_G`.
   """
   weights_G = jnp.asarray(weights_G, jnp.float32)
   others = len(weights_G) - 1

@@ -237,7 +237,7 @@ CALLS = {
     cascade.measure,
     dict(dims=(2, 4), **OUTCOMES, fit_share=0.5, repeats=2, seed=0),
   ),
-  'calibration': (calibration.measure, dict(**OUTCOMES, bins=5)),
+  'calibration': (calibration.bin_confidences, dict(**OUTCOMES, bins=5)),
   'oracle': (oracle.oracle, dict(dims=(2, 4), right_GN=RIGHT)),
   'majority': (oracle.majority, dict(prediction_GN=NEAR)),
   'agreement': (oracle.agreement, dict(prediction_GN=NEAR)),

@@ -21,7 +21,10 @@ from mrl_jax.workdir import npy
 ROW, SPREAD = [1.5, None], {'mean': [1.5], 'std': [0.5]}
 # A record of each schema.
 RECORDS = {
-  'baselines': {'dims': [8], 'sampled': False, 'knn1': {'nested': ROW}},
+  'baselines': {
+    'dims': [8], 'sampled': False, 'queries': 3, 'database': 9,
+    'knn1': {'nested': ROW},
+  },
   'projection': {
     'dims': [8], 'step': 3, 'num_classes': 2, 'labels': [0],
     'names': {'0': 'cat'}, 'prediction': [[0]], 'probability': [[0.5]],
@@ -72,7 +75,7 @@ MANIFEST = {
   'splits': {'train': {'images': 1, 'bytes': 2, 'reencoded': 0, 'damaged': {}}},
   'shards': {'a': {'images': 1, 'bytes': 2, 'sha256': 'x'}},
 }
-# What reads a file, and a sound one.
+# Readers, each with the content of a sound file.
 READERS = {
   'cascade': (
     cascade.load, {'dims': [8, 16], 'thresholds': [0.5], 'temperature': 1.0},

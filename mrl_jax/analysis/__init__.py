@@ -1,1 +1,1 @@
-"""What the widths know: arrays in, arrays out; no models and no datasets."""
+"""Analyses of predictions and embeddings at several widths, on arrays alone."""

@@ -1,4 +1,4 @@
-"""Whether a width is right as often as it is sure."""
+"""Calibration: whether confidences agree with accuracies."""
 
 from typing import NamedTuple
 
@@ -8,14 +8,14 @@ from mrl_jax import checks
 
 
 class Calibration(NamedTuple):
-  """Over B equal bins of the confidence (0, 1] (arXiv 1706.04599).
+  """Calibration over B equal bins of the confidence (0, 1] (arXiv 1706.04599).
 
   Attributes:
-    error_G: mean |accuracy - confidence| of the bins, each weighing as many as
-      its examples: the expected calibration error, a share.
-    confidence_GB: mean of each bin; NaN without examples.
-    accuracy_GB: share that is right; NaN without examples.
-    count_GB: examples.
+    error_G: the expected calibration error, a share: |accuracy - confidence|
+      averaged over bins, weighted by their examples.
+    confidence_GB: the mean confidence in each bin; NaN without examples.
+    accuracy_GB: the share that is right; NaN without examples.
+    count_GB: the number of examples.
   """
 
   error_G: np.ndarray
@@ -29,17 +29,27 @@ class Calibration(NamedTuple):
   right_GN=checks.booleans('GN'),
   bins=checks.whole(),
 )
-def measure(
+def bin_confidences(
   confidence_GN: np.ndarray, right_GN: np.ndarray, *, bins: int = 15
 ) -> Calibration:
-  """Raises ValueError for no examples, shapes that differ or no bins."""
+  """Measures the calibration of each width.
+
+  Args:
+    confidence_GN: the probability of the predicted class, in [0, 1].
+    right_GN: whether that class is right.
+    bins: the number of bins.
+
+  Raises:
+    ValueError: there are no examples or bins, shapes differ, or a confidence is
+      outside [0, 1].
+  """
   if confidence_GN.shape != right_GN.shape or not right_GN.size or bins < 1:
     raise ValueError(
       f'confidences {confidence_GN.shape}, results {right_GN.shape}, {bins} '
       'bins: shapes must be the same and not empty, bins at least 1'
     )
   confidence_GN = np.asarray(confidence_GN, np.float64)
-  # A comparison that NaN fails.
+  # NaN fails this comparison, too.
   if not ((confidence_GN >= 0) & (confidence_GN <= 1)).all():
     raise ValueError('confidences must be in [0, 1], and not NaN')
   bin_GN = np.clip(np.ceil(confidence_GN * bins).astype(int) - 1, 0, bins - 1)

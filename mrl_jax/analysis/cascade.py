@@ -1,7 +1,7 @@
-"""Adaptive classification: the smallest width that is sure enough decides.
+"""Adaptive classification: the smallest width that is confident decides.
 
-As arXiv 2205.13147, section 4.2, and its notebook: a threshold for each width
-but the last, fitted for each pair of neighbouring widths on its own.
+As in arXiv 2205.13147, section 4.2, and its notebook, each width but the last
+has a threshold, fitted to this width and the next alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,8 @@ class Cascade(NamedTuple):
   """Widths, and the probability each but the last must exceed to decide.
 
   Probabilities are the softmax of logits / temperature. The paper's cascade
-  adds up the logits of an image and its mirror image: their mean at 0.5.
+  sums the logits of an image and its mirror image, which is their mean at a
+  temperature of 0.5.
   """
 
   dims: tuple[int, ...]
@@ -34,10 +35,13 @@ _CASCADE = checks.instance(Cascade)
 
 
 class Curve(NamedTuple):
-  """For each width the cascade may end at [G], over repeats: mean and std.
+  """Mean and standard deviation over repeats, for each last width [G].
 
-  `last` are expected dims that count the deciding width only, `cumulated` those
-  that count all widths up to it. Accuracies are shares.
+  Attributes:
+    accuracy: the share of examples that are right.
+    last: the mean width that decides.
+    cumulated: the mean sum of the widths up to the one that decides.
+    thresholds: the fitted thresholds [G - 1].
   """
 
   accuracy: tuple[np.ndarray, np.ndarray]
@@ -59,9 +63,15 @@ def fit(
   *,
   temperature: float = 1.0,
 ) -> Cascade:
-  """The smallest of the thresholds that are most accurate for each pair.
+  """Fits the threshold of each width to it and the next.
 
-  `temperature`: that of the confidences.
+  The threshold gives the highest accuracy; of several, it is the smallest.
+
+  Args:
+    dims: the widths.
+    confidence_GN: the probability of each width's predicted class.
+    right_GN: whether that class is right.
+    temperature: the temperature of the confidences.
   """
   _check_shapes(dims, confidence_GN, right_GN)
   pairs = zip(confidence_GN, right_GN, right_GN[1:], strict=False)
@@ -88,7 +98,7 @@ def _threshold(confidence_N, right_N, next_right_N) -> float:
 
 @checks.takes(cascade=_CASCADE, confidence_GN=checks.numbers('GN'))
 def stops(cascade: Cascade, confidence_GN: np.ndarray) -> np.ndarray:
-  """Which width decides each example, int [N]: the first that is sure."""
+  """The index of the width that decides each example, int [N]."""
   G = len(cascade.dims)
   if len(confidence_GN) != G:
     raise ValueError(
@@ -104,7 +114,7 @@ def stops(cascade: Cascade, confidence_GN: np.ndarray) -> np.ndarray:
 def predict(
   cascade: Cascade, logits_GNC: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The class of each example and the width that decided it, both [N]."""
+  """Predicts each example's class, and the width that decided, both [N]."""
   logits_GNC = np.asarray(logits_GNC, np.float32)
   stop_N = stops(cascade, _confidence(cascade, logits_GNC))
   class_N = logits_GNC[stop_N, np.arange(len(stop_N))].argmax(-1)
@@ -116,13 +126,13 @@ def walk(
   logits_of: Callable[[int, np.ndarray], np.ndarray],
   count: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """As `predict`, asking each width only for the examples still undecided.
+  """Predicts as `predict`, and asks each width only for undecided examples.
 
   Args:
-    cascade: which widths there are, and when each decides.
+    cascade: the widths and their thresholds.
     logits_of: `(g, rows_B) -> logits_BC`, the logits of width `dims[g]` for
-      these of the examples.
-    count: examples.
+      these examples.
+    count: the number of examples.
   """
   class_N, dim_N = np.empty(count, np.int64), np.empty(count, np.int64)
   left = np.arange(count)
@@ -161,7 +171,16 @@ def measure(
 ) -> Curve:
   """Fits on a random part of the examples and tests on the rest, repeatedly.
 
-  Raises ValueError if either part would be empty, or for no repeats.
+  Args:
+    dims: the widths.
+    confidence_GN: the probability of each width's predicted class.
+    right_GN: whether that class is right.
+    fit_share: the share of examples to fit on.
+    repeats: how often to draw them.
+    seed: the seed of the draws.
+
+  Raises:
+    ValueError: either part would be empty, or there are no repeats.
   """
   _check_shapes(dims, confidence_GN, right_GN)
   N = right_GN.shape[1]
@@ -189,7 +208,7 @@ def measure(
 
 
 def _test(cascade, confidence_GN, right_GN):
-  """Accuracy and both expected dims, each [G], for every last width."""
+  """Accuracy and both expected dims, each [G], where each width is the last."""
   dims_G = np.array(cascade.dims)
   stop_N, everyone = stops(cascade, confidence_GN), np.arange(right_GN.shape[1])
   rows = []
@@ -218,9 +237,10 @@ def save(path: pathlib.Path, cascade: Cascade) -> None:
 
 
 def load(path: pathlib.Path) -> Cascade:
-  """What `save` or analyze wrote; ValueError if it is damaged, or no cascade.
+  """Loads what `save` or analyze wrote.
 
-  One that is written by hand needs no checksum.
+  A file written by hand needs no checksum. Raises ValueError if the file is
+  damaged or does not describe a cascade.
   """
   checksums.check_beside(path, path, 'run --mode=analyze again')
   saved = files.read_json(path, _Saved)

@@ -1,4 +1,4 @@
-"""Classification without training: nearest class means, and votes of k-NN."""
+"""Classification without training: nearest class means, and k-NN votes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ _BLOCK = 4096
 
 
 class FewShot(NamedTuple):
-  """Accuracy at each width [G], a share, over the repeats."""
+  """Mean and deviation of the accuracy at each width [G], a share."""
 
   mean: np.ndarray
   std: np.ndarray
@@ -44,14 +44,23 @@ def few_shot(
   repeats: int = 5,
   seed: int = 0,
 ) -> FewShot:
-  """Nearest mean, by cosine, of `shots` random examples of `ways` classes.
+  """Classifies queries by the nearest class mean of a few examples, by cosine.
 
-  Each repeat draws its own classes and examples, the same for all widths;
-  queries of other classes do not count. At each width the support is
-  normalised before the mean is taken. Of memmaps only the rows of the support
-  and blocks of queries are read. `ways` None: all classes that the queries
-  have. Ties go to the lower class. Examples of label -1 do not count, neither
-  as support nor as queries.
+  Support rows are normalised before their mean is taken. Ties go to the lower
+  class. Of memmaps, only the chosen support rows and blocks of queries are
+  read.
+
+  Args:
+    support_MD: the embeddings that examples are drawn from.
+    support_label_M: their classes; rows of label -1 are left out.
+    query_QD: the embeddings to classify.
+    query_label_Q: their classes; those of label -1 do not count.
+    dims: the widths.
+    shots: the number of examples drawn for each class.
+    ways: the number of classes drawn; queries of other classes do not count.
+      None means all classes of the queries.
+    repeats: how often to draw; all widths share the draws.
+    seed: the seed of the draws.
 
   Raises:
     ValueError: fewer classes than ways, a class with fewer examples than shots,
@@ -100,11 +109,9 @@ def few_shot(
   return FewShot(np.mean(accuracies, 0), np.std(accuracies, 0))
 
 
-@checks.takes(
-  neighbor_label_QK=checks.integers('QK'),
-)
+@checks.takes(neighbor_label_QK=checks.integers('QK'))
 def vote(neighbor_label_QK: np.ndarray) -> np.ndarray:
-  """The most frequent label of each row [Q]; ties to the nearer neighbour.
+  """The most frequent label of each row [Q]; ties go to the nearer neighbour.
 
   Neighbours of label -1 have no vote; where all are, the winner is -1.
   """
@@ -122,10 +129,10 @@ def _mean(support_WSd: np.ndarray) -> np.ndarray:
 
 
 def _nearest(query_QD, counted, means) -> np.ndarray:
-  """Which mean is nearest to each of the counted queries, int [G, counted]."""
+  """The index of the mean nearest to each counted query, int [G, counted]."""
   nearest = []
   for start in range(0, len(counted), _BLOCK):
-    # A query's length changes nothing.
+    # Queries need no normalising: their length does not change the order.
     block_BD = np.asarray(query_QD[counted[start : start + _BLOCK]], np.float32)
     checks.all_finite('query_QD', block_BD)
     nearest.append(

@@ -1,4 +1,4 @@
-"""What the widths together could know (arXiv 2205.13147, appendix J)."""
+"""The accuracy of an ideal choice of width (arXiv 2205.13147, appendix J)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,50 +11,36 @@ from mrl_jax.retrieval import inputs
 
 
 class Oracle(NamedTuple):
-  """Examples by the smallest width that is right on them.
+  """Counts of examples by the smallest width that is right.
 
   Attributes:
-    first_N: its index; G where none is right.
-    count_G: examples of each width.
-    never: examples that no width is right on.
-    accuracy: share that some width is right on.
-    expected_dim: mean smallest width of those; NaN if there are none.
-    expected_dim_never_at_last: mean over all, those of `never` at the last
-      width, as the paper's notebook counts them.
+    count_G: the number of examples whose smallest right width is this one.
+    never: the number of examples on which no width is right.
+    accuracy: the share of examples on which some width is right.
+    expected_dim: their mean smallest right width; NaN if there are none.
   """
 
-  first_N: np.ndarray
   count_G: np.ndarray
   never: int
   accuracy: float
   expected_dim: float
-  expected_dim_never_at_last: float
 
 
-@checks.takes(
-  dims=checks.wholes(),
-  right_GN=checks.booleans('GN'),
-)
+@checks.takes(dims=checks.wholes(), right_GN=checks.booleans('GN'))
 def oracle(dims: Sequence[int], right_GN: np.ndarray) -> Oracle:
+  """Counts examples by the smallest of the `dims` that is right on them."""
   G, N = right_GN.shape
   if len(dims) != G or not N:
     raise ValueError(f'{len(dims)} dims for results of shape {right_GN.shape}')
   first_N = np.where(right_GN.any(0), right_GN.argmax(0), G)
   count = np.bincount(first_N, minlength=G + 1)
-  dims_G, ever = np.asarray(dims), first_N < G
-  return Oracle(
-    first_N,
-    count[:G],
-    int(count[G]),
-    float(ever.mean()),
-    float(dims_G[first_N[ever]].mean()) if ever.any() else float('nan'),
-    float(dims_G[np.minimum(first_N, G - 1)].mean()),
-  )
+  ever = first_N < G
+  smallest = np.asarray(dims)[first_N[ever]]
+  expected = float(smallest.mean()) if ever.any() else float('nan')
+  return Oracle(count[:G], int(count[G]), float(ever.mean()), expected)
 
 
-@checks.takes(
-  prediction_GN=checks.integers('GN'),
-)
+@checks.takes(prediction_GN=checks.integers('GN'))
 def majority(prediction_GN: np.ndarray) -> np.ndarray:
   """The class that most widths predict [N]; ties go to the lower class."""
   votes_GN = (prediction_GN[:, None] == prediction_GN[None]).sum(0)
@@ -63,11 +49,9 @@ def majority(prediction_GN: np.ndarray) -> np.ndarray:
   return np.where(tied_GN, prediction_GN, last).min(0)
 
 
-@checks.takes(
-  prediction_GN=checks.integers('GN'),
-)
+@checks.takes(prediction_GN=checks.integers('GN'))
 def agreement(prediction_GN: np.ndarray) -> np.ndarray:
-  """Share of examples on which two widths predict the same, [G, G]."""
+  """The share of examples on which two widths predict the same, [G, G]."""
   return (prediction_GN[:, None] == prediction_GN[None]).mean(-1)
 
 
@@ -79,7 +63,7 @@ def agreement(prediction_GN: np.ndarray) -> np.ndarray:
 def per_class(
   right_GN: np.ndarray, label_N: np.ndarray, num_classes: int
 ) -> np.ndarray:
-  """Accuracy of each width on each class [G, C]; NaN without examples.
+  """The accuracy of each width on each class [G, C]; NaN without examples.
 
   Examples of label -1 do not count.
   """
@@ -97,10 +81,10 @@ def per_class(
 
 
 def trends(accuracy_GC: np.ndarray) -> list[str]:
-  """How each class changes with width: the signs of its steps, in order.
+  """Names how the accuracy of each class changes from width to width.
 
-  `better` and `worse` never turn, `rises, dips` and `dips, rises` turn once;
-  `level` never moves, `mixed` turns more often, `absent` has no examples.
+  `better` and `worse` go one way, `rises, dips` and `dips, rises` turn once,
+  `mixed` turns more often; `level` never changes, `absent` has no examples.
   """
   return [_trend(accuracy_G) for accuracy_G in accuracy_GC.T]
 

@@ -1,4 +1,4 @@
-"""One pass over the logits: what the other analyses need of each example."""
+"""Predictions and confidences of each example, in one pass over the logits."""
 
 from typing import NamedTuple
 
@@ -12,13 +12,13 @@ _BLOCK = 512
 
 
 class Outcomes(NamedTuple):
-  """What each width says of each example.
+  """The outputs of each width for each example.
 
   Attributes:
-    prediction_GN: int32 class; ties go to the lower one.
-    confidence_GN: float32 probability of that class.
-    within_GN: int32 class predicted among those of the label's group; None
-      where no groups were given.
+    prediction_GN: the class, int32; ties go to the lower one.
+    confidence_GN: the probability of that class, float32.
+    within_GN: the class predicted among those of the label's group, int32; None
+      without groups.
   """
 
   prediction_GN: np.ndarray
@@ -39,13 +39,13 @@ def read(
   group_C: np.ndarray | None = None,
   temperature: float = 1.0,
 ) -> Outcomes:
-  """Reads the logits once, block by block; a memmap never is in memory.
+  """Reads the logits once, block by block; a memmap is never read as a whole.
 
   Args:
-    logits_GNC: floats, of any precision.
-    label_N: classes, -1 where there is none.
-    group_C: int group of each class.
-    temperature: the logits are divided by it.
+    logits_GNC: the logits, floats of any precision.
+    label_N: the classes, -1 where there is none.
+    group_C: the group of each class, integers.
+    temperature: the number that logits are divided by.
 
   Raises:
     ValueError: shapes that do not fit, a label that is no class, or logits
@@ -62,7 +62,7 @@ def read(
     rows = slice(start, start + _BLOCK)
     for g in range(G):
       block_NC = np.asarray(logits_GNC[g, rows], np.float32)
-      top_N = block_NC.max(1)  # NaN and infinity come through.
+      top_N = block_NC.max(1)  # NaN where there is any NaN.
       if not np.isfinite(top_N).all():
         raise ValueError(
           f'logits of examples {start} to {start + len(block_NC) - 1} are not '

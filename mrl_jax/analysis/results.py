@@ -1,4 +1,4 @@
-"""All analyses of one split, as the files that hold them."""
+"""All analyses of one split, as the content of their files."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -15,7 +15,7 @@ from mrl_jax.analysis import structure
 from mrl_jax.analysis import superclass
 from mrl_jax.retrieval import inputs
 
-# Neighbours that are compared from width to width, and examples that have them.
+# Neighbours compared between widths, and the most examples that they are of.
 NEIGHBORS, SAMPLE = 10, 2000
 
 
@@ -33,26 +33,27 @@ def compute(
   temperature: float = 1.0,
   seed: int = 0,
 ) -> dict[str, Any]:
-  """The content of each file but few_shot.json, as arrays; see `plain`.
+  """Computes the content of each file but few_shot.json, as arrays.
 
-  Accuracies are in percent. Examples of label -1 do not count.
+  `plain` makes JSON types of it. Accuracies are in percent. Examples of label
+  -1 do not count.
 
   Args:
     dims: the widths.
-    logits_GNC: of the examples, float16; may stay on disk.
-    prediction_GN: of the logits before they were rounded.
-    label_N: classes.
-    embedding_ND: of the same examples.
-    class_names: for the classes that have one.
-    groups: of each class, and their names, as `superclass.load_groups` gives
-      them; None: no superclass.json.
-    repeats: of the cascade's fit on a random `fit_share` of the examples.
-    fit_share: see `repeats`.
-    temperature: see `cascade.Cascade`.
-    seed: of all random choices.
+    logits_GNC: the logits, float16; may stay on disk.
+    prediction_GN: the predicted classes, before logits were rounded to float16.
+    label_N: the classes.
+    embedding_ND: the embeddings of the same examples.
+    class_names: the names of the first classes.
+    groups: the group of each class and the groups' names, from
+      `superclass.load_groups`; None leaves superclass.json out.
+    repeats: how often the cascade is fitted to a random part of the examples.
+    fit_share: the share of examples in that part.
+    temperature: the temperature of a `cascade.Cascade`.
+    seed: the seed of all random choices.
 
   Raises:
-    ValueError: too few examples, or what one of the analyses refuses.
+    ValueError: there are too few examples, or an analysis refuses its input.
   """
   num_classes = logits_GNC.shape[2]
   label_N = per_example.check_labels(label_N, logits_GNC.shape[1], num_classes)
@@ -60,19 +61,17 @@ def compute(
   if not counted.size:
     raise ValueError('no example has a label: there is nothing to analyse')
   if counted.size < len(label_N):
-    logits_GNC, prediction_GN = (
-      logits_GNC[:, counted],
-      prediction_GN[:, counted],
-    )
+    logits_GNC = logits_GNC[:, counted]
+    prediction_GN = prediction_GN[:, counted]
     label_N, embedding_ND = label_N[counted], embedding_ND[counted]
   group_C = None
   if groups:
-    # A class without a name is rejected.
+    # A class without a name is in the reject group.
     group_C = np.pad(groups[0], (0, num_classes - len(groups[0])))
   found = per_example.read(
     logits_GNC, label_N, group_C=group_C, temperature=temperature
   )
-  # Those of float16 logits tie where these do not.
+  # Logits in float16 have ties that the original logits do not have.
   found = found._replace(prediction_GN=prediction_GN)
   right_GN = prediction_GN == label_N[None]
   confidence_GN = found.confidence_GN
@@ -87,7 +86,7 @@ def compute(
   fitted = cascade.fit(dims, confidence_GN, right_GN, temperature=temperature)
   per_class_GC = 100 * oracle.per_class(right_GN, label_N, num_classes)
   names = [*class_names, *map(str, range(len(class_names), num_classes))]
-  # A few examples have no more neighbours among themselves.
+  # An example has no more neighbours than there are others.
   k = min(NEIGHBORS, len(label_N) - 1)
   results = {
     'cascade': fitted._asdict(),
@@ -112,7 +111,7 @@ def compute(
     },
   }
   if groups:
-    measured = superclass.measure(found, label_N, group_C, len(groups[1]))
+    measured = superclass.group_errors(found, label_N, group_C, len(groups[1]))
     results['superclass'] = {
       'dims': dims,
       'groups': groups[1],
@@ -149,7 +148,7 @@ def _oracle(dims, prediction_GN, right_GN, label_N, per_class_GC):
 
 
 def _calibration(dims, confidence_GN, right_GN):
-  found = calibration.measure(confidence_GN, right_GN)
+  found = calibration.bin_confidences(confidence_GN, right_GN)
   return {
     'dims': dims,
     'ece': 100 * found.error_G,
@@ -162,7 +161,7 @@ def _calibration(dims, confidence_GN, right_GN):
 
 
 def _overlap(embedding_ND, dims, k, seed):
-  """Of the neighbours that some examples have among all, without themselves."""
+  """The overlap of the neighbours of a sample, among all other examples."""
   N = len(embedding_ND)
   rng = np.random.default_rng(seed)
   rows = np.sort(rng.choice(N, min(SAMPLE, N), replace=False))
@@ -176,7 +175,7 @@ def _overlap(embedding_ND, dims, k, seed):
 
 
 def plain(value: Any) -> Any:
-  """As JSON has it: arrays are lists, and NaN is null."""
+  """Converts to JSON types: arrays to lists, and NaN to None."""
   if isinstance(value, Mapping):
     return {key: plain(x) for key, x in value.items()}
   if isinstance(value, np.ndarray | np.generic):

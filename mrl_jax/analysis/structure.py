@@ -1,4 +1,4 @@
-"""How the space of one width lies to that of the next."""
+"""How the embedding spaces of different widths relate to each other."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,11 @@ from mrl_jax.retrieval import prefixes
 _BLOCK = 4096
 
 
-@checks.takes(
-  embedding_ND=checks.numbers('ND'),
-  dims=checks.wholes(),
-)
+@checks.takes(embedding_ND=checks.numbers('ND'), dims=checks.wholes())
 def explained_variance(
   embedding_ND: np.ndarray, dims: Sequence[int]
 ) -> np.ndarray:
-  """Share of the embedding's variance in each prefix, [G]."""
+  """The share of the embedding's variance in each prefix, [G]."""
   variance_D = _variance(_check(embedding_ND, dims))
   if not variance_D.sum():
     raise ValueError('all embeddings are the same: no variance to explain')
@@ -28,7 +25,7 @@ def explained_variance(
 
 
 def _variance(embedding_ND) -> np.ndarray:
-  """In float64, block by block."""
+  """The variance of each dim, in float64, block by block."""
   mean_1D = embedding_ND.mean(0, dtype=np.float64, keepdims=True)
   starts = range(0, len(embedding_ND), _BLOCK)
   blocks = (embedding_ND[start : start + _BLOCK] for start in starts)
@@ -44,10 +41,10 @@ def _variance(embedding_ND) -> np.ndarray:
 def project(
   embedding_ND: np.ndarray, dims: Sequence[int], *, components: int = 2
 ) -> list[np.ndarray]:
-  """PCA of each prefix, [N, components], each aligned to the one before.
+  """Projects each prefix by PCA to [N, components], aligned to the one before.
 
-  A width below `components` is filled up with zeros. Raises ValueError for
-  widths that do not fit or fewer than two examples.
+  A prefix narrower than `components` is padded with zeros. Raises ValueError
+  for widths that do not fit or fewer than two examples.
   """
   embedding_ND = _check(embedding_ND, dims)
   points = []
@@ -65,12 +62,12 @@ def project(
 def neighbor_maps(
   embedding_ND: np.ndarray, dims: Sequence[int], *, seed: int
 ) -> list[np.ndarray]:
-  """t-SNE of each prefix by cosine, [N, 2], each aligned to the one before.
+  """Maps each prefix by t-SNE to [N, 2], aligned to the one before.
 
-  A width starts from the map of the one before it, the first from PCA. The
-  perplexity is 30, or a third of the examples where that is less (van der
-  Maaten & Hinton, 2008). Raises ValueError for widths that do not fit, or fewer
-  than four examples.
+  Distances are cosines. A map starts from the one before it, the first from
+  PCA. The perplexity is 30, or a third of the examples where that is less (van
+  der Maaten & Hinton, 2008). Raises ValueError for widths that do not fit, or
+  fewer than four examples.
   """
   from sklearn.manifold import TSNE
   import threadpoolctl
@@ -83,15 +80,15 @@ def neighbor_maps(
   for dim in dims:
     prefix_Nd = prefixes.unit(embedding_ND, dim)
     start_N2 = points[-1] if points else _pca(prefix_Nd, 2)
-    # t-SNE begins small; sklearn scales its own starts so.
+    # t-SNE begins with small values; scikit-learn scales its own starts so.
     start_N2 = 1e-4 * start_N2 / max(start_N2[:, 0].std(), 1e-12)
     tsne = TSNE(
       perplexity=min(30.0, (N - 1) / 3),
       init=start_N2.astype(np.float32),
       random_state=seed,
     )
-    # One thread: several wait for each other at every one of 1,000 steps, for
-    # minutes where the cores are busy, and round differently each time.
+    # Several threads would wait for each other in each of 1,000 steps, for
+    # minutes where the cores are busy, and would round differently each time.
     with threadpoolctl.threadpool_limits(1):
       # For unit rows Euclidean distance ranks as the cosine does.
       found_N2 = tsne.fit_transform(prefix_Nd)
@@ -99,14 +96,11 @@ def neighbor_maps(
   return points
 
 
-@checks.takes(
-  points_NK=checks.numbers('NK'),
-  target_NK=checks.numbers('NK'),
-)
+@checks.takes(points_NK=checks.numbers('NK'), target_NK=checks.numbers('NK'))
 def align(points_NK: np.ndarray, target_NK: np.ndarray) -> np.ndarray:
-  """The centred points turned or mirrored to lie as near the target as can be.
+  """Centres points, and rotates or mirrors them to lie nearest to the target.
 
-  Orthogonal Procrustes: distances between the points stay as they are.
+  This is orthogonal Procrustes: distances between the points do not change.
   """
   from scipy import linalg
 
@@ -123,13 +117,11 @@ def align(points_NK: np.ndarray, target_NK: np.ndarray) -> np.ndarray:
   return points_NK @ rotation_KK
 
 
-@checks.takes(
-  ids_GNK=checks.integers('GNK'),
-)
+@checks.takes(ids_GNK=checks.integers('GNK'))
 def neighborhood_overlap(ids_GNK: np.ndarray) -> np.ndarray:
-  """Mean Jaccard index of the k nearest neighbours of two widths, [G, G].
+  """The mean Jaccard index of the nearest neighbours at two widths, [G, G].
 
-  `ids_GNK`: distinct rows of a database, for each width and example.
+  `ids_GNK`: K distinct rows of a database for each width and example.
   """
   G, _, K = ids_GNK.shape
   sorted_GNK = np.sort(ids_GNK, axis=-1)

@@ -1,4 +1,4 @@
-"""Groups of classes: how coarse are the errors of each width?"""
+"""Errors of each width by groups of classes (superclasses)."""
 
 from collections.abc import Sequence
 import pathlib
@@ -6,27 +6,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mrl_jax.analysis import per_example as outcomes_lib
+from mrl_jax.analysis import per_example
 from mrl_jax.analysis.per_example import Outcomes
 from mrl_jax.retrieval import inputs
 from mrl_jax.workdir import files
 
 REJECT = 'reject'
-# Unknown classes that an error lists.
+# The most unknown classes that an error lists.
 _LISTED = 20
 
 
 class Superclasses(NamedTuple):
-  """Shares, for each width and, with S groups, for each group of the labels.
+  """Shares of examples at each width, and for each of S groups of the labels.
 
-  A group without examples has NaN. Group 0 rejects: classes of no group.
+  A group without examples has NaN. Group 0 is the reject group: the classes
+  that are in no other.
 
   Attributes:
-    accuracy_G: predictions in the label's group; the reject group counts too.
+    accuracy_G: predictions in the label's group, the reject group included.
     accuracy_GS: the same, for each group.
-    inside_GS: wrong classes of the label's group.
-    across_GS: wrong classes of another group.
-    within_GS: right classes where only the label's group is looked at.
+    inside_GS: predictions of a wrong class in the label's group.
+    across_GS: predictions of a class in another group.
+    within_GS: right predictions where only classes of the label's group count.
   """
 
   accuracy_G: np.ndarray
@@ -39,10 +40,10 @@ class Superclasses(NamedTuple):
 def load_groups(
   path: pathlib.Path, class_names: Sequence[str]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-  """The group of each class, int [C], and the groups' names, reject first.
+  """Reads the group of each class, int [C], and the groups' names.
 
-  The file is a JSON object, class to group; classes not in it are rejected.
-  Raises ValueError for classes that are none, and lists them.
+  The file is a JSON object from class to group. Classes that are not in it are
+  in the reject group, the first. Raises ValueError for unknown classes.
   """
   groups = files.read_json(pathlib.Path(path), dict[str, str])
   if unknown := sorted(groups.keys() - set(class_names)):
@@ -56,14 +57,17 @@ def load_groups(
   return np.array(chosen), names
 
 
-def measure(
+def group_errors(
   outcomes: Outcomes, label_N: np.ndarray, group_C: np.ndarray, num_groups: int
 ) -> Superclasses:
-  """Measures outcomes that were read with `group_C`, without labels of -1."""
+  """Measures errors by group, of outcomes that were read with `group_C`.
+
+  Examples of label -1 do not count.
+  """
   prediction_GN, _, within_GN = outcomes
   if within_GN is None:
     raise ValueError('outcomes without groups: read them with group_C')
-  label_N = outcomes_lib.check_labels(
+  label_N = per_example.check_labels(
     label_N, prediction_GN.shape[1], len(group_C)
   )
   counted_N = label_N != inputs.IGNORED

@@ -1,1 +1,1 @@
-"""Finished runs side by side, and beside the paper's tables."""
+"""Compares finished runs with each other and with the paper's tables."""

@@ -1,15 +1,15 @@
-"""Finished runs in the form of the paper's Tables 1 and 2.
+"""Compares finished runs in the form of the paper's Tables 1 and 2.
 
     python -m mrl_jax.compare RUN RUN …
 
-Each RUN is the workdir of an evaluated run; all of one dataset and encoder.
-Runs of the same kind and width (seeds) are averaged. SVD, random features and
-their linear probe are made of the fixed-feature run of the full width, if it is
-among them. On ImageNet the published figures stand beside ours.
+Each RUN is the workdir of an evaluated run; all have the same dataset and
+encoder. Runs of the same kind and width (seeds) are averaged. SVD, random
+features and their linear probe are computed from the fixed-feature run of the
+full width, if there is one. On ImageNet, published figures are shown, too.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import statistics
 
 from mrl_jax import terminal
@@ -27,22 +27,27 @@ _TITLES = {
   'linear': 'Linear top-1 % (Table 1)',
   '1-NN': '1-NN top-1 % (Table 2)',
 }
-# By method and width: the text of a cell.
+# The text of a cell, by method and width.
 Cells = dict[str, dict[int, str]]
 
 
 def run(paths: Sequence[str], *, probe: bool = True) -> None:
-  """Prints the tables; with `probe` Rand. LP is trained for them.
+  """Prints the tables.
 
-  Raises ValueError for a run that is not finished, or not like the first.
+  Args:
+    paths: the workdirs of the runs.
+    probe: whether to train the linear probe of random features (Rand. LP).
+
+  Raises:
+    ValueError: a run is not evaluated, or is not comparable with the first.
   """
   runs = [runs_lib.read(path) for path in paths]
   runs_lib.check_alike(runs)
   config = runs[0].config
   dims = sorted({dim for one in runs for dim in runs_lib.widths(one)})
   ours = {
-    'linear': _trained([(one.kind, one.linear) for one in runs]),
-    '1-NN': _trained([(one.kind, one.neighbor) for one in runs]),
+    'linear': _averaged((one.kind, one.linear) for one in runs),
+    '1-NN': _averaged((one.kind, one.neighbor) for one in runs),
   }
   notes = []
   full = runs_lib.full_width(runs)
@@ -53,14 +58,14 @@ def run(paths: Sequence[str], *, probe: bool = True) -> None:
     )
   else:
     found = runs_lib.linear_baselines(full, dims, probe=probe)
-    ours['linear'] |= _shown(found)
+    ours['linear'] |= _averaged(found.items())
     found, sampled = runs_lib.neighbor_baselines(full, dims)
     if sampled:
       notes.append(
         'Rand. FS, SVD, JL and FF cut by 1-NN: of a random sample of queries '
         'and rows.'
       )
-    ours['1-NN'] |= _shown(found)
+    ours['1-NN'] |= _averaged(found.items())
   is_imagenet = published.DATASET in config.dataset
   print(
     f'{config.encoder} on {config.dataset}, {config.eval_split}: '
@@ -85,7 +90,7 @@ def table(
   ours: Mapping[str, Mapping[int, str]],
   theirs: Mapping[str, Mapping[int, str]],
 ) -> tables.Table:
-  """The columns that anything is known of; the published ones after ours."""
+  """Makes a table of the methods with figures, published ones after ours."""
   columns = {}
   for method in _COLUMNS[name]:
     if ours.get(method):
@@ -98,12 +103,15 @@ def table(
   return tables.Table(('width', *columns), rows)
 
 
-def _trained(accuracies: Sequence[tuple[str, Mapping[int, float]]]) -> Cells:
-  """Means over runs of one kind, with their deviation if there are several."""
+def _averaged(
+  accuracies: Iterable[tuple[str, Mapping[int, float | None]]],
+) -> Cells:
+  """Averages those of one name, with the deviation where there are several."""
   values = {}
   for kind, by_width in accuracies:
     for dim, value in by_width.items():
-      values.setdefault(kind, {}).setdefault(dim, []).append(value)
+      if value is not None:
+        values.setdefault(kind, {}).setdefault(dim, []).append(value)
   return {
     kind: {dim: _spread(found) for dim, found in by_width.items()}
     for kind, by_width in values.items()
@@ -115,17 +123,6 @@ def _spread(values: Sequence[float]) -> str:
   if len(values) > 1:
     text += f' ± {statistics.stdev(values):.2f}'
   return text
-
-
-def _shown(found: Mapping[str, Mapping[int, float | None]]) -> Cells:
-  return {
-    name: {
-      dim: f'{value:.2f}'
-      for dim, value in by_width.items()
-      if value is not None
-    }
-    for name, by_width in found.items()
-  }
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Linear probes of every prefix of an embedding, all fitted at once."""
+"""Linear probes of all prefixes of an embedding, fitted together."""
 
 from collections.abc import Sequence
 import time
@@ -17,10 +17,10 @@ from mrl_jax.models.heads import MatryoshkaHead
 from mrl_jax.retrieval import inputs
 from mrl_jax.training import optim
 
-# Rows of a step; passes, or more where those are less than so many steps.
+# Rows of a step; epochs, or more where these give fewer than so many steps.
 _BATCH, _EPOCHS, _LEAST_STEPS = 1024, 20, 2000
 _LEARNING_RATE = 0.1
-# Rows read at a time; steps whose batches may wait for the device.
+# Rows read at a time; batches that may wait for the device.
 _BLOCK, _AHEAD = 4096, 8
 _SAY_SECONDS = 60
 
@@ -36,26 +36,27 @@ def top1(
   order_D: np.ndarray | None = None,
   seed: int = 0,
 ) -> dict[int, float]:
-  """Top-1 in percent of a logistic regression on each prefix.
+  """Measures the top-1 in percent of a logistic regression on each prefix.
 
-  Classifiers of prefixes, each on its own, are an MRL head. The regression is
-  scikit-learn's default one on standardised dims: its L2 penalty, |W|²/2 beside
-  the sum of the losses, without the bias. Adam finds the optimum of this convex
-  loss to within its noise, from zero, so a seed gives the same numbers.
+  Independent classifiers of prefixes are an MRL head. The regression is
+  scikit-learn's default one on standardised dims: the sum of the losses plus an
+  L2 penalty |W|²/2, without the bias. Adam starts from zero and finds the
+  optimum of this convex loss to within its noise; a seed gives the same
+  numbers.
 
   Args:
-    row_MD: to fit on; may stay on disk, and is read a batch at a time.
+    row_MD: the rows to fit, read a batch at a time; may stay on disk.
     row_label_M: their classes; rows of label -1 are left out.
-    query_QD: to classify; may stay on disk.
+    query_QD: the rows to classify; may stay on disk.
     query_label_Q: their classes; those of label -1 do not count.
     dims: the widths of the prefixes.
-    num_classes: C.
-    order_D: the dims in the order that prefixes are taken of; None: as stored.
-    seed: of the order in which rows are visited.
+    num_classes: the number of classes, C.
+    order_D: the order of the dims that prefixes are of; None means as stored.
+    seed: the seed of the order in which rows are visited.
 
   Raises:
-    ValueError: dims that do not fit, a label outside [0, C), or a row that is
-      not finite.
+    ValueError: dims do not fit, a label is outside [0, C), or a row is not
+      finite.
   """
   D = row_MD.shape[1]
   dims = nesting.validate(dims, D)
@@ -86,7 +87,7 @@ def top1(
 
 
 def _labelled(row_ND, label_N, num_classes):
-  """The rows whose label is not -1; a copy only where some are."""
+  """The rows whose label is not -1; a copy only where some labels are."""
   label_N = inputs.labels(label_N, 'labels', len(row_ND))
   losses.validate_labels(label_N, num_classes)
   counted = np.flatnonzero(label_N != inputs.IGNORED)
@@ -123,7 +124,7 @@ def _fit(loss, params, row_MD, row_label_M, seed):
     epoch, at = divmod(done, steps_per_epoch)
     if not at:
       visits_M = order.epoch_order(seed, epoch, M)
-    # Sorted, so that a file is read in one direction.
+    # Sorted, so that a file on disk is read in one direction.
     rows_B = np.sort(visits_M[at * batch_size : (at + 1) * batch_size])
     params, opt_state = step(
       params, opt_state, row_MD[rows_B], row_label_M[rows_B]
@@ -137,9 +138,9 @@ def _fit(loss, params, row_MD, row_label_M, seed):
 
 
 def _standardization(row_MD: np.ndarray, order_D: np.ndarray):
-  """What orders dims, and gives each mean 0 and deviation 1 on the rows."""
+  """Returns a function that orders dims and standardises them by the rows."""
   M, D = row_MD.shape
-  # Of the distances from one row: exactly 0 where a dim never changes.
+  # Moments of the distances from one row are exactly 0 in a constant dim.
   first_D = np.asarray(row_MD[0], np.float64)
   sum_D, squares_D = np.zeros(D), np.zeros(D)
   for start in range(0, M, _BLOCK):

@@ -1,8 +1,8 @@
 """The paper's Tables 1 and 2: ResNet-50 on ImageNet-1K, top-1 in percent.
 
-Marks say where a figure comes from: none for those that arXiv 2503.01776
-reprints (its Tables 5 and 4); `N` quoted by a third party; `M` recalled, not
-confirmed, which nothing may rest on.
+Marks say where a figure comes from: no mark means that arXiv 2503.01776
+reprints it (Tables 5 and 4), `N` that a third party quotes it, and `M` that it
+was recalled and is not confirmed: nothing may rest on it.
 """
 
 DATASET = 'imagenet2012'
@@ -32,7 +32,7 @@ _NEIGHBOR = {
 
 
 def table(name: str) -> dict[str, dict[int, str]]:
-  """By method and width, with its mark; `name` is linear or 1-NN."""
+  """Figures with their marks by method and width; `name` is linear or 1-NN."""
   rows = {'linear': _LINEAR, '1-NN': _NEIGHBOR}[name]
   return {
     method: {

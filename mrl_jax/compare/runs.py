@@ -1,4 +1,4 @@
-"""What a finished run has to say, as accuracies by width."""
+"""The accuracies of finished runs by width, and of baselines made from them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,14 +8,14 @@ import numpy as np
 
 from mrl_jax import losses
 from mrl_jax import stages
-from mrl_jax.compare import probe as probe_lib
+from mrl_jax.compare import probe as linear_probe
 from mrl_jax.retrieval import projections
 from mrl_jax.stages import recorded
 from mrl_jax.stages.analyze import baselines as baselines_stage
 from mrl_jax.training.checkpoint import Checkpoints
 from mrl_jax.workdir import embeddings
 from mrl_jax.workdir import Workdir
-from mrl_jax.workdir.metrics_log import read_metrics
+from mrl_jax.workdir.metrics_log import last_evaluation
 
 _KINDS = {'mrl': 'MRL', 'mrl_e': 'MRL-E', 'fixed': 'FF'}
 
@@ -25,8 +25,8 @@ class Run(NamedTuple):
 
   Attributes:
     kind: MRL, MRL-E, FF or Slim.
-    config: that it was trained with.
-    workdir: where it lies.
+    config: the config that it was trained with.
+    workdir: its workdir.
     linear: top-1 of the heads in percent, by width.
     neighbor: 1-NN accuracy in percent, by width.
   """
@@ -39,32 +39,28 @@ class Run(NamedTuple):
 
 
 def read(path: str) -> Run:
-  """Raises ValueError, naming the stage to run, if it is not evaluated."""
+  """Reads a run; ValueError names the stage to run if it is not evaluated."""
   config, workdir = stages.open_recorded(path)
   last = config.nesting_dims[-1]
-  # Rows may be of several checkpoints; runs of old have no step in their marks.
+  # Rows may be of several checkpoints; marks of old runs have no step.
   step = workdir.marks().get('evaluate', {}).get('step')
-  records = [
-    record
-    for record in read_metrics(workdir.metrics)
-    if f'val/knn1@{last}' in record and step in (None, record['step'])
-  ]
-  if not records:
+  values = last_evaluation(workdir.metrics, last, step)
+  if values is None:
     raise ValueError(f'{path} is not evaluated: run --mode=evaluate first')
   return Run(
     'Slim' if config.slimmable else _KINDS[config.head],
     config,
     workdir,
-    _by_width(records[-1], 'val/top1@'),
-    # An FF of one width was measured between its dims, too; they are not it.
-    {last: records[-1][f'val/knn1@{last}']}
+    _by_width(values, 'val/top1@'),
+    # An FF run is of one width; accuracies at others are those of cut features.
+    {last: values[f'val/knn1@{last}']}
     if config.head == 'fixed'
-    else _by_width(records[-1], 'val/knn1@'),
+    else _by_width(values, 'val/knn1@'),
   )
 
 
 def widths(run: Run) -> tuple[int, ...]:
-  """Those that its row has; a slimmable network's networks are not all."""
+  """The widths of a run; a slimmable run has its measured dims, too."""
   config = run.config
   between = config.eval_dims if config.slimmable else ()
   return (*config.nesting_dims, *between)
@@ -79,10 +75,10 @@ def _by_width(record, prefix) -> dict[int, float]:
 
 
 def check_alike(runs: Sequence[Run]) -> None:
-  """Raises ValueError for runs that are not of one dataset and encoder.
+  """Raises ValueError for runs of different datasets or encoders.
 
-  Datasets are compared by what was recorded of them, and only by their names
-  where a run has recorded nothing.
+  Datasets are compared by their records, and by their names only where a run
+  has no record.
   """
   first = runs[0]
   for run in runs[1:]:
@@ -103,7 +99,7 @@ def check_alike(runs: Sequence[Run]) -> None:
 
 
 def full_width(runs: Sequence[Run]) -> Run | None:
-  """The first fixed-feature run of all that the encoder gives, if any."""
+  """The first fixed-feature run of the encoder's full width, if any."""
   for run in runs:
     if run.kind == 'FF':
       _, _, manifest = embeddings.load(
@@ -117,11 +113,11 @@ def full_width(runs: Sequence[Run]) -> Run | None:
 def linear_baselines(
   run: Run, dims: Sequence[int], *, probe: bool = True
 ) -> dict[str, dict[int, float]]:
-  """Top-1 in percent of `SVD` and `Rand. LP`, by width.
+  """Measures the top-1 in percent of `SVD` and `Rand. LP`, by width.
 
-  SVD: the classifier of the full width at a lower rank. Rand. LP: a logistic
-  regression on random dims of the embedding, trained here; without `probe`
-  there is none.
+  SVD is the classifier of the full width at a lower rank. Rand. LP is a
+  logistic regression on random dims of the embedding, trained here; without
+  `probe` it is left out.
   """
   config, workdir = run.config, run.workdir
   row_MD, row_label_M, _ = embeddings.load(
@@ -143,7 +139,7 @@ def linear_baselines(
   D, C = kernel_DC.shape
   found = {'SVD': low_rank(kernel_DC, bias_C, query_QD, query_label_Q, dims)}
   if probe:
-    found['Rand. LP'] = probe_lib.top1(
+    found['Rand. LP'] = linear_probe.top1(
       row_MD,
       row_label_M,
       query_QD,
@@ -163,7 +159,7 @@ def low_rank(
   query_label_Q: np.ndarray,
   dims: Sequence[int],
 ) -> dict[int, float]:
-  """Top-1 in percent of the classifier's best approximations of each rank."""
+  """Top-1 in percent of the classifier's best approximation of each rank."""
   u_DR, s_R, v_RC = np.linalg.svd(kernel_DC, full_matrices=False)
   found = {}
   for dim in dims:
@@ -177,10 +173,10 @@ def low_rank(
 def neighbor_baselines(
   run: Run, dims: Sequence[int]
 ) -> tuple[dict[str, dict[int, float | None]], bool]:
-  """1-NN in percent of what can be made of the full width, by width.
+  """Measures 1-NN accuracy in percent of the full width's projections.
 
   `FF cut` is the prefix of an embedding that was trained for the full width
-  only. Returns too whether a sample was searched.
+  only. Returns accuracies by name and width, and whether a sample was searched.
   """
   record = baselines_stage.measure(run.config, run.workdir, tuple(dims))
   names = {

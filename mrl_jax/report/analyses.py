@@ -1,26 +1,25 @@
-"""The parts of the page on what the analysis found, one file each."""
+"""Sections on the analyses, one for each file of the folder `analysis`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mrl_jax.report import plotly_charts
-from mrl_jax.report import series as plotted
+from mrl_jax.report import series
 from mrl_jax.report.content import Figure
-from mrl_jax.report.content import Numbers
+from mrl_jax.report.content import FoldedTable
 from mrl_jax.report.content import Section
 from mrl_jax.terminal.tables import Table
 
 Record = Mapping[str, Any]
 
 
-def cascade(curve: Record) -> Section:
-  """cascade_curve.json: as wide as an example needs, against one width."""
-  dims, single = curve['dims'], curve['single']
-  columns = [curve[n] for n in ('expected_dim', 'cumulated_dim', 'accuracy')]
+def cascade(record: Record) -> Section:
+  """cascade_curve.json: accuracy and mean width of a cascade."""
+  dims, single = record['dims'], record['single']
+  columns = [record[n] for n in ('expected_dim', 'cumulated_dim', 'accuracy')]
   expected, _, accuracy = columns
-  points = list(zip(expected['mean'], accuracy['mean'], strict=True))
   rows = [
-    (dim, *(f'{x["mean"][g]:.2f} ± {x["std"][g]:.2f}' for x in columns))
+    (dim, *(_spread(x['mean'][g], x['std'][g]) for x in columns))
     for g, dim in enumerate(dims)
   ]
   header = ('up to width', 'expected dims', 'cumulated', 'accuracy %')
@@ -35,15 +34,13 @@ def cascade(curve: Record) -> Section:
     [
       Figure(
         'plot-cascade',
-        plotly_charts.cascade(
-          points, list(zip(dims, single, strict=True)), dims
-        ),
-        f'Thresholds are fitted on {100 * curve["fit_share"]:.0f} % of the '
-        f'evaluation split and tried on the rest, {curve["repeats"]} times; '
+        plotly_charts.cascade(series.cascade(record), dims),
+        f'Thresholds are fitted on {100 * record["fit_share"]:.0f} % of the '
+        f'evaluation split and tried on the rest, {record["repeats"]} times; '
         'each diamond lets the cascade go one width further.',
       )
     ],
-    [Numbers('The numbers', Table(header, rows))],
+    [FoldedTable('The numbers', Table(header, rows))],
     [
       'Expected dims count the last width that was asked; cumulated ones all '
       'that were.'
@@ -52,24 +49,20 @@ def cascade(curve: Record) -> Section:
 
 
 def oracle(record: Record, per_class: Record | None) -> Section:
-  """oracle.json, and per_class.json: who is right where, and who agrees."""
+  """oracle.json and per_class.json: which widths are right, and agree."""
   dims, total, never = record['dims'], record['examples'], record['never']
-  shares = plotted.first_right(record)
-  first = plotly_charts.bars(
-    list(shares),
-    list(shares.values()),
-    x_label='smallest width that is right',
-    y_label='examples, %',
-  )
+  shares = series.smallest_correct(record)
   agreement = plotly_charts.matrix(
-    plotted.percent(record['agreement']), dims, 'predicted alike'
+    series.percent(record['agreement']), dims, 'predicted alike'
   )
   trends = Table(('trend', 'classes'), list(record['trends'].items()))
-  numbers = [Numbers('How classes change with width', trends)]
+  numbers = [FoldedTable('How classes change with width', trends)]
   if per_class:
     rows = list(zip(per_class['classes'], *per_class['accuracy'], strict=True))
     header = ('class', *map(str, per_class['dims']))
-    numbers.append(Numbers('Each class, % at each width', Table(header, rows)))
+    table = Table(header, rows)
+    numbers.append(FoldedTable('Each class, % at each width', table))
+  expected = record['expected_dim']
   return Section(
     'oracle',
     'Oracle',
@@ -77,12 +70,17 @@ def oracle(record: Record, per_class: Record | None) -> Section:
     f'{shares[str(dims[0])]:.1f} % of the examples need {dims[0]} numbers and '
     'no more. '
     'Who always knew the smallest width that is right would reach '
-    f'{record["accuracy"]:.2f} % with {_show(record["expected_dim"])} numbers '
+    f'{record["accuracy"]:.2f} % with '
+    f'{"–" if expected is None else f"{expected:.3g}"} numbers '
     f'on average; a vote of all widths reaches {record["majority"]:.2f} %.',
     [
       Figure(
         'plot-oracle',
-        first,
+        plotly_charts.bars(
+          shares,
+          x_label='smallest width that is right',
+          y_label='examples, %',
+        ),
         f'Examples by the smallest width that is right; on {never:,} of '
         f'{total:,} none is.',
         'How little is enough?',
@@ -101,12 +99,12 @@ def oracle(record: Record, per_class: Record | None) -> Section:
 
 
 def structure(record: Record) -> Section:
-  """structure.json: what the prefixes share with each other."""
+  """structure.json: the neighbours and variance that prefixes share."""
   dims = record['dims']
   overlap = plotly_charts.matrix(
-    plotted.percent(record['overlap']), dims, 'of the neighbours shared'
+    series.percent(record['overlap']), dims, 'of the neighbours shared'
   )
-  variance = plotted.shared(record)['variance']
+  variance = series.of_full_width(record)['variance']
   return Section(
     'neighbours',
     'Neighbours',
@@ -132,10 +130,9 @@ def structure(record: Record) -> Section:
 
 
 def calibration(record: Record) -> Section:
-  """calibration.json: is a width right as often as it is sure?"""
-  dims = record['dims']
-  confidence, accuracy = plotted.reliable(record)
-  rows = list(zip(dims, record['ece'], strict=True))
+  """calibration.json: whether confidences agree with accuracies."""
+  dims, errors = record['dims'], record['ece']
+  table = Table(('width', 'error %'), list(zip(dims, errors, strict=True)))
   return Section(
     'calibration',
     'Calibration',
@@ -143,31 +140,32 @@ def calibration(record: Record) -> Section:
     figures=[
       Figure(
         'plot-reliability',
-        plotly_charts.reliability(confidence, accuracy, dims),
+        plotly_charts.reliability(*series.reliability(record), dims),
         'Below the dotted line a width is surer than it should be. Bins '
         'with fewer than 1 % of the examples are left out.',
       ),
       Figure(
         'plot-ece',
         plotly_charts.per_width(
-          {'calibration error': record['ece']}, dims, 'calibration error, %'
+          {'calibration error': errors}, dims, 'calibration error, %'
         ),
         'Mean distance of confidence and accuracy over equal bins.',
       ),
     ],
-    tables=[Numbers('The numbers', Table(('width', 'error %'), rows))],
+    tables=[FoldedTable('The numbers', table)],
   )
 
 
 def few_shot(record: Record, dims: Sequence[int]) -> Section:
-  """few_shot.json: classes known by a few examples."""
-  settings, series = record['settings'], plotted.few_shot(record)
-  header = ('width', *series)
-  spread = lambda s, g: f'{s["accuracy"][g]:.2f} ± {s["std"][g]:.2f}'
+  """few_shot.json: accuracy on classes known by a few examples."""
+  settings, accuracies = record['settings'], series.few_shot(record)
   rows = [
-    (dim, *(spread(setting, g) for setting in settings))
+    (dim, *(_spread(s['accuracy'][g], s['std'][g]) for s in settings))
     for g, dim in enumerate(record['dims'])
   ]
+  chart = plotly_charts.per_width(
+    accuracies, record['dims'], 'accuracy, %', marked=dims
+  )
   return Section(
     'few-shot',
     'Few-shot',
@@ -175,27 +173,26 @@ def few_shot(record: Record, dims: Sequence[int]) -> Section:
     figures=[
       Figure(
         'plot-few-shot',
-        plotly_charts.per_width(
-          series, record['dims'], 'accuracy, %', marked=dims
-        ),
+        chart,
         'An example goes to the class whose few known examples have the '
         'nearest mean; nothing is trained.',
       )
     ],
-    tables=[Numbers('The numbers', Table(header, rows))],
+    tables=[FoldedTable('The numbers', Table(('width', *accuracies), rows))],
   )
 
 
 def superclasses(record: Record) -> Section:
-  """superclass.json: coarse answers, and where the wrong ones lie."""
-  dims = record['dims']
-  inside, across = (
-    [_mean(row) for row in record[name]] for name in ('inside', 'across')
+  """superclass.json: accuracy on groups of classes, and where errors lie."""
+  dims, names = record['dims'], record['groups']
+  table = Table(
+    ('group', *map(str, dims)),
+    list(zip(names, *record['by_group'], strict=True)),
   )
-  rows = [
-    (name, *(row[s] for row in record['by_group']))
-    for s, name in enumerate(record['groups'])
-  ]
+  errors = {
+    'inside the group': list(map(_mean, record['inside'])),
+    'across groups': list(map(_mean, record['across'])),
+  }
   return Section(
     'superclasses',
     'Superclasses',
@@ -210,19 +207,11 @@ def superclasses(record: Record) -> Section:
       ),
       Figure(
         'plot-confusion',
-        plotly_charts.per_width(
-          {'inside the group': inside, 'across groups': across},
-          dims,
-          'wrong answers, %',
-        ),
+        plotly_charts.per_width(errors, dims, 'wrong answers, %'),
         'Wrong classes of the right group, and of another; means over groups.',
       ),
     ],
-    tables=[
-      Numbers(
-        'Right group, % at each width', Table(('group', *map(str, dims)), rows)
-      )
-    ],
+    tables=[FoldedTable('Right group, % at each width', table)],
   )
 
 
@@ -231,5 +220,5 @@ def _mean(values: Sequence[float | None]) -> float | None:
   return sum(known) / len(known) if known else None
 
 
-def _show(value: float | None) -> str:
-  return '–' if value is None else f'{value:.3g}'
+def _spread(mean: float, std: float) -> str:
+  return f'{mean:.2f} ± {std:.2f}'

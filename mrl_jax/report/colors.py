@@ -1,11 +1,12 @@
-"""Colours by what they stand for, in pairs: on a light page, and on a dark one.
+"""Colours and line styles of the figures, on a light page and on a dark one.
 
-Figures are drawn in the light ones; the page's script puts the dark ones in
-their place. All are told apart by the colour-blind (Okabe and Ito's set, Tol's
-muted one, viridis), and lines differ in dash and marker, too.
+Figures are drawn in the light colours; the page's script replaces them on a
+dark page. The colour-blind can tell all of them apart (Okabe and Ito's set,
+Tol's muted set, viridis), and lines differ in dash and marker as well.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 INK = '#1d1c1a'
 MUTED = '#6a665f'
@@ -17,6 +18,28 @@ PCA = '#009e73'
 SVD = '#b05f8b'
 RANDOM = '#8f8a83'
 
+
+class Style(NamedTuple):
+  """How a line differs from the others: Plotly's names of dash and marker."""
+
+  color: str
+  dash: str = 'solid'
+  symbol: str = 'circle'
+
+
+# By the names that `report.series` gives lines.
+STYLES = {
+  'linear': Style(LINEAR),
+  '1-NN': Style(NEIGHBOR, symbol='diamond'),
+  'PCA': Style(PCA, 'dash', 'square'),
+  'SVD': Style(SVD, 'dashdot', 'triangle-up'),
+  'random dims': Style(RANDOM, 'dot', 'x'),
+  'exact': Style(LINEAR),
+  'adaptive': Style(NEIGHBOR, symbol='square'),
+  'funnel': Style(PCA, symbol='triangle-up'),
+  'one width for all': Style(LINEAR),
+  'as wide as needed': Style(NEIGHBOR, symbol='diamond'),
+}
 _DARK = {
   INK: '#eceae6',
   MUTED: '#a5a19a',
@@ -49,7 +72,7 @@ def of_widths(count: int) -> list[str]:
 
 
 def themes(most: int) -> dict[str, str]:
-  """The dark page's colour for each light one, of up to `most` widths."""
+  """Maps each light colour to the dark page's, for up to `most` widths."""
   widths = {}
   for count in range(1, most + 1):
     # On a dark page the widest is the brightest.
@@ -58,7 +81,7 @@ def themes(most: int) -> dict[str, str]:
   return {**_DARK, **_CLASSES, **widths, **dict(zip(*_SCALES, strict=True))}
 
 
-# Ink can be read on all of both.
+# Both scales, light and dark, are pale enough for the ink on them to be read.
 _SCALES = (
   ('#f6f3ee', '#d3e2ec', '#aacbe2', '#7fb4d9'),
   ('#1f2126', '#22384a', '#28506f', '#2d6a97'),
@@ -66,7 +89,7 @@ _SCALES = (
 
 
 def scale() -> list[list]:
-  """A Plotly colour scale from nothing to much."""
+  """A Plotly colour scale from low to high."""
   last = len(_SCALES[0]) - 1
   return [[i / last, color] for i, color in enumerate(_SCALES[0])]
 

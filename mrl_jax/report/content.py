@@ -1,4 +1,4 @@
-"""What a page is made of; `page.html` says how it looks."""
+"""The parts of a page; `page.html` lays them out."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -9,14 +9,14 @@ from mrl_jax.terminal.tables import Table
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-  """A Plotly figure, and what is written around it.
+  """A Plotly figure and the text around it.
 
   Attributes:
-    id: of its element.
-    plotly: as `charts` draws it.
-    caption: below it, and read out in its place.
-    title: above it.
-    shape: `square`, or empty for a wide one.
+    id: the id of its HTML element.
+    plotly: the figure as JSON, from `plotly_charts`.
+    caption: the text below it, which screen readers read in its place.
+    title: the text above it.
+    shape: `square`, or empty for a wide figure.
   """
 
   id: str
@@ -26,8 +26,8 @@ class Figure:
   shape: str = ''
 
 
-class Numbers(NamedTuple):
-  """A table that is folded away."""
+class FoldedTable(NamedTuple):
+  """A table that opens at a click; `kind` is a CSS class."""
 
   name: str
   table: Table
@@ -36,21 +36,25 @@ class Numbers(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  """A part of the page, with its place in the navigation."""
+  """A section of the page; `nav` is its name in the navigation bar."""
 
   id: str
   nav: str
   title: str
   lead: str = ''
   figures: Sequence[Figure] = ()
-  tables: Sequence[Numbers] = ()
+  tables: Sequence[FoldedTable] = ()
   notes: Sequence[str] = ()
   projection: Mapping[str, Any] | None = None
   saliency: Mapping[str, Any] | None = None
 
 
 class Doll(NamedTuple):
-  """A width in the row below the headline; `kind` is keeps, chosen or empty."""
+  """One width of the row below the headline.
+
+  `kind` is `chosen` for the smallest width that is enough, `keeps` for wider
+  ones, and empty for narrower ones.
+  """
 
   width: int
   accuracy: str
@@ -59,7 +63,7 @@ class Doll(NamedTuple):
 
 
 class Tile(NamedTuple):
-  """A number, and what it says."""
+  """A number in large type, and the text below it."""
 
   big: str
   small: str
@@ -67,7 +71,7 @@ class Tile(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Headline:
-  """The top of the page; `stress` is the coloured part of the title."""
+  """The top of the page; `stress` is the coloured part of its title."""
 
   over: str
   before: str

@@ -1,4 +1,4 @@
-"""The top of the page: the width that is enough, and what it saves."""
+"""The top of the page: the smallest width that is enough, and its savings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 from mrl_jax.report.content import Doll
 from mrl_jax.report.content import Headline
 from mrl_jax.report.content import Tile
+from mrl_jax.report.series import FLOAT_BYTES
 
-# Share of the full width's accuracy that the headline asks for.
+# Share of the full width's accuracy at which a width counts as enough.
 KEEPS = 0.99
 _HEADS = {
   'mrl': 'MRL heads',
   'mrl_e': 'the MRL-E head',
   'fixed': 'a fixed-feature head',
 }
-_FLOAT_BYTES = 4
 
 
 def make(
@@ -22,7 +22,13 @@ def make(
   values: Mapping[str, float],
   retrieved: Mapping[str, Any] | None,
 ) -> Headline:
-  """Which width keeps 99 % of the accuracy, and what that saves."""
+  """Names the smallest width that keeps 99 % of the accuracy, and its savings.
+
+  Args:
+    config: the resolved config.
+    values: metrics of the evaluation, by name.
+    retrieved: the content of retrieval.json, if there is one.
+  """
   dims = tuple(config['nesting_dims'])
   top1 = {dim: values[f'val/top1@{dim}'] for dim in dims}
   last = dims[-1]
@@ -43,7 +49,7 @@ def make(
       f'The classifier reads the first {last} numbers that the encoder gives, '
       'and the encoder was trained for them alone.',
       [
-        Tile(_bytes(last * _FLOAT_BYTES), 'for each embedding (float32)'),
+        Tile(_bytes(last * FLOAT_BYTES), 'for each embedding (float32)'),
         Tile(f'{values[f"val/knn1@{last}"]:.2f} %', '1-NN accuracy'),
       ],
       (),
@@ -60,9 +66,9 @@ def make(
       f'right at width {small}; {top1[last]:.2f} % at the full {last}',
     ),
     Tile(
-      _bytes(near * _FLOAT_BYTES),
+      _bytes(near * FLOAT_BYTES),
       f'to store an embedding of width {near}, which keeps 99 % of the 1-NN '
-      f'accuracy; {_bytes(last * _FLOAT_BYTES)} for all {last}: '
+      f'accuracy; {_bytes(last * FLOAT_BYTES)} for all {last}: '
       f'1/{last / near:.3g}',
     ),
     _flops(retrieved, near, last),

@@ -1,4 +1,4 @@
-"""The parts of the page that show images: the projection, and saliency."""
+"""Sections that show images: the projection, and saliency."""
 
 import base64
 from collections.abc import Mapping
@@ -8,22 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from mrl_jax.report import colors as palette
+from mrl_jax.report import colors
 from mrl_jax.report.content import Section
 from mrl_jax.workdir import npy
 
 _VIEWS = {'tsne': 't-SNE', 'pca2': 'PCA', 'pca3': 'PCA in 3-D'}
-# Of a thumbnail or image, in pixels, below which its pixels are shown.
+# Images of fewer pixels a side are enlarged without smoothing.
 _COARSE = 24
 
 
 def projection(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
-  """projection.json and its sheet of thumbnails, which lies in `folder`."""
+  """projection.json and its sheet of thumbnails in `folder`: maps of points."""
   dims, labels = record['dims'], record['labels']
   names = record['names']
   shown = sorted(set(labels))
-  colors = {
-    label: palette.CLASSES[i % len(palette.CLASSES)]
+  color_of = {
+    label: colors.CLASSES[i % len(colors.CLASSES)]
     for i, label in enumerate(shown)
   }
   thumbnail = record['thumbnail']
@@ -36,32 +36,28 @@ def projection(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
     name: 1.06 * max(float(np.abs(points).max()) for points in view)
     for name, view in views.items()
   }
+  is_wrong = [
+    x != y for x, y in zip(labels, record['prediction'][0], strict=True)
+  ]
   data = {
     'dims': dims,
     'labels': labels,
     'names': names,
     'names_shown': {label: names[str(label)] for label in shown},
-    'colors': colors,
+    'colors': color_of,
     'views': views,
     'extent': extent,
     'prediction': record['prediction'],
     'probability': record['probability'],
-    # Something to look at before a point is touched.
-    'first': next(
-      (
-        i
-        for i, label in enumerate(labels)
-        if label != record['prediction'][0][i]
-      ),
-      0,
-    ),
+    # The example shown before a point is touched: the first error, if any.
+    'first': next((i for i, error in enumerate(is_wrong) if error), 0),
     'thumbnail': {
       'side': thumbnail['side'],
       'columns': thumbnail['columns'],
       'rows': thumbnail['rows'],
       'data': _data_uri(sheet),
     },
-    'ink': palette.INK,
+    'ink': colors.INK,
     'layout': _LAYOUT,
   }
   classes = ''
@@ -94,25 +90,25 @@ _LAYOUT = {
   'dragmode': False,
   'hovermode': 'closest',
   'hoverdistance': 30,
-  'font': {'family': 'system-ui, sans-serif', 'color': palette.INK},
+  'font': {'family': 'system-ui, sans-serif', 'color': colors.INK},
 }
 
 
 def saliency(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
-  """saliency.json and the arrays beside it: widths across, images down."""
+  """saliency.json and its arrays in `folder`: widths across, images down."""
   image_NHWC, heat_GNhw, rollout_Nhw = read_saliency(record, folder)
   dims, names = record['dims'], record['names']
   rows = []
   for n, label in enumerate(record['labels']):
     cells = []
     for g, dim in enumerate(dims):
-      said = record['prediction'][g][n]
-      wrong = label is not None and said != label
+      predicted = record['prediction'][g][n]
+      wrong = label is not None and predicted != label
       cells.append(
         {
           'what': f'Where width {dim} looks',
           'image': _jpeg(overlay(image_NHWC[n], heat_GNhw[g][n])),
-          'name': names[str(said)],
+          'name': names[str(predicted)],
           'mark': '✗ ' if wrong else '',
           'kind': 'wrong' if wrong else '',
           'probability': f'{100 * record["probability"][g][n]:.0f} %',
@@ -144,12 +140,11 @@ def _plain_cell(image_HWC: np.ndarray) -> dict[str, str]:
 def read_saliency(
   record: Mapping[str, Any], folder: pathlib.Path
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-  """The arrays beside a saliency.json.
+  """Reads the arrays beside a saliency.json.
 
-  Images uint8 [N, H, W, 3], heat [G, N, h, w], and of a transformer attention
-  rollout [N, h, w].
-
-  Raises ValueError if they are gone or do not fit the record.
+  Returns images, uint8 [N, H, W, 3], heat [G, N, h, w], and for a transformer
+  attention rollout [N, h, w]. Raises ValueError if the file is missing or does
+  not fit the record.
   """
   path = folder / record['arrays']
   try:
@@ -176,9 +171,9 @@ def read_saliency(
 
 
 def overlay(image_HWC: np.ndarray, heat_hw: np.ndarray) -> np.ndarray:
-  """The image, darkened where the heat is low and lit where it is high.
+  """Darkens an image where the heat is low, and lights it where it is high.
 
-  `heat_hw` in [0, 1], of any size; returns uint8 [S, S, 3], at least 112
+  `heat_hw` is in [0, 1], of any size. Returns uint8 [H, W, 3] with at least 112
   pixels a side.
   """
   from matplotlib import colormaps

@@ -1,45 +1,16 @@
-"""The parts of the page on what training, evaluation and retrieval measured."""
+"""Sections on what training, evaluation and retrieval measured."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mrl_jax.report import headline
 from mrl_jax.report import plotly_charts
+from mrl_jax.report import series
 from mrl_jax.report.content import Figure
-from mrl_jax.report.content import Numbers
+from mrl_jax.report.content import FoldedTable
 from mrl_jax.report.content import Section
 from mrl_jax.retrieval.plan import pareto
 from mrl_jax.terminal import tables
-
-_FLOAT_BYTES = 4
-
-
-def accuracies(
-  values: Mapping[str, float],
-  widths: Sequence[int],
-  baselines: Mapping[str, Any] | None,
-) -> dict[str, list[tuple[float, float]]]:
-  """(width, percent) points of the heads, of 1-NN, and of its baselines."""
-  series = {
-    label: [
-      (dim, values[f'{name}@{dim}'])
-      for dim in widths
-      if f'{name}@{dim}' in values
-    ]
-    for label, name in {'linear': 'val/top1', '1-NN': 'val/knn1'}.items()
-  }
-  if baselines:
-    dims, knn1 = baselines['dims'], baselines['knn1']
-    if baselines['sampled']:
-      series['1-NN'] = list(zip(dims, knn1['nested'], strict=True))
-    for label in ('PCA', 'SVD', 'random dims'):
-      series[label] = list(zip(dims, knn1[label], strict=True))
-  # A projection that leaves a row all zero has no accuracy.
-  series = {
-    label: [point for point in points if point[1] is not None]
-    for label, points in series.items()
-  }
-  return {label: points for label, points in series.items() if points}
 
 
 def accuracy(
@@ -48,13 +19,14 @@ def accuracy(
   dims: Sequence[int],
   baselines: Mapping[str, Any] | None,
 ) -> Section:
-  """Top-1 and 1-NN against width, with what unnested embeddings do."""
-  series = accuracies(values, widths, baselines)
+  """Top-1 and 1-NN against width, and 1-NN of projected full embeddings."""
+  plotted = series.accuracies(values, widths, baselines)
   caption = (
     'Top-1 of the nested classifiers, and of the nearest training example by '
     'cosine.'
   )
-  notes, numbers = [], [Numbers('The numbers', tables.accuracy(values, widths))]
+  notes = []
+  numbers = [FoldedTable('The numbers', tables.accuracy(values, widths))]
   if baselines:
     knn1 = baselines['knn1']
     caption += (
@@ -68,58 +40,22 @@ def accuracy(
         'all.'
       )
     rows = list(zip(baselines['dims'], *knn1.values(), strict=True))
-    numbers.append(
-      Numbers('1-NN % of the baselines', tables.Table(('width', *knn1), rows))
-    )
+    table = tables.Table(('width', *knn1), rows)
+    numbers.append(FoldedTable('1-NN % of the baselines', table))
+  chart = plotly_charts.against_width(plotted, dims, 'accuracy, %')
   return Section(
     'accuracy',
     'Accuracy',
     'Accuracy against width',
-    figures=[
-      Figure(
-        'plot-accuracy',
-        plotly_charts.against_width(series, dims, 'accuracy, %'),
-        caption,
-      )
-    ],
+    figures=[Figure('plot-accuracy', chart, caption)],
     tables=numbers,
     notes=notes,
   )
 
 
-def searches(
-  record: Mapping[str, Any],
-) -> tuple[dict[str, list[tuple[float, float, str]]], list[pareto.Point]]:
-  """(MFLOPs, mAP@10, name) of each kind of search, and all as `Point`s.
-
-  Empty where there are no labels to measure mAP@10 by.
-  """
-  kinds, points = {}, []
-  for name, method in record['methods'].items():
-    map10 = method['metrics'].get('map10')
-    if map10 is None:
-      continue
-    steps = len(method['dims'])
-    kind = 'exact' if steps == 1 else 'adaptive' if steps == 2 else 'funnel'
-    mflops = method['mflops_per_query']
-    shown = name.replace('-', ' → ')
-    kinds.setdefault(kind, []).append((mflops, map10, shown))
-    points.append(
-      pareto.Point(
-        shown,
-        map10,
-        mflops,
-        bytes=1e6 * mflops * _FLOAT_BYTES,
-        ms=1e3 * method['seconds'] / record['queries'],
-        row_bytes=_FLOAT_BYTES * method['dims'][-1],
-      )
-    )
-  return kinds, points
-
-
 def retrieval(record: Mapping[str, Any]) -> Section:
-  """What a search costs and finds: exact, reranked, and in funnels."""
-  kinds, points = searches(record)
+  """Accuracy and cost of searches: exact, reranked, and in funnels."""
+  kinds, points = series.searches(record)
   figures, lead = [], ''
   if points:
     best = pareto.front(points)
@@ -149,43 +85,24 @@ def retrieval(record: Mapping[str, Any]) -> Section:
       f'{enough.accuracy:.2f} % for {enough.mflops:.3g}.'
     )
   title = f'{record["queries"]:,} queries in {record["database"]:,} rows'
+  name = 'The numbers (seconds of all queries together)'
   return Section(
     'retrieval',
     'Retrieval',
     f'Retrieval: {title}',
     lead,
     figures,
-    [
-      Numbers(
-        'The numbers (seconds of all queries together)',
-        tables.retrieval(record['methods']),
-      )
-    ],
+    [FoldedTable(name, tables.retrieval(record['methods']))],
   )
-
-
-def curves(
-  records: Sequence[Mapping[str, float]], name: str, dims: Sequence[int]
-) -> dict[int, list[tuple[float, float]]]:
-  """(step, value) points of each width; those without any are left out."""
-  series = {
-    dim: [
-      (record['step'], record[f'{name}@{dim}'])
-      for record in records
-      if f'{name}@{dim}' in record
-    ]
-    for dim in dims
-  }
-  return {dim: points for dim, points in series.items() if points}
 
 
 def training(
   records: Sequence[Mapping[str, float]], dims: Sequence[int]
 ) -> Section:
-  """How the loss fell, and the accuracy rose."""
+  """Loss and accuracy over the steps of training."""
   figures = []
-  loss = curves(records, 'train/loss', dims)
-  top1 = curves(records, 'val/top1', dims)
+  loss = series.curves(records, 'train/loss', dims)
+  top1 = series.curves(records, 'val/top1', dims)
   if loss:
     figures.append(
       Figure(
@@ -206,11 +123,12 @@ def training(
 
 
 def settings(config: Mapping[str, Any]) -> Section:
+  """The resolved config."""
   rows = [(name, repr(value)) for name, value in sorted(config.items())]
   table = tables.Table(('field', 'value'), rows)
   return Section(
     'settings',
     'Settings',
     'Settings',
-    tables=[Numbers('The resolved config', table, 'settings')],
+    tables=[FoldedTable('The resolved config', table, 'settings')],
   )

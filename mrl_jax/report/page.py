@@ -1,4 +1,4 @@
-"""A page's parts to one HTML file that needs no network."""
+"""Renders sections to one HTML file that needs no network."""
 
 from collections.abc import Sequence
 import json
@@ -11,7 +11,7 @@ from mrl_jax.report.content import Section
 from mrl_jax.terminal import tables
 
 _FOLDER = pathlib.Path(__file__).parent
-# Of a figure; more widths than these are told apart by nobody.
+# Lines of a figure; nobody tells more colours apart.
 _MOST_LINES = 16
 
 
@@ -22,7 +22,7 @@ def render(
   *,
   footer: str,
 ) -> str:
-  """The HTML: Plotly's script (4.8 MB), the data and the images are inside."""
+  """Returns the HTML, with Plotly's script (4.8 MB), data and images inside."""
   # Imported late: only the report needs them.
   import jinja2
   from plotly import offline
@@ -55,6 +55,6 @@ def render(
 
 
 def _json(value: Any) -> str:
-  """What may stand inside a script element."""
+  """JSON that may stand inside a script element."""
   text = json.dumps(value, allow_nan=False, separators=(',', ':'))
   return text.replace('<', '\\u003c')

@@ -1,4 +1,4 @@
-"""The report's figures as files for papers."""
+"""Writes the report's figures as files for papers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import pathlib
@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from mrl_jax.report import images
-from mrl_jax.report import measurements
 from mrl_jax.report import paper_figures
-from mrl_jax.report import series as plotted
+from mrl_jax.report import series
 
 _NAMES = (
   'accuracy.svg',
@@ -27,7 +26,7 @@ _NAMES = (
 def write(
   folder: pathlib.Path,
   *,
-  accuracy: Mapping[str, paper_figures.Points],
+  accuracy: Mapping[str, series.Points],
   dims: Sequence[int],
   records: Sequence[Mapping[str, float]],
   retrieved: Mapping[str, Any] | None,
@@ -36,76 +35,67 @@ def write(
 ) -> None:
   """Writes an SVG for each plot, and a PNG for the grid of images.
 
-  Those of an earlier report that this one has nothing for go.
+  Figures of an earlier report that this one has no numbers for are removed.
+
+  Args:
+    folder: the folder to write to.
+    accuracy: lines of `series.accuracies`.
+    dims: the nesting dims.
+    records: the rows of metrics.jsonl.
+    retrieved: the content of retrieval.json, if there is one.
+    analyses: the records of the analyses by name, None for missing ones.
+    analysis_folder: the folder with the arrays of saliency.json.
   """
   left = set(_NAMES)
-  for name, figure in _figures(
-    accuracy, dims, records, retrieved, analyses, analysis_folder
-  ):
+  figures = _figures(accuracy, dims, records, retrieved, analyses)
+  for name, figure in figures:
     paper_figures.save(figure, folder / name)
     left.discard(name)
+  if record := analyses['saliency']:
+    arrays = images.read_saliency(record, analysis_folder)
+    paper_figures.save(saliency_grid(record, *arrays), folder / 'saliency.png')
+    left.discard('saliency.png')
   for name in left:
     (folder / name).unlink(missing_ok=True)
 
 
 def _figures(
-  accuracy, dims, records, retrieved, analyses, folder
+  accuracy, dims, records, retrieved, analyses
 ) -> Iterator[tuple[str, Any]]:
-  width = 'embedding width'
-  yield (
-    'accuracy.svg',
-    paper_figures.against_width(accuracy, dims, width, 'accuracy, %'),
+  """Yields names and figures."""
+  against_width = lambda lines, x_label: paper_figures.against_width(
+    lines, dims, x_label, 'accuracy, %'
   )
-  if loss := measurements.curves(records, 'train/loss', dims):
+  yield 'accuracy.svg', against_width(accuracy, 'embedding width')
+  if loss := series.curves(records, 'train/loss', dims):
     yield 'training.svg', paper_figures.over_steps(loss, 'training loss, nats')
-  if retrieved:
-    kinds, _ = measurements.searches(retrieved)
-    if kinds:
-      yield 'retrieval.svg', paper_figures.trade_off(kinds)
-  if curve := analyses['cascade_curve']:
-    expected, reached = (curve[n]['mean'] for n in ('expected_dim', 'accuracy'))
-    series = {
-      'one width for all': list(zip(dims, curve['single'], strict=True)),
-      'as wide as needed': list(zip(expected, reached, strict=True)),
-    }
-    width = 'width that an example takes on average'
-    yield (
-      'cascade.svg',
-      paper_figures.against_width(series, dims, width, 'accuracy, %'),
-    )
-  yield from _analyzed(analyses, dims)
-  if record := analyses['saliency']:
-    arrays = images.read_saliency(record, folder)
-    yield 'saliency.png', saliency_grid(record, *arrays)
-
-
-def _analyzed(analyses, dims) -> Iterator[tuple[str, Any]]:
+  kinds, _ = series.searches(retrieved) if retrieved else ({}, [])
+  if kinds:
+    yield 'retrieval.svg', paper_figures.trade_off(kinds)
+  if record := analyses['cascade_curve']:
+    x_label = 'width that an example takes on average'
+    yield 'cascade.svg', against_width(series.cascade(record), x_label)
   if record := analyses['oracle']:
-    shares = plotted.first_right(record)
+    shares = series.smallest_correct(record)
     x_label = 'smallest width that is right'
     yield 'oracle.svg', paper_figures.bars(shares, x_label, 'examples, %')
   if record := analyses['calibration']:
-    bins = plotted.reliable(record)
+    bins = series.reliability(record)
     yield (
       'calibration.svg',
       paper_figures.reliability(*bins, record['ece'], record['dims']),
     )
   if record := analyses['structure']:
+    shares, label = series.of_full_width(record), 'share of the full width, %'
     yield (
       'structure.svg',
-      paper_figures.per_width(
-        plotted.shared(record), record['dims'], 'share of the full width, %'
-      ),
+      paper_figures.per_width(shares, record['dims'], label),
     )
   if record := analyses['few_shot']:
+    shots, label = series.few_shot(record), 'accuracy, %'
     yield (
       'few_shot.svg',
-      paper_figures.per_width(
-        plotted.few_shot(record),
-        record['dims'],
-        'accuracy, %',
-        marked=dims,
-      ),
+      paper_figures.per_width(shots, record['dims'], label, marked=dims),
     )
 
 
@@ -115,24 +105,21 @@ def saliency_grid(
   heat_GNhw: np.ndarray,
   rollout_Nhw: np.ndarray | None,
 ):
-  """The grid of a saliency.json and its arrays: widths across, images down."""
+  """Draws a saliency.json and its arrays: widths across, images down."""
   names = record['names']
   header = ['image', *map(str, record['dims'])]
   rows, texts = [], []
   for n, title in enumerate(record['titles']):
-    heat_Ghw = heat_GNhw[:, n]
-    row = [
-      image_NHWC[n],
-      *(images.overlay(image_NHWC[n], x_hw) for x_hw in heat_Ghw),
-    ]
-    said_G = np.array(record['prediction'])[:, n]
-    sure_G = np.array(record['probability'])[:, n]
-    text = [title] + [
-      f'{names[str(said)]}\n{100 * sure:.0f} %'
-      for said, sure in zip(said_G, sure_G, strict=True)
-    ]
+    image_HWC = image_NHWC[n]
+    heats = (images.overlay(image_HWC, x_hw) for x_hw in heat_GNhw[:, n])
+    row, text = [image_HWC, *heats], [title]
+    for class_N, probability_N in zip(
+      record['prediction'], record['probability'], strict=True
+    ):
+      name = names[str(class_N[n])]
+      text.append(f'{name}\n{100 * probability_N[n]:.0f} %')
     if rollout_Nhw is not None:
-      row.insert(1, images.overlay(image_NHWC[n], rollout_Nhw[n]))
+      row.insert(1, images.overlay(image_HWC, rollout_Nhw[n]))
       text.insert(1, '')
     rows.append(row)
     texts.append(text)

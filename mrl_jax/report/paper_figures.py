@@ -6,22 +6,15 @@ import pathlib
 
 import numpy as np
 
-from mrl_jax.report import colors as palette
+from mrl_jax.report import colors
+from mrl_jax.report.series import Points
 from mrl_jax.workdir import files
 
-Points = Sequence[tuple[float, float]]
-_STYLES = {
-  'linear': (palette.LINEAR, 'o', '-'),
-  '1-NN': (palette.NEIGHBOR, 'D', '-'),
-  'PCA': (palette.PCA, 's', '--'),
-  'SVD': (palette.SVD, '^', '-.'),
-  'random dims': (palette.RANDOM, 'x', ':'),
-  'exact': (palette.LINEAR, 'o', '-'),
-  'adaptive': (palette.NEIGHBOR, 's', ''),
-  'funnel': (palette.PCA, '^', ''),
-  'one width for all': (palette.LINEAR, 'o', '-'),
-  'as wide as needed': (palette.NEIGHBOR, 'D', '-'),
-}
+# Matplotlib's names of what `colors.Style` names as Plotly does.
+_DASHES = {'solid': '-', 'dash': '--', 'dashdot': '-.', 'dot': ':'}
+_MARKERS = {
+  'circle': 'o', 'diamond': 'D', 'square': 's', 'triangle-up': '^', 'x': 'x'
+}  # fmt: skip
 
 
 def save(figure, path: pathlib.Path) -> None:
@@ -44,18 +37,15 @@ def against_width(
   """Lines over the embedding's width, on a logarithmic axis.
 
   Args:
-    series: (width, value) points of each name; the names are those of charts.
+    series: (width, value) points by name, a name of `report.series`.
     dims: the widths to mark on the axis.
-    x_label: of the widths.
-    y_label: of the values, with their unit.
+    x_label: the label of the widths.
+    y_label: the label of the values, with their unit.
   """
   figure, axes = _figure()
   for name, points in series.items():
-    color, marker, line = _STYLES[name]
     x, y = zip(*sorted(points), strict=True)
-    axes.plot(
-      x, y, marker=marker, linestyle=line, label=name, color=color, markersize=4
-    )
+    axes.plot(x, y, label=name, markersize=4, **_look(name))
   _mark_widths(axes, dims, x_label)
   axes.set_ylabel(y_label)
   axes.legend(frameon=False)
@@ -71,12 +61,12 @@ def per_width(
 ):
   """Lines over the widths, a colour for each name, dark to light.
 
-  `marked` are the widths that the axis shows; none: all.
+  The axis shows the widths of `marked`, or all if there are none.
   """
   figure, axes = _figure()
-  colors = palette.of_widths(len(series))
+  hues = colors.of_widths(len(series))
   for (name, values), color, marker in zip(
-    series.items(), colors, itertools.cycle('oDs^PX')
+    series.items(), hues, itertools.cycle('oDs^PX')
   ):
     axes.plot(
       dims, values, marker=marker, label=name, color=color, markersize=4
@@ -88,12 +78,12 @@ def per_width(
 
 
 def bars(values: Mapping[str, float], x_label: str, y_label: str):
-  """A bar for each width, and a grey one for what is left, the last."""
+  """A bar for each width, and a grey one for the rest, the last."""
   figure, axes = _figure()
-  colors = [*palette.of_widths(len(values) - 1), palette.RANDOM]
-  drawn = axes.bar(list(values), list(values.values()), color=colors)
+  hues = [*colors.of_widths(len(values) - 1), colors.RANDOM]
+  drawn = axes.bar(list(values), list(values.values()), color=hues)
   texts = [f'{value:.1f}' if value else '' for value in values.values()]
-  axes.bar_label(drawn, texts, padding=2, fontsize=8, color=palette.MUTED)
+  axes.bar_label(drawn, texts, padding=2, fontsize=8, color=colors.MUTED)
   axes.margins(y=0.1)
   axes.grid(visible=False, axis='x')
   axes.set_xlabel(x_label)
@@ -107,16 +97,16 @@ def reliability(
   error_G: Sequence[float],
   dims: Sequence[int],
 ):
-  """Accuracy over confidence in each bin, both in percent; diagonal: right.
+  """Accuracy over confidence in percent; the diagonal is calibrated.
 
-  `error_G` is each width's calibration error in percent, for the legend; bins
+  `error_G` is each width's calibration error in percent, for the legend. Bins
   that are None are left out.
   """
   figure, axes = _figure()
-  axes.plot([0, 100], [0, 100], color=palette.MUTED, linewidth=1, linestyle=':')
-  colors = palette.of_widths(len(dims))
+  axes.plot([0, 100], [0, 100], color=colors.MUTED, linewidth=1, linestyle=':')
+  hues = colors.of_widths(len(dims))
   for dim, x, y, error, color in zip(
-    dims, confidence_GB, accuracy_GB, error_G, colors, strict=True
+    dims, confidence_GB, accuracy_GB, error_G, hues, strict=True
   ):
     x, y = (np.array(values, float) for values in (x, y))
     label = f'{dim}: {error:.1f} %'
@@ -128,20 +118,19 @@ def reliability(
 
 
 def trade_off(series: Mapping[str, Sequence[tuple[float, float, str]]]):
-  """mAP@10 over cost: (MFLOPs a query, mAP@10 in percent, name) points."""
+  """Searches as (MFLOPs a query, mAP@10 in percent, name) points."""
   figure, axes = _figure()
   for kind, points in series.items():
-    color, marker, line = _STYLES[kind]
     x, y, names = zip(*sorted(points), strict=True)
-    axes.plot(
-      x, y, marker=marker, linestyle=line, label=kind, color=color, zorder=3,
-      fillstyle='full' if kind == 'exact' else 'none',
-    )  # fmt: skip
+    look = _look(kind)
+    if kind != 'exact':
+      look |= {'linestyle': '', 'fillstyle': 'none'}
+    axes.plot(x, y, label=kind, zorder=3, **look)
     if kind == 'exact':
       for at, value, name in zip(x, y, names, strict=True):
         axes.annotate(
           name, (at, value), (0, -12), textcoords='offset points',
-          ha='center', fontsize=7, color=palette.MUTED,
+          ha='center', fontsize=7, color=colors.MUTED,
         )  # fmt: skip
   axes.set_xscale('log')
   axes.set_xlabel('cost, MFLOPs per query')
@@ -152,10 +141,10 @@ def trade_off(series: Mapping[str, Sequence[tuple[float, float, str]]]):
 
 
 def over_steps(series: Mapping[int, Points], label: str):
-  """A line for each width over the training's steps."""
+  """A line for each width over the steps of training."""
   figure, axes = _figure()
-  colors = palette.of_widths(len(series))
-  for (dim, points), color in zip(series.items(), colors, strict=True):
+  hues = colors.of_widths(len(series))
+  for (dim, points), color in zip(series.items(), hues, strict=True):
     marker = 'o' if len(points) < 3 else ''
     x, y = zip(*points, strict=True)
     axes.plot(x, y, marker=marker, label=str(dim), color=color)
@@ -192,6 +181,13 @@ def images(
   return figure
 
 
+def _look(name: str) -> dict[str, str]:
+  color, dash, symbol = colors.STYLES[name]
+  return {
+    'color': color, 'linestyle': _DASHES[dash], 'marker': _MARKERS[symbol]
+  }  # fmt: skip
+
+
 def _mark_widths(axes, dims: Sequence[int], label: str) -> None:
   axes.set_xscale('log', base=2)
   axes.set_xticks(dims, [str(dim) for dim in dims])
@@ -200,13 +196,13 @@ def _mark_widths(axes, dims: Sequence[int], label: str) -> None:
 
 
 def _figure():
-  # Imported late: half a second that only the report needs. The object
-  # interface, since pyplot would look for a display.
+  # Imported late, since it takes half a second that only the report needs. Not
+  # pyplot, which would look for a display.
   from matplotlib.figure import Figure
 
   figure = Figure(figsize=(5.4, 3.6), layout='constrained')
   axes = figure.subplots()
-  axes.grid(color=palette.GRID, linewidth=0.7)
+  axes.grid(color=colors.GRID, linewidth=0.7)
   axes.set_axisbelow(True)
   axes.spines[['top', 'right']].set_visible(False)
   return figure, axes

@@ -1,42 +1,29 @@
-"""The report's interactive figures: numbers in, Plotly figures out.
+"""The page's interactive figures: numbers in, Plotly figures as JSON out.
 
-Drawn in the light colours of `palette`; widths are on a logarithmic axis.
+They are drawn in the light page's colours; widths are on a logarithmic axis.
 """
 
 from collections.abc import Mapping, Sequence
+import json
 from typing import Any
 
-from mrl_jax.report import colors as palette
-from mrl_jax.report import plotly_canvas
-from mrl_jax.report.plotly_canvas import Style
+from mrl_jax.report import colors
+from mrl_jax.report.colors import Style
+from mrl_jax.report.colors import STYLES
+from mrl_jax.report.series import Points
 
-Points = Sequence[tuple[float, float]]
-
-
-STYLES = {
-  'linear': Style(palette.LINEAR),
-  '1-NN': Style(palette.NEIGHBOR, symbol='diamond'),
-  'PCA': Style(palette.PCA, 'dash', 'square'),
-  'SVD': Style(palette.SVD, 'dashdot', 'triangle-up'),
-  'random dims': Style(palette.RANDOM, 'dot', 'x'),
-  'exact': Style(palette.LINEAR),
-  'adaptive': Style(palette.NEIGHBOR, symbol='square'),
-  'funnel': Style(palette.PCA, symbol='triangle-up'),
-  'cascade': Style(palette.NEIGHBOR, symbol='diamond'),
-}
+_SYMBOLS = ('circle', 'diamond', 'square', 'triangle-up', 'cross', 'x')
 
 
 def against_width(
   series: Mapping[str, Points], dims: Sequence[int], label: str
 ) -> dict[str, Any]:
   """Lines over the embedding's width, marked at `dims`."""
-  figure = plotly_canvas.figure(label)
+  figure = _figure(label)
   for name, points in series.items():
-    x, y = zip(*sorted(points), strict=True)
-    figure.add_scatter(x=x, y=y, name=name, **plotly_canvas.line(STYLES[name]))
-    figure.data[-1].hovertemplate = f'%{{y:.2f}} %<extra>{name}</extra>'
+    _add_line(figure, name, sorted(points), _line(STYLES[name]))
   figure.update_layout(hovermode='x unified')
-  return plotly_canvas.finish(figure, plotly_canvas.width_axis(dims))
+  return _finish(figure, _width_axis(dims))
 
 
 def trade_off(
@@ -46,81 +33,46 @@ def trade_off(
   x_label: str,
   y_label: str,
 ) -> dict[str, Any]:
-  """What more cost buys: (cost, value, name) points, and the best of them."""
-  figure = plotly_canvas.figure(y_label)
-  x, y = zip(*front, strict=True)
-  figure.add_scatter(
-    x=x,
-    y=y,
-    mode='lines',
-    hoverinfo='skip',
-    showlegend=False,
-    line={'shape': 'hv', 'color': palette.MUTED, 'width': 1, 'dash': 'dot'},
-  )
+  """Searches as (cost, value, name) points, and a line through the best."""
+  figure = _figure(y_label)
+  _add_dotted(figure, *zip(*front, strict=True), shape='hv')
   for name, points in series.items():
-    x, y, texts = zip(*sorted(points), strict=True)
-    line = plotly_canvas.line(STYLES[name])
-    line['mode'] = 'markers'
+    *points, texts = zip(*sorted(points), strict=True)
+    look = _line(STYLES[name]) | {'mode': 'markers', 'text': texts}
     if name != 'exact':
-      line['marker'] |= {'symbol': STYLES[name].symbol + '-open', 'size': 9}
-      line['marker']['line'] = {'width': 1.6}
-    figure.add_scatter(
-      x=x,
-      y=y,
-      name=name,
-      text=texts,
-      **line,
-      hovertemplate=f'<b>%{{text}}</b><br>%{{y:.2f}} %, %{{x:.4g}} {x_label}'
-      f'<extra>{name}</extra>',
-    )
-  return plotly_canvas.finish(figure, {'type': 'log', 'title_text': x_label})
+      look['marker'] |= {'symbol': STYLES[name].symbol + '-open', 'size': 9}
+      look['marker']['line'] = {'width': 1.6}
+    hover = f'<b>%{{text}}</b><br>%{{y:.2f}} %, %{{x:.4g}} {x_label}'
+    _add_line(figure, name, zip(*points, strict=True), look, hover)
+  return _finish(figure, {'type': 'log', 'title_text': x_label})
 
 
 def cascade(
-  curve: Points, single: Points, dims: Sequence[int]
+  series: Mapping[str, Points], dims: Sequence[int]
 ) -> dict[str, Any]:
-  """Accuracy over the expected width: going on if unsure, and one width."""
-  figure = plotly_canvas.figure('accuracy, %')
-  for name, points in (('linear', single), ('cascade', curve)):
-    x, y = zip(*sorted(points), strict=True)
-    shown = 'one width for all' if name == 'linear' else 'as wide as needed'
-    figure.add_scatter(
-      x=x,
-      y=y,
-      name=shown,
-      **plotly_canvas.line(STYLES[name]),
-      hovertemplate=f'%{{y:.2f}} % at %{{x:.4g}} dims<extra>{shown}</extra>',
-    )
-  axis = plotly_canvas.width_axis(dims) | {
-    'title_text': 'width that an example takes on average'
-  }
-  return plotly_canvas.finish(figure, axis)
+  """Accuracy over the expected width, of one width and of the cascade."""
+  figure = _figure('accuracy, %')
+  for name, points in series.items():
+    hover = '%{y:.2f} % at %{x:.4g} dims'
+    _add_line(figure, name, sorted(points), _line(STYLES[name]), hover)
+  axis = {'title_text': 'width that an example takes on average'}
+  return _finish(figure, _width_axis(dims) | axis)
 
 
 def over_steps(
   series: Mapping[int, Points], label: str, *, log: bool = False
 ) -> dict[str, Any]:
-  """A line for each width over the training's steps."""
-  figure = plotly_canvas.figure(label)
-  for (dim, points), color in zip(
-    series.items(), palette.of_widths(len(series)), strict=True
-  ):
-    x, y = zip(*points, strict=True)
+  """A line for each width over the steps of training."""
+  figure = _figure(label)
+  hues = colors.of_widths(len(series))
+  for (dim, points), color in zip(series.items(), hues, strict=True):
     mode = 'lines' if len(points) > 8 else 'lines+markers'
-    figure.add_scatter(
-      x=x,
-      y=y,
-      name=str(dim),
-      mode=mode,
-      line={'color': color, 'width': 2},
-      hovertemplate=f'%{{y:.4g}}<extra>width {dim}</extra>',
-    )
-  figure.update_layout(
-    hovermode='x unified', legend_title={'text': 'width ', 'font': {'size': 13}}
-  )
+    look = {'mode': mode, 'line': {'color': color, 'width': 2}}
+    _add_line(figure, dim, points, look, '%{y:.4g}', f'width {dim}')
+  figure.update_layout(hovermode='x unified', legend_title=_LEGEND_TITLE)
   if log:
     figure.update_yaxes(type='log')
-  return plotly_canvas.finish(figure, {'title_text': 'step'})
+  return _finish(figure, {'title_text': 'step'})
 
 
 def per_width(
@@ -132,43 +84,36 @@ def per_width(
 ) -> dict[str, Any]:
   """Lines over the widths, a colour for each name, dark to light.
 
-  `marked` are the widths that the axis shows; none: all.
+  The axis shows the widths of `marked`, or all if there are none.
   """
-  figure = plotly_canvas.figure(label)
-  symbols = ('circle', 'diamond', 'square', 'triangle-up', 'cross', 'x')
-  colors = palette.of_widths(len(series))
-  if len(series) == 1:
-    colors = [palette.LINEAR]
-  for i, ((name, values), color) in enumerate(
-    zip(series.items(), colors, strict=True)
-  ):
-    style = Style(color, symbol=symbols[i % len(symbols)])
-    figure.add_scatter(x=dims, y=values, name=name, **plotly_canvas.line(style))
-    figure.data[-1].hovertemplate = f'%{{y:.2f}} %<extra>{name}</extra>'
+  figure = _figure(label)
+  hues = colors.of_widths(len(series)) if len(series) > 1 else [colors.LINEAR]
+  for i, (name, values) in enumerate(series.items()):
+    style = Style(hues[i], symbol=_SYMBOLS[i % len(_SYMBOLS)])
+    _add_line(figure, name, zip(dims, values, strict=True), _line(style))
   figure.update_layout(hovermode='x unified')
-  return plotly_canvas.finish(figure, plotly_canvas.width_axis(marked or dims))
+  return _finish(figure, _width_axis(marked or dims))
 
 
 def bars(
-  names: Sequence[str], values: Sequence[float], *, x_label: str, y_label: str
+  values: Mapping[str, float], *, x_label: str, y_label: str
 ) -> dict[str, Any]:
-  """A bar for each width, and a grey one for what is left, the last."""
-  figure = plotly_canvas.figure(y_label)
-  colors = [*palette.of_widths(len(names) - 1), palette.RANDOM]
+  """A bar for each width, and a grey one for the rest, the last."""
+  figure = _figure(y_label)
   figure.add_bar(
-    x=names,
-    y=values,
-    marker_color=colors,
+    x=list(values),
+    y=list(values.values()),
+    marker_color=[*colors.of_widths(len(values) - 1), colors.RANDOM],
     marker_line_width=0,
-    text=[f'{value:.1f}' if value else '' for value in values],
+    text=[f'{value:.1f}' if value else '' for value in values.values()],
     textposition='outside',
     cliponaxis=False,
-    textfont={'color': palette.MUTED, 'size': 12},
+    textfont={'color': colors.MUTED, 'size': 12},
     hovertemplate='%{y:.2f} %<extra>%{x}</extra>',
   )
   figure.update_layout(showlegend=False, bargap=0.25)
   axis = {'title_text': x_label, 'type': 'category', 'showgrid': False}
-  return plotly_canvas.finish(figure, axis)
+  return _finish(figure, axis)
 
 
 def reliability(
@@ -176,39 +121,25 @@ def reliability(
   accuracy_GB: Sequence[Sequence[float | None]],
   dims: Sequence[int],
 ) -> dict[str, Any]:
-  """Accuracy over confidence in each bin, both in percent; diagonal: right."""
-  figure = plotly_canvas.figure('accuracy, %')
-  figure.add_scatter(
-    x=[0, 100],
-    y=[0, 100],
-    mode='lines',
-    hoverinfo='skip',
-    showlegend=False,
-    line={'color': palette.MUTED, 'width': 1, 'dash': 'dot'},
-  )
-  colors = palette.of_widths(len(dims))
+  """Accuracy over confidence in percent; the diagonal is calibrated."""
+  figure = _figure('accuracy, %')
+  _add_dotted(figure, [0, 100], [0, 100])
   for dim, x, y, color in zip(
-    dims, confidence_GB, accuracy_GB, colors, strict=True
+    dims, confidence_GB, accuracy_GB, colors.of_widths(len(dims)), strict=True
   ):
-    style = Style(color)
-    figure.add_scatter(x=x, y=y, name=str(dim), **plotly_canvas.line(style))
-    figure.data[
-      -1
-    ].hovertemplate = (
-      f'%{{y:.1f}} % right at confidence %{{x:.1f}} %<extra>width {dim}</extra>'
-    )
-  figure.update_layout(legend_title={'text': 'width ', 'font': {'size': 13}})
-  return plotly_canvas.finish(
-    figure, {'title_text': 'confidence, %', 'range': [0, 102]}
-  )
+    hover = '%{y:.1f} % right at confidence %{x:.1f} %'
+    points, look = zip(x, y, strict=True), _line(Style(color))
+    _add_line(figure, dim, points, look, hover, f'width {dim}')
+  figure.update_layout(legend_title=_LEGEND_TITLE)
+  return _finish(figure, {'title_text': 'confidence, %', 'range': [0, 102]})
 
 
 def matrix(
   value_GG: Sequence[Sequence[float]], dims: Sequence[int], what: str
 ) -> dict[str, Any]:
-  """Shares in percent of each width with each, written into the squares."""
+  """Shares in percent for each pair of widths, written into the squares."""
   names = [str(dim) for dim in dims]
-  figure = plotly_canvas.figure('width')
+  figure = _figure('width')
   figure.add_heatmap(
     z=value_GG,
     x=names,
@@ -217,12 +148,99 @@ def matrix(
     zmax=100,
     xgap=2,
     ygap=2,
-    colorscale=palette.scale(),
+    colorscale=colors.scale(),
     showscale=False,
     texttemplate='%{z:.0f}',
-    textfont={'size': 12, 'color': palette.INK},
+    textfont={'size': 12, 'color': colors.INK},
     hovertemplate=f'%{{y}} and %{{x}}: %{{z:.1f}} % {what}<extra></extra>',
   )
   axis = {'type': 'category', 'showgrid': False, 'constrain': 'domain'}
   figure.update_yaxes(axis | {'autorange': 'reversed', 'scaleanchor': 'x'})
-  return plotly_canvas.finish(figure, axis | {'title_text': 'width'})
+  return _finish(figure, axis | {'title_text': 'width'})
+
+
+_LEGEND_TITLE = {'text': 'width ', 'font': {'size': 13}}
+
+
+def _add_line(figure, name, points, look, hover='%{y:.2f} %', extra='') -> None:
+  x, y = zip(*points, strict=True)
+  hover += f'<extra>{extra or name}</extra>'
+  figure.add_scatter(x=x, y=y, name=str(name), hovertemplate=hover, **look)
+
+
+def _add_dotted(figure, x, y, **line) -> None:
+  figure.add_scatter(
+    x=x,
+    y=y,
+    mode='lines',
+    hoverinfo='skip',
+    showlegend=False,
+    line=line | {'color': colors.MUTED, 'width': 1, 'dash': 'dot'},
+  )
+
+
+def _line(style: Style) -> dict[str, Any]:
+  return {
+    'mode': 'lines+markers',
+    'line': {'color': style.color, 'width': 2.2, 'dash': style.dash},
+    'marker': {'color': style.color, 'size': 7, 'symbol': style.symbol},
+  }
+
+
+def _width_axis(dims: Sequence[int]) -> dict[str, Any]:
+  return {
+    'type': 'log',
+    'title_text': 'embedding width',
+    'tickvals': list(dims),
+    'ticktext': [str(dim) for dim in dims],
+  }
+
+
+def _figure(y_label: str):
+  # Imported late: only the report needs it.
+  from plotly import graph_objects
+
+  axis = {
+    'gridcolor': colors.GRID,
+    'linecolor': colors.GRID,
+    'zeroline': False,
+    'automargin': True,
+    # A finger on a figure scrolls the page.
+    'fixedrange': True,
+    'title': {'standoff': 8, 'font': {'size': 13}},
+  }
+  figure = graph_objects.Figure()
+  figure.update_layout(
+    template='none',
+    paper_bgcolor='rgba(0,0,0,0)',
+    plot_bgcolor='rgba(0,0,0,0)',
+    dragmode=False,
+    font={
+      'family': 'system-ui, -apple-system, "Segoe UI", sans-serif',
+      'size': 13,
+      'color': colors.MUTED,
+    },
+    hoverlabel={
+      'bgcolor': colors.PAPER,
+      'bordercolor': colors.GRID,
+      'font': {'color': colors.INK},
+    },
+    margin={'l': 8, 'r': 12, 't': 8, 'b': 8},
+    legend={
+      'orientation': 'h',
+      'x': 0,
+      'y': 1.02,
+      'yanchor': 'bottom',
+      'font': {'color': colors.INK},
+      'bgcolor': 'rgba(0,0,0,0)',
+    },
+    xaxis=axis,
+    yaxis=axis,
+    yaxis_title_text=y_label,
+  )
+  return figure
+
+
+def _finish(figure, x_axis: Mapping[str, Any]) -> dict[str, Any]:
+  figure.update_xaxes(x_axis)
+  return json.loads(figure.to_json(engine='json'))

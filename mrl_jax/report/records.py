@@ -1,6 +1,8 @@
-"""What the page reads of each record: schemas that `files.checked` checks.
+"""Schemas of the records that the page reads, checked by `files.checked`.
 
-Accuracies are in percent; null stands for what was not measured.
+`stages.retrieve` writes a Retrieval, `stages.analyze` all others. A record may
+have more fields than its schema. Accuracies are in percent; null stands for
+what was not measured.
 """
 
 from typing import NotRequired, TypedDict
@@ -10,41 +12,60 @@ Ints = list[int]
 
 
 class Spread(TypedDict):
+  """A mean and a standard deviation for each width."""
+
   mean: Numbers
   std: Numbers
 
 
-class Baselines(TypedDict):
+class ByWidth(TypedDict):
+  """The fields of every record of an analysis."""
+
   step: NotRequired[int]
   dims: Ints
+
+
+class Baselines(ByWidth):
   sampled: bool
+  queries: int
+  database: int
   knn1: dict[str, Numbers]
 
 
 class Thumbnail(TypedDict):
+  """How the thumbnails lie in their sheet; `side` is in pixels."""
+
   file: str
   side: int
   columns: int
   rows: int
 
 
-class Projection(TypedDict):
-  step: NotRequired[int]
-  dims: Ints
-  num_classes: int
-  labels: Ints
+class Predictions(ByWidth):
+  """Classes of the examples shown, with each width's prediction of them."""
+
   names: dict[str, str]
   prediction: list[Ints]
   probability: list[Numbers]
+
+
+class Projection(Predictions):
+  num_classes: int
+  labels: Ints
   thumbnail: Thumbnail
   tsne: list[list[Numbers]]
   pca2: list[list[Numbers]]
   pca3: list[list[Numbers]]
 
 
-class CascadeCurve(TypedDict):
-  step: NotRequired[int]
-  dims: Ints
+class Saliency(Predictions):
+  method: NotRequired[str]
+  arrays: str
+  labels: list[int | None]
+  titles: list[str]
+
+
+class CascadeCurve(ByWidth):
   single: Numbers
   accuracy: Spread
   expected_dim: Spread
@@ -53,9 +74,7 @@ class CascadeCurve(TypedDict):
   fit_share: float
 
 
-class Oracle(TypedDict):
-  step: NotRequired[int]
-  dims: Ints
+class Oracle(ByWidth):
   count: Ints
   never: int
   examples: int
@@ -66,62 +85,44 @@ class Oracle(TypedDict):
   trends: dict[str, int]
 
 
-class PerClass(TypedDict):
-  step: NotRequired[int]
-  dims: Ints
+class PerClass(ByWidth):
   classes: list[str]
   accuracy: list[Numbers]
 
 
-class Structure(TypedDict):
-  step: NotRequired[int]
-  dims: Ints
+class Structure(ByWidth):
   explained_variance: Numbers
   overlap: list[Numbers]
   k: int
 
 
-class Saliency(TypedDict):
-  step: NotRequired[int]
-  dims: Ints
-  method: NotRequired[str]
-  arrays: str
-  labels: list[int | None]
-  titles: list[str]
-  names: dict[str, str]
-  prediction: list[Ints]
-  probability: list[Numbers]
-
-
 class Bins(TypedDict):
+  """Confidence bins, [G, B]."""
+
   confidence: list[Numbers]
   accuracy: list[Numbers]
   count: list[Ints]
 
 
-class Calibration(TypedDict):
-  step: NotRequired[int]
-  dims: Ints
+class Calibration(ByWidth):
   ece: Numbers
   bins: Bins
 
 
 class Setting(TypedDict):
+  """Few-shot accuracy with one number of shots and ways."""
+
   shots: int
   ways: int
   accuracy: Numbers
   std: Numbers
 
 
-class FewShot(TypedDict):
-  step: NotRequired[int]
-  dims: Ints
+class FewShot(ByWidth):
   settings: list[Setting]
 
 
-class Superclass(TypedDict):
-  step: NotRequired[int]
-  dims: Ints
+class Superclass(ByWidth):
   groups: list[str]
   accuracy: Numbers
   by_group: list[Numbers]
@@ -131,6 +132,8 @@ class Superclass(TypedDict):
 
 
 class Method(TypedDict):
+  """One way to search; `seconds` are of all queries together."""
+
   dims: Ints
   shortlists: NotRequired[Ints]
   metrics: dict[str, float | None]
@@ -145,7 +148,7 @@ class Retrieval(TypedDict):
   methods: dict[str, Method]
 
 
-# By the file's name, without its ending.
+# By the name of the file, without its ending.
 SCHEMAS = {
   'baselines': Baselines,
   'projection': Projection,

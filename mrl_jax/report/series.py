@@ -1,13 +1,104 @@
-"""What is plotted of the analyses, on the page and in figures for papers."""
+"""The numbers that are plotted, on the page and in figures for papers.
+
+Accuracies and shares are in percent.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mrl_jax.retrieval.plan import pareto
+
 Record = Mapping[str, Any]
+Points = Sequence[tuple[float, float]]
+FLOAT_BYTES = 4
 
 
-def first_right(record: Record) -> dict[str, float]:
-  """Examples in percent by the smallest width that is right, or `never`."""
+def accuracies(
+  values: Mapping[str, float], widths: Sequence[int], baselines: Record | None
+) -> dict[str, Points]:
+  """(width, accuracy) points of the heads, of 1-NN and of its baselines."""
+  series = {
+    label: [
+      (dim, values[f'{name}@{dim}'])
+      for dim in widths
+      if f'{name}@{dim}' in values
+    ]
+    for label, name in {'linear': 'val/top1', '1-NN': 'val/knn1'}.items()
+  }
+  if baselines:
+    dims, knn1 = baselines['dims'], baselines['knn1']
+    if baselines['sampled']:
+      series['1-NN'] = list(zip(dims, knn1['nested'], strict=True))
+    for label in ('PCA', 'SVD', 'random dims'):
+      series[label] = list(zip(dims, knn1[label], strict=True))
+  # A projection that leaves a row all zero has no accuracy.
+  series = {
+    label: [point for point in points if point[1] is not None]
+    for label, points in series.items()
+  }
+  return {label: points for label, points in series.items() if points}
+
+
+def searches(
+  record: Record,
+) -> tuple[dict[str, list[tuple[float, float, str]]], list[pareto.Point]]:
+  """(MFLOPs, mAP@10, name) of each kind of search, and all as `Point`s.
+
+  Both are empty where there are no labels to measure mAP@10 by.
+  """
+  kinds, points = {}, []
+  for name, method in record['methods'].items():
+    map10 = method['metrics'].get('map10')
+    if map10 is None:
+      continue
+    steps = len(method['dims'])
+    kind = 'exact' if steps == 1 else 'adaptive' if steps == 2 else 'funnel'
+    mflops = method['mflops_per_query']
+    shown = name.replace('-', ' → ')
+    kinds.setdefault(kind, []).append((mflops, map10, shown))
+    points.append(
+      pareto.Point(
+        shown,
+        map10,
+        mflops,
+        bytes=1e6 * mflops * FLOAT_BYTES,
+        ms=1e3 * method['seconds'] / record['queries'],
+        row_bytes=FLOAT_BYTES * method['dims'][-1],
+      )
+    )
+  return kinds, points
+
+
+def curves(
+  records: Sequence[Mapping[str, float]], name: str, dims: Sequence[int]
+) -> dict[int, Points]:
+  """(step, value) points of each width; widths without any are left out."""
+  series = {
+    dim: [
+      (record['step'], record[f'{name}@{dim}'])
+      for record in records
+      if f'{name}@{dim}' in record
+    ]
+    for dim in dims
+  }
+  return {dim: points for dim, points in series.items() if points}
+
+
+def cascade(record: Record) -> dict[str, Points]:
+  """(expected width, accuracy) points: one width for all, and the cascade."""
+  expected, accuracy = record['expected_dim'], record['accuracy']
+  return {
+    'one width for all': list(
+      zip(record['dims'], record['single'], strict=True)
+    ),
+    'as wide as needed': list(
+      zip(expected['mean'], accuracy['mean'], strict=True)
+    ),
+  }
+
+
+def smallest_correct(record: Record) -> dict[str, float]:
+  """Share of examples by the smallest width that is correct, or `never`."""
   names = (*map(str, record['dims']), 'never')
   counts = (*record['count'], record['never'])
   return {
@@ -16,8 +107,8 @@ def first_right(record: Record) -> dict[str, float]:
   }
 
 
-def shared(record: Record) -> dict[str, list[float]]:
-  """What each prefix has of the full width, in percent."""
+def of_full_width(record: Record) -> dict[str, list[float]]:
+  """Share of the full width's variance and neighbours that each prefix has."""
   return {
     'variance': [100 * value for value in record['explained_variance']],
     f'{record["k"]} neighbours (Jaccard)': [
@@ -26,10 +117,10 @@ def shared(record: Record) -> dict[str, list[float]]:
   }
 
 
-def reliable(record: Record) -> tuple[list[list[float | None]], ...]:
-  """Confidence and accuracy of each width's bins, in percent.
+def reliability(record: Record) -> tuple[list[list[float | None]], ...]:
+  """Confidence and accuracy of each width's bins, two lists [G, B].
 
-  None in bins with fewer than 1 % of the examples, which say nothing.
+  Bins with fewer than 1 % of the examples are None: they say little.
   """
   bins = record['bins']
   least_G = [max(1, 0.01 * sum(counts)) for counts in bins['count']]
@@ -45,16 +136,17 @@ def reliable(record: Record) -> tuple[list[list[float | None]], ...]:
 
 
 def few_shot(record: Record) -> dict[str, list[float]]:
-  """In percent, at each of the record's dims, by name of the setting."""
+  """Accuracy at each of the record's dims, by the setting's name."""
   return {
     _setting(setting): setting['accuracy'] for setting in record['settings']
   }
 
 
-def percent(rows: Sequence[Sequence[float]]) -> list[list[float]]:
-  return [[100 * value for value in row] for row in rows]
-
-
 def _setting(setting: Record) -> str:
   shots = setting['shots']
   return f'{shots} example{"s" * (shots > 1)} of {setting["ways"]} classes'
+
+
+def percent(rows: Sequence[Sequence[float]]) -> list[list[float]]:
+  """A matrix of shares, in percent."""
+  return [[100 * value for value in row] for row in rows]

@@ -16,6 +16,7 @@ from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import checksums
 from mrl_jax.workdir import embeddings
 from mrl_jax.workdir import files
+from mrl_jax.workdir import npy
 from mrl_jax.workdir import Workdir
 
 
@@ -112,8 +113,8 @@ def _write(rows, paths) -> tuple[int, int]:
   with (
     files.replacing(x_path) as x_temporary,
     files.replacing(y_path) as y_temporary,
-    embeddings.RowWriter(x_temporary) as x_file,
-    embeddings.RowWriter(y_temporary) as y_file,
+    npy.Writer(x_temporary) as x_file,
+    npy.Writer(y_temporary) as y_file,
   ):
     for embedding_ND, label_N in rows:
       if not np.isfinite(embedding_ND).all():

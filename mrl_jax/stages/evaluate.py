@@ -167,7 +167,6 @@ def _see(
           kinds,
           dims=nesting_dims,
           count=len(opened.source),
-          num_classes=config.num_classes or opened.source.num_classes,
         )
       )
     at = [_dims(config).index(dim) for dim in nesting_dims if writer]

@@ -14,6 +14,7 @@ from mrl_jax.report import measurements
 from mrl_jax.report import page as render
 from mrl_jax.report import paper
 from mrl_jax.report import records as records_lib
+from mrl_jax.report import series
 from mrl_jax.report.content import Section
 from mrl_jax.stages import build
 from mrl_jax.workdir import Checkpoint
@@ -95,7 +96,7 @@ def run(
   )
   paper.write(
     workdir.report,
-    accuracy=measurements.accuracies(values, widths, analyses['baselines']),
+    accuracy=series.accuracies(values, widths, analyses['baselines']),
     dims=dims,
     records=records,
     retrieved=retrieved,

@@ -1,6 +1,7 @@
-"""What a person sees while it runs: lines, tables, and a progress bar."""
+"""Output on the terminal: lines, tables, and a progress bar."""
 
 from collections.abc import Sequence
+import dataclasses
 import sys
 import time
 
@@ -17,7 +18,7 @@ def say(message: str) -> None:
 
 
 def table(content: Table) -> str:
-  """Columns aligned right."""
+  """Formats a table with columns aligned right."""
   cells = [content.header, *(map(show, row) for row in content.rows)]
   cells = [tuple(row) for row in cells]
   widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -29,32 +30,26 @@ def table(content: Table) -> str:
   )
 
 
+@dataclasses.dataclass
 class Progress:
-  """Shows how training goes: a bar on a terminal, plain lines elsewhere."""
+  """Shows the progress of training: a bar on a terminal, lines elsewhere."""
 
-  def __init__(
-    self,
-    *,
-    start_step: int,
-    total_steps: int,
-    steps_per_epoch: int,
-    batch_size: int,
-    nesting_dims: Sequence[int],
-    log_every_steps: int,
-  ):
-    self._steps_per_epoch = steps_per_epoch
-    self._total_steps = total_steps
-    self._batch_size = batch_size
-    self._nesting_dims = nesting_dims
-    self._log_every_steps = log_every_steps
-    self._last = (time.perf_counter(), start_step)
+  start_step: int
+  total_steps: int
+  steps_per_epoch: int
+  batch_size: int
+  nesting_dims: Sequence[int]
+  log_every_steps: int
+
+  def __post_init__(self):
+    self.resume(self.start_step)
     self._bar = None
     if sys.stderr.isatty() and not jax.process_index():
       import tqdm
 
       self._bar = tqdm.tqdm(
-        total=total_steps,
-        initial=start_step,
+        total=self.total_steps,
+        initial=self.start_step,
         unit='step',
         dynamic_ncols=True,
         bar_format='{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} '
@@ -62,28 +57,31 @@ class Progress:
       )
 
   def update(self, step: int, loss_G: Sequence[float]) -> float | None:
-    """Called after every step; at each `log_every_steps` returns images/s."""
+    """Shows a step; returns images/s at each `log_every_steps`, None else.
+
+    Call it after every step.
+    """
     if self._bar is not None:
       self._bar.update(step - self._bar.n)
-    if step % self._log_every_steps and step != self._total_steps:
+    if step % self.log_every_steps and step != self.total_steps:
       return None
     now, (then, before) = time.perf_counter(), self._last
     self._last = (now, step)
-    rate = (step - before) * self._batch_size / max(now - then, 1e-9)
-    left = (self._total_steps - step) * self._batch_size / max(rate, 1e-9)
+    rate = (step - before) * self.batch_size / max(now - then, 1e-9)
+    left = (self.total_steps - step) * self.batch_size / max(rate, 1e-9)
     losses = [
       f'@{dim} {loss:.3f}'
-      for dim, loss in zip(self._nesting_dims, loss_G, strict=True)
+      for dim, loss in zip(self.nesting_dims, loss_G, strict=True)
     ]
     if self._bar is not None and len(losses) > 3:
-      # As much as a terminal of 100 columns shows: both ends and the middle.
+      # A terminal of 100 columns has space for both ends and the middle.
       losses = [losses[0], losses[len(losses) // 2], losses[-1]]
-    epoch = step / self._steps_per_epoch
+    epoch = step / self.steps_per_epoch
     line = f'epoch {epoch:.2f}  {rate:,.0f} images/s  loss {" ".join(losses)}'
     if self._bar is not None:
       self._bar.set_description_str(line)
     else:
-      say(f'step {step}/{self._total_steps}  {_clock(left)} left  {line}')
+      say(f'step {step}/{self.total_steps}  {_clock(left)} left  {line}')
     return rate
 
   def say(self, message: str) -> None:
@@ -94,7 +92,7 @@ class Progress:
       self._bar.write(message, file=sys.stderr)
 
   def resume(self, step: int) -> None:
-    """Restarts the clock, so that other work does not count as training."""
+    """Restarts the clock, so that work since does not count as training."""
     self._last = (time.perf_counter(), step)
 
   def __enter__(self) -> 'Progress':

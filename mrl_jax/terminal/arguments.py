@@ -18,8 +18,13 @@ def path(text: str) -> str:
 
 
 def wholes(text: str) -> tuple[int, ...]:
-  """A list of whole numbers, as `lists.wholes` reads it."""
+  """A list of whole numbers, at least one."""
   try:
-    return lists.wholes(text)
+    values = lists.parse(text)
   except ValueError as error:
     raise argparse.ArgumentTypeError(str(error)) from None
+  if not values or not all(isinstance(value, int) for value in values):
+    raise argparse.ArgumentTypeError(
+      f'{text!r}: must be whole numbers, such as 8,16,32'
+    )
+  return values

@@ -1,4 +1,4 @@
-"""Config files that people write: what is wrong with one, in one line."""
+"""Describes what is wrong with a config file in one line."""
 
 import traceback
 from typing import Any
@@ -7,13 +7,15 @@ from ml_collections import ConfigDict
 
 
 def told(error: BaseException, name: str) -> str:
-  """The line of what a config file raised while it was read, else ''.
+  """A line on the error of a config file; '' for an error from elsewhere.
 
-  `name`: the file, and after a colon what `get_config` is given.
+  Args:
+    error: what reading the file raised.
+    name: the file, and after a colon the argument of its `get_config`.
   """
   path = name.partition(':')[0]
   text = ' '.join(str(error).split())
-  # absl keeps the text alone of what a config raised, with its traceback.
+  # absl keeps only the text of the error, after its traceback.
   if 'Error whilst parsing config file:' in str(error):
     line = str(error).strip().splitlines()[-1]
     return f'--config={name}: {line.removeprefix("ValueError: ")}'
@@ -32,7 +34,7 @@ def told(error: BaseException, name: str) -> str:
 
 
 def check(config: Any, name: str) -> None:
-  """Locks a config; ValueError if a file gave something else."""
+  """Locks a config; ValueError if `get_config` returned something else."""
   if config is not None and hasattr(config, 'lock'):
     config.lock()
   if not isinstance(config, ConfigDict):

@@ -1,9 +1,9 @@
-"""How a command ends: bad input in one line, a fault of ours with a traceback.
+"""Ends a command: with one line for a user's mistake, a traceback for a bug.
 
-Every command runs inside `in_one_line`. What a person can mend — a bad value, a
-file, a full disk, too little memory, a package that is not installed — ends in
-one line and exit status 1. Any other exception is a bug, whose traceback is
-shown. With MRL_JAX_TRACEBACK=1 in the environment all come with a traceback.
+Every command runs inside `in_one_line`. An error that the user can fix (a bad
+value or file, a full disk, too little memory, a package that is not installed)
+ends in one line and exit status 1. Any other exception is a bug, and its
+traceback is shown. MRL_JAX_TRACEBACK=1 in the environment always shows it.
 """
 
 from collections.abc import Iterator
@@ -15,12 +15,11 @@ import sys
 import threading
 import traceback
 
-# The name on PyPI of modules that have another, or are not required.
+# The names on PyPI of modules, where they differ.
 _PACKAGES = {
   'cykooz': 'cykooz-resizer',
   'faiss': 'faiss-cpu',
   'PIL': 'pillow',
-  'pyarrow': 'pyarrow',
   'qdrant_client': 'qdrant-client',
   'sklearn': 'scikit-learn',
   'tensorflow': 'tensorflow-cpu',
@@ -29,10 +28,10 @@ _PACKAGES = {
 
 @contextlib.contextmanager
 def in_one_line(*, verbose: bool = False) -> Iterator[None]:
-  """Ends the process on what can be mended, with one line that says it.
+  """Ends the process with one line on an error that the user can fix.
 
-  `verbose`: show a traceback instead. A reader of the output that
-  is gone, such as `head`, ends it in silence.
+  `verbose` shows a traceback instead. If the reader of the output is gone, as
+  with `head`, the process ends in silence.
   """
   for stream in (sys.stdout, sys.stderr):
     # A terminal that lacks a character shows its code, such as \\u2192.
@@ -52,13 +51,13 @@ def in_one_line(*, verbose: bool = False) -> Iterator[None]:
     if verbose or os.environ.get('MRL_JAX_TRACEBACK') or not line:
       raise
     _print_nowhere()
-    # What else fails on the way out has the same cause.
+    # Errors on the way out have the same cause.
     sys.unraisablehook = threading.excepthook = lambda _: None
     sys.exit(line)
 
 
 def told(error: BaseException) -> str:
-  """The line of an exception that a person can mend; '' for any other."""
+  """The line of an exception that the user can fix; '' for any other."""
   text = ' '.join(str(error).split())
   if isinstance(error, ModuleNotFoundError):
     name = (error.name or '').partition('.')[0]
@@ -66,7 +65,7 @@ def told(error: BaseException) -> str:
       return ''
     package = _PACKAGES.get(name, name)
     return f'ImportError: {name} is not installed: pip install {package}'
-  # JAX's is a RuntimeError; its module is not imported for it.
+  # JAX raises RuntimeErrors; no class of its own is imported here.
   if isinstance(error, RuntimeError):
     if 'RESOURCE_EXHAUSTED' in text:
       return (
@@ -91,14 +90,14 @@ def told(error: BaseException) -> str:
 
 
 def _is_reader_gone() -> bool:
-  """Whether stdout is a pipe that nobody reads."""
+  """Whether stdout is a pipe without a reader."""
   poll = select.poll()
   poll.register(1, 0)
   return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _print_nowhere() -> None:
-  """Has what stdout cannot take vanish: the interpreter flushes it again."""
+  """Drops output that stdout cannot take, which is flushed again at exit."""
   try:
     if sys.stdout:
       sys.stdout.flush()

@@ -1,11 +1,11 @@
-"""What the tables hold, on the terminal and in the report alike."""
+"""The content of tables, for the terminal and for the report."""
 
 from collections.abc import Mapping, Sequence
 import csv as csv_lib
 import io
 from typing import NamedTuple
 
-# What a formula begins with: also in full width, and after a line's end.
+# A formula begins with one of these, in full width or after a line's end, too.
 _FORMULA = tuple('=+-@\t\r\n＝＋－＠')
 
 
@@ -14,34 +14,28 @@ class Table(NamedTuple):
   rows: list[tuple]
 
 
-def accuracy(values: Mapping[str, float], widths: Sequence[int]) -> Table:
+def accuracy(values: Mapping[str, float], dims: Sequence[int]) -> Table:
   """The `val/…@<width>` metrics, a row for each width."""
-  names = ('loss', 'top1', 'top5', 'knn1')
-  rows = [
-    (width, *(values.get(f'val/{name}@{width}') for name in names))
-    for width in widths
-  ]
-  return Table(('width', 'loss', 'top-1 %', 'top-5 %', '1-NN %'), rows)
+  return _columns(values, 'val', ('loss', 'top1', 'top5', 'knn1'), dims)
 
 
-def flipped(values: Mapping[str, float], widths: Sequence[int]) -> Table:
+def flipped(values: Mapping[str, float], dims: Sequence[int]) -> Table:
   """The `val_flip/…@<width>` metrics, a row for each width."""
+  return _columns(values, 'val_flip', ('loss', 'top1', 'top5'), dims)
+
+
+def _columns(values, prefix, names, dims) -> Table:
   rows = [
-    (
-      width,
-      *(
-        values[f'val_flip/{name}@{width}'] for name in ('loss', 'top1', 'top5')
-      ),
-    )
-    for width in widths
+    (dim, *(values.get(f'{prefix}/{name}@{dim}') for name in names))
+    for dim in dims
   ]
-  return Table(('width', 'loss', 'top-1 %', 'top-5 %'), rows)
+  return Table(('width', *map(title, names)), rows)
 
 
 def retrieval(methods: Mapping[str, Mapping]) -> Table:
-  """The methods of a retrieval.json, a row for each.
+  """A row for each method of a retrieval.json.
 
-  Those measured by labels show top-1, mAP@10 and P@10, the others k-recalls.
+  Searches measured by labels show top-1, mAP@10 and P@10, others k-recalls.
   """
   names = {
     'top1': 'top-1 %', 'map10': 'mAP@10 %', 'p10': 'P@10 %'
@@ -61,7 +55,7 @@ def retrieval(methods: Mapping[str, Mapping]) -> Table:
 
 
 def widths(values: Mapping[str, float], dims: Sequence[int]) -> Table:
-  """All that `<metric>@<width>` has, a row for each width."""
+  """All metrics named `<metric>@<width>`, a row for each width."""
   names = dict.fromkeys(name.partition('@')[0] for name in values)
   rows = [
     (dim, *(values.get(f'{name}@{dim}') for name in names)) for dim in dims
@@ -70,7 +64,7 @@ def widths(values: Mapping[str, float], dims: Sequence[int]) -> Table:
 
 
 def title(metric: str) -> str:
-  """Of a column: `top1` is `top-1 %`, `shot5way10` is `5-shot 10-way %`."""
+  """A column's title: `top1` is `top-1 %`, `shot5way10` `5-shot 10-way %`."""
   for prefix, format_ in (('top', 'top-{} %'), ('knn', '{}-NN %')):
     if (rest := metric.removeprefix(prefix)).isdecimal():
       return format_.format(rest)
@@ -81,7 +75,7 @@ def title(metric: str) -> str:
 
 
 def markdown(content: Table) -> str:
-  """Columns aligned right but for the first."""
+  """Formats a table as Markdown, with columns but the first aligned right."""
   rule = ['---', *['---:'] * (len(content.header) - 1)]
   lines = [content.header, rule, *(map(show, row) for row in content.rows)]
   return ''.join(f'| {" | ".join(map(_escaped, row))} |\n' for row in lines)
@@ -92,18 +86,18 @@ def _escaped(cell: str) -> str:
 
 
 def csv(content: Table) -> str:
-  """Numbers as they are, and nothing for None.
+  """Formats a table as CSV, with numbers as they are and nothing for None.
 
-  Spreadsheets take text that begins with certain characters for a formula, and
-  run it: an apostrophe before it keeps it text, as OWASP advises under "CSV
-  Injection". Names of classes are anybody's.
+  Spreadsheets run text that begins with certain characters as a formula. An
+  apostrophe before it keeps it text, as OWASP advises under "CSV Injection":
+  class names may come from anyone.
   """
   return ''.join(map(_csv_row, (content.header, *content.rows)))
 
 
 def _csv_row(row: tuple) -> str:
   buffer = io.StringIO()
-  # With this end a cell that holds either of its characters is quoted.
+  # With this terminator, cells with either of its characters are quoted.
   csv_lib.writer(buffer, lineterminator='\r\n').writerow(map(_as_text, row))
   return buffer.getvalue().removesuffix('\r\n') + '\n'
 
@@ -114,7 +108,7 @@ def _as_text(cell: object) -> object:
 
 
 def show(cell: object) -> str:
-  """Floats to two decimals, None as a dash."""
+  """Formats a cell: floats to two decimals, None as a dash."""
   if cell is None:
     return '–'
   return f'{cell:.2f}' if isinstance(cell, float) else str(cell)

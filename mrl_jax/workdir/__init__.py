@@ -1,7 +1,7 @@
-"""The workdir: where the stages hand each other files, and what is done.
+"""The workdir: the files of a run, and which stages are finished.
 
 config.json                  the resolved config
-stages.json                  which stages are finished, and of what
+stages.json                  the marks of finished stages
 checkpoints/<step>/          orbax
 metrics.jsonl                one JSON object a line
 embeddings/, predictions/, evaluation/, retrieval/, analysis/, report/, export/
@@ -17,41 +17,37 @@ import pathlib
 import time
 from typing import Any, NamedTuple
 
+from mrl_jax.workdir import config_record
 from mrl_jax.workdir import files
 from mrl_jax.workdir import lock
+from mrl_jax.workdir.config_record import DATASET_FIELDS
 
-# A lock for the training and one for all other stages, so that a checkpoint can
-# be evaluated while the training goes on.
+# One lock for training and one for all other stages, so that a checkpoint can
+# be evaluated while training goes on.
 _LOCKS = {'train': '.lock', 'stages': '.stages.lock'}
 
 
 class Checkpoint(NamedTuple):
-  """A checkpoint, as marks and results name it; step 0: there is none.
+  """A checkpoint, as marks and results name it; step 0 means none.
 
-  `identity` changes with any bit of its arrays: two trainings may both have a
-  step 8.
+  `identity` changes with any bit of its arrays: the checkpoints of two training
+  runs may both be of step 8.
   """
 
   step: int
   identity: str
 
   def as_json(self) -> dict[str, Any]:
-    """What every result of a checkpoint says of it."""
+    """The fields by which a result names its checkpoint."""
     return {'step': self.step, 'checkpoint': self.identity}
 
   def has_made(self, record: Mapping[str, Any]) -> bool:
-    """Whether a result is of this checkpoint.
+    """Whether a result was made from this checkpoint.
 
     Results from before 2026-11-28 have a step only.
     """
     expected = self.as_json()
     return {**expected, **record}.items() >= expected.items()
-
-
-# Fields in which an imported model leaves a choice.
-_SIZES = frozenset({'image_size', 'eval_image_size', 'eval_resize'})
-# Where the dataset is: a model that has a record of it is compared with that.
-DATASET_FIELDS = frozenset(['dataset', 'embeddings', 'labels'])
 
 
 class Workdir:
@@ -66,94 +62,56 @@ class Workdir:
     later: Mapping[str, Any] | None = None,
     read_dataset: Callable[['Workdir'], str] | None = None,
   ):
-    """Looks, and writes nothing.
+    """Opens a workdir, and writes nothing.
 
     Args:
-      path: need not exist yet.
+      path: the folder, which need not exist yet.
       config: the resolved config, as plain JSON types.
       free: the fields that training does not depend on.
-      later: the fields that runs begun long ago lack, at the values by which
-        they were trained.
-      read_dataset: gives a text that changes with the files of the dataset,
+      later: fields added to the config later, with the values old runs implied.
+      read_dataset: returns a string that changes with the files of the dataset,
         for `hash_of`.
 
     Raises:
-      ValueError: `path` is a file or cannot be written, or the config there
-        was trained with other settings.
+      ValueError: `path` is a file or cannot be written, or the model there was
+        trained with another config.
     """
     self.path = files.local(path, 'workdir').absolute()
+    _check_writable(self.path)
+    self.checkpoints = self.path / 'checkpoints'
+    self.metrics = self.path / 'metrics.jsonl'
+    self.profile = self.path / 'profile'
+    self.embeddings = self.path / 'embeddings'
+    self.predictions = self.path / 'predictions'
+    self.evaluation = self.path / 'evaluation'
+    self.analysis = self.path / 'analysis'
+    self.retrieval = self.path / 'retrieval'
+    self.report = self.path / 'report'
+    self.export = self.path / 'export'
     self.config = json.loads(json.dumps(config))
+    self._config_path = self.path / 'config.json'
+    self._stages_path = self.path / 'stages.json'
     self._free = frozenset(free)
     self._later = later or {}
     self._read_dataset = read_dataset
-    _check_writable(self.path)
-    config_path = self.path / 'config.json'
-    recorded = files.read_json(config_path, missing={})
-    # Without a checkpoint nothing hangs on it: a run that failed at once.
+    recorded = self._recorded()
+    # Without a checkpoint nothing depends on the config: the run failed early.
     if recorded and self.latest_step():
-      self.check_config(recorded, config_path)
+      self.check_config(recorded, self._config_path)
 
-  @property
-  def checkpoints(self) -> pathlib.Path:
-    return self.path / 'checkpoints'
-
-  @property
-  def metrics(self) -> pathlib.Path:
-    return self.path / 'metrics.jsonl'
-
-  @property
-  def profile(self) -> pathlib.Path:
-    return self.path / 'profile'
-
-  @property
-  def embeddings(self) -> pathlib.Path:
-    return self.path / 'embeddings'
-
-  @property
-  def predictions(self) -> pathlib.Path:
-    return self.path / 'predictions'
-
-  @property
-  def evaluation(self) -> pathlib.Path:
-    return self.path / 'evaluation'
-
-  @property
-  def analysis(self) -> pathlib.Path:
-    return self.path / 'analysis'
-
-  @property
-  def retrieval(self) -> pathlib.Path:
-    return self.path / 'retrieval'
-
-  @property
-  def report(self) -> pathlib.Path:
-    return self.path / 'report'
-
-  @property
-  def export(self) -> pathlib.Path:
-    return self.path / 'export'
+  def _recorded(self) -> dict[str, Any]:
+    return files.read_json(self._config_path, missing={})
 
   def check_config(
     self, recorded: Mapping[str, Any], where: str | os.PathLike
   ) -> None:
     """Raises ValueError if `recorded` was trained with other settings.
 
-    The line names each field that differs, with both values.
+    The message names each field that differs, with both values.
     """
-    recorded = {**self._later, **recorded}
-    names = self.config.keys() | recorded.keys()
-    if is_import(recorded):
-      # The model and its pixels are all there is to agree on.
-      names = recorded.keys() - _SIZES
-    pairs = [
-      (name, recorded.get(name), self.config.get(name))
-      for name in sorted(names - self._free)
-    ]
-    differences = [
-      f'{name} is {there!r} there and {here!r} now'
-      for name, there, here in pairs
-      if _comparable(name, there) != _comparable(name, here)
-    ]
+    differences = config_record.differences(
+      {**self._later, **recorded}, self.config, self._free
+    )
     if differences:
       raise ValueError(
         f'{where} was made with another config: {"; ".join(differences)}. '
@@ -162,17 +120,16 @@ class Workdir:
 
   @property
   def is_import(self) -> bool:
-    """Whether it holds a model of PyTorch, imported without a config."""
-    recorded = files.read_json(self.path / 'config.json', missing={})
-    return bool(recorded) and is_import(recorded)
+    """Whether its model was imported from PyTorch, without a config."""
+    return config_record.is_import(self._recorded())
 
   def write_config(self) -> None:
-    files.write_json(self.path / 'config.json', self.config)
+    files.write_json(self._config_path, self.config)
 
   def compare_dataset_by_name(self) -> None:
-    """Treats the dataset's fields as any other, from now on.
+    """Treats the dataset's fields as any other from now on.
 
-    So it must be where the model has no record of what it was trained on.
+    Call it for a model without a record of the data it was trained on.
     """
     self._free -= DATASET_FIELDS
 
@@ -183,8 +140,8 @@ class Workdir:
   def hash_of(self, names: Collection[str] | None = None) -> str:
     """A hash of these fields, or those training depends on: 12 hex digits.
 
-    Of the dataset's fields, which say where it is, there is a digest of what is
-    there instead; a model without a record has them among its other fields.
+    The dataset's fields say where it is; they enter as a digest of the files
+    there, unless the model has no record of its dataset.
     """
     reads_dataset = False
     if names is None:
@@ -192,7 +149,7 @@ class Workdir:
     elif DATASET_FIELDS & {*names}:
       names = {*names} - DATASET_FIELDS
       reads_dataset = self._free >= DATASET_FIELDS
-    # Fields at the value of before they were there change no hash.
+    # A later field at its old value does not change the hash of an old run.
     chosen = {
       name: self.config.get(name)
       for name in sorted(names)
@@ -202,14 +159,10 @@ class Workdir:
       chosen['dataset'] = self._dataset
     return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:12]
 
-  @property
-  def _stages(self) -> pathlib.Path:
-    return self.path / 'stages.json'
-
   def marks(self) -> dict[str, dict[str, Any]]:
     """The marks of all finished stages, by stage."""
     schema = dict[str, dict[str, Any]]
-    return files.read_json(self._stages, schema, missing={})
+    return files.read_json(self._stages_path, schema, missing={})
 
   def mark(
     self,
@@ -221,12 +174,12 @@ class Workdir:
     """Records that a stage is finished.
 
     Args:
-      stage: its name.
-      fingerprint: of everything that its results depend on.
-      seconds: that it took.
-      checkpoint: the one it has read; for a training, the one it ended with.
+      stage: the name of the stage.
+      fingerprint: a hash of everything that its results depend on.
+      seconds: how long it took.
+      checkpoint: the checkpoint that it read; for training, its last one.
     """
-    with lock.exclusive(self._stages):
+    with lock.exclusive(self._stages_path):
       marks = self.marks()
       marks[stage] = {
         'fingerprint': fingerprint,
@@ -234,24 +187,24 @@ class Workdir:
         'seconds': round(seconds, 3),
         'finished': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
       }
-      files.write_json(self._stages, marks)
+      files.write_json(self._stages_path, marks)
 
   def stages_after(self, step: int) -> list[str]:
-    """The stages that have finished with a checkpoint of a later step."""
+    """The stages that finished with a checkpoint of a later step."""
     marks = self.marks()
     return [name for name in marks if marks[name].get('step', 0) > step]
 
   def unmark(self, *stages: str) -> None:
-    """Removes the marks of these stages, which need not have one."""
+    """Removes the marks of these stages, where there are any."""
     if self.marks().keys().isdisjoint(stages):
       return
-    with lock.exclusive(self._stages):
+    with lock.exclusive(self._stages_path):
       marks = self.marks()
       kept = {name: marks[name] for name in marks if name not in stages}
-      files.write_json(self._stages, kept)
+      files.write_json(self._stages_path, kept)
 
   def latest_step(self) -> int:
-    """Of the checkpoints; 0 if there is none."""
+    """The step of the latest checkpoint; 0 if there is none."""
     if not self.checkpoints.is_dir():
       return 0
     entries = self.checkpoints.iterdir()
@@ -262,13 +215,14 @@ class Workdir:
     """The checkpoint of a step, with its identity."""
     folder = self.checkpoints / str(step)
     saved = files.read_json(folder / 'fingerprints' / 'metadata', missing={})
-    # The config in it may differ in fields that change no number, and a score
+    # The saved config may differ in fields that change no number, and a score
     # may be measured later.
     arrays = {
       name: x for name, x in saved.items() if name not in ('config', 'metrics')
     }
     if not arrays:
-      # Checkpoints had none before 2026-11-25; this has the time of saving.
+      # Checkpoints from before 2026-11-25 have no fingerprints; this file holds
+      # the time of saving.
       path = folder / '_CHECKPOINT_METADATA'
       arrays = files.read_json(path, missing={})
     text = json.dumps(arrays, sort_keys=True)
@@ -276,9 +230,9 @@ class Workdir:
 
   @contextlib.contextmanager
   def locked(self, stage: str = 'train') -> Iterator[None]:
-    """Keeps other processes' stages out, for as long as this one writes.
+    """Keeps the stages of other processes out while this one writes.
 
-    A training excludes trainings, and every other stage all but trainings. The
+    Training excludes training, any other stage excludes all but training. The
     lock ends with the process, however that ends.
 
     Raises ValueError, naming the process, if another one holds the lock.
@@ -289,18 +243,6 @@ class Workdir:
     path = self.path / _LOCKS.get(stage, _LOCKS['stages'])
     with lock.held(path, stage, refusal):
       yield
-
-
-def is_import(config: Mapping[str, Any]) -> bool:
-  """Whether it is of a model alone, which names its file and no dataset."""
-  return 'init_from' in config and 'dataset' not in config
-
-
-def _comparable(name: str, value: Any) -> Any:
-  """A value, or the absolute path where it is the place of a dataset."""
-  if name not in DATASET_FIELDS or not value:
-    return value
-  return os.path.abspath(os.path.expanduser(str(value).removeprefix('folder:')))
 
 
 def _check_writable(path: pathlib.Path) -> None:

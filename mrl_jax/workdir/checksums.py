@@ -1,14 +1,14 @@
-"""Checksums (xxh3): whether files are still as they were written.
+"""Checks by checksums (xxh3) that files are as they were written.
 
     python -m mrl_jax.workdir.checksums FOLDER …
 
-A sealed JSON file has the size and checksum of each file that it speaks for,
+A sealed JSON file holds the size and checksum of each file that it describes,
 and a checksum of its own text:
 
     {…, "files": {"train-x.npy": {"bytes": 5248, "xxh3": "…"}},
      "checksum": "xxh3:…"}
 
-They find damage and mix-ups; whoever wants to can make new ones.
+They find damage and mix-ups, and do not protect against forgery.
 """
 
 import argparse
@@ -25,9 +25,9 @@ import xxhash
 from mrl_jax.terminal import ending
 from mrl_jax.workdir import files as files_lib
 
-# Read at a time: as much as a processor's cache holds.
+# Bytes read at a time, as much as a processor's cache holds.
 _BLOCK = 256 << 10
-# Files of this size are not read again while nothing has written to them.
+# Checksums of files of this size are kept until something writes to them.
 _LARGE = 64 << 20
 _OWN, _FORM = 'checksum', 'xxh3:'
 _known: dict[tuple[int, ...], 'Checksum'] = {}
@@ -41,13 +41,13 @@ class Checksum(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Sealed(NamedTuple):
-  """A JSON file that `write` made, as `read` returns it.
+  """A JSON file that `write` wrote, as `read` returns it.
 
   Attributes:
-    path: where it is.
+    path: the path of the file.
     record: its content, without the checksums.
-    files: checksums by the names of the files beside it; None: it was written
-      before there were any, and nothing can be checked.
+    files: checksums by the names of the files beside it; None if it was written
+      before there were checksums, and nothing can be checked.
     remedy: what to do about a mismatch; error messages end with it.
   """
 
@@ -71,7 +71,7 @@ class Sealed(NamedTuple):
   def check_folder(self) -> None:
     """Checks every file, and that the folder has no other.
 
-    Hidden files and folders are passed over.
+    Hidden files, and folders, are ignored.
     """
     if self.files is None:
       return
@@ -89,10 +89,9 @@ class Sealed(NamedTuple):
 
 
 def of(path: str | os.PathLike) -> Checksum:
-  """The checksum of a file, which is read once, in blocks.
+  """Computes the checksum of a file, which is read once, in blocks.
 
-  That of a large file is remembered in this process until something writes to
-  the file.
+  This process keeps the checksum of a large file until something writes to it.
   """
   with open(path, 'rb', buffering=0) as file:
     status = os.fstat(file.fileno())
@@ -120,7 +119,7 @@ def write(
   Args:
     path: the file to write.
     record: its content.
-    files: what it speaks for, in the same folder and written already.
+    files: the files that it describes, in the same folder and written already.
   """
   record = dict(record)
   if files := sorted(files):
@@ -138,14 +137,14 @@ def _text(record: Mapping[str, Any]) -> str:
 
 
 def read(path: pathlib.Path, remedy: str) -> Sealed:
-  """A JSON file that `write` made, or one from before there were checksums.
+  """Reads a JSON file that `write` wrote, or one without checksums.
 
-  Of the latter a warning says that nothing can be checked. The files that it
-  speaks for are not looked at yet.
+  A warning says that the latter cannot be checked. `Sealed.check` checks the
+  files that it describes.
 
   Args:
     path: the file.
-    remedy: what to do about a mismatch: 'delete it and run --mode=embed'.
+    remedy: what to do about a mismatch, as 'delete it and run --mode=embed'.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -170,7 +169,7 @@ def read(path: pathlib.Path, remedy: str) -> Sealed:
 def unchecked(
   path: pathlib.Path, record: dict[str, Any], remedy: str
 ) -> Sealed:
-  """A `Sealed` of files without checksums; a warning says so, once."""
+  """Makes a `Sealed` of files without checksums; a warning says so, once."""
   warnings.warn(
     f'{path} was written without checksums: damage to what it holds and speaks '
     'of cannot be noticed',
@@ -182,10 +181,10 @@ def unchecked(
 def check_beside(
   path: pathlib.Path, sealed_path: pathlib.Path, remedy: str
 ) -> None:
-  """Checks a file that a sealed one beside it may speak for.
+  """Checks a file that a sealed one beside it may describe.
 
-  Where there is none, or it speaks for other files, nothing is known of this
-  one. Raises ValueError on a mismatch.
+  Nothing is checked where there is no sealed file, or it describes others.
+  Raises ValueError on a mismatch.
   """
   if sealed_path.is_file() and _is_sealed(sealed_path):
     sealed = read(sealed_path, remedy)
@@ -217,7 +216,7 @@ def main() -> None:
 
 
 def _check(folder: pathlib.Path) -> None:
-  """Prints a line of what was found as it was written.
+  """Checks a folder, and prints how many files and bytes are as written.
 
   Raises ValueError for a folder without a sealed file, or a mismatch.
   """

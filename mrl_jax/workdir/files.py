@@ -1,4 +1,4 @@
-"""Files that a reader never sees half of."""
+"""Writes files whole or not at all, and reads JSON by a schema."""
 
 import codecs
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ import msgspec
 
 
 def local(path: str | os.PathLike, name: str) -> pathlib.Path:
-  """The path of a local file or folder, with `~` expanded.
+  """Returns the path of a local file or folder, with `~` expanded.
 
-  Raises ValueError for a URL, which pathlib would take for a folder of that
-  name; `name` says in it what the path is of.
+  Raises ValueError for a URL, which pathlib would take for a folder. The
+  message calls the path `name`.
   """
   if re.match(r'[A-Za-z][A-Za-z0-9+.-]+://', os.fspath(path)):
     raise ValueError(
@@ -28,9 +28,9 @@ def local(path: str | os.PathLike, name: str) -> pathlib.Path:
 
 
 def check_space(folder: pathlib.Path, size: int, name: str) -> None:
-  """Raises OSError if `folder`'s disk has less than `size` bytes free.
+  """Raises OSError if the disk of `folder` has less than `size` bytes free.
 
-  `name` says in it what takes them.
+  The message says that `name` takes them.
   """
   free = shutil.disk_usage(folder).free
   if free < size:
@@ -45,10 +45,10 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a temporary path beside `path`, and renames it at the end.
 
   A reader sees the file that was there before, or the whole new one. On an
-  exception the temporary file goes, and the old one stays.
+  exception the temporary file is removed, and the old one stays.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
-  # One name, so that what a killed run left behind is overwritten.
+  # Always the same name, so that the file of a killed run is overwritten.
   temporary = path.with_name(f'.{path.name}.tmp')
   try:
     yield temporary
@@ -90,9 +90,9 @@ def replacing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def remove_temporary(folder: pathlib.Path) -> None:
-  """Removes what killed runs left of `replacing` in a folder.
+  """Removes the temporary files of `replacing` that killed runs left.
 
-  Nothing else may be writing there.
+  Nothing else may be writing to the folder.
   """
   for path in folder.glob('.*.tmp'):
     if path.is_file():
@@ -111,17 +111,18 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 def read_json(
   path: pathlib.Path, schema: Any = dict[str, Any], *, missing: Any = None
 ) -> Any:
-  """The content of a JSON file, checked against a schema.
+  """Reads a JSON file, and checks it against a schema.
 
   Args:
     path: the file.
-    schema: any type that msgspec knows: a `msgspec.Struct`, or a plain type
-      such as `dict[str, int]`. Left out: any JSON object.
-    missing: returned where there is no file; None: FileNotFoundError.
+    schema: a type that msgspec knows: a `msgspec.Struct`, or a plain type such
+      as `dict[str, int]`; by default, any JSON object.
+    missing: the value returned where there is no file; None raises
+      FileNotFoundError.
 
   Raises:
     ValueError: the file cannot be read, is not JSON, or not of the schema. The
-      line names the file and the field.
+      message names the file and the field.
   """
   try:
     data = pathlib.Path(path).read_bytes()
@@ -137,9 +138,10 @@ def read_json(
 
 
 def parse_json(data: bytes, name: str, schema: Any = dict[str, Any]) -> Any:
-  """`read_json` of bytes; errors name them `name`.
+  """Parses JSON as `read_json` does; errors call it `name`.
 
-  UTF-8 with or without a byte-order mark, no NaN, and no key twice.
+  It must be UTF-8, with or without a byte-order mark, and must have no NaN and
+  no key twice.
   """
   try:
     value = msgspec.json.decode(data.removeprefix(codecs.BOM_UTF8), type=schema)
@@ -155,7 +157,7 @@ def parse_json(data: bytes, name: str, schema: Any = dict[str, Any]) -> Any:
 
 
 def checked(value: Any, name: str, schema: Any) -> Any:
-  """A value read from JSON, by a schema that was not known when it was read."""
+  """Checks a value that was read from JSON against a schema."""
   try:
     return msgspec.convert(value, schema)
   except msgspec.ValidationError as error:
@@ -163,7 +165,7 @@ def checked(value: Any, name: str, schema: Any) -> Any:
 
 
 def _refuse_repeated_keys(data: bytes) -> None:
-  """msgspec takes the last of two, and does not say so."""
+  """Raises ValueError for a repeated key, of which msgspec takes the last."""
 
   def check(pairs):
     keys = [key for key, _ in pairs]

@@ -1,4 +1,4 @@
-"""Locks between processes; one ends with its process, however that ends."""
+"""Locks between processes; a lock ends with its process."""
 
 from collections.abc import Iterator
 import contextlib
@@ -17,14 +17,14 @@ def held(path: pathlib.Path, task: str, refusal: str) -> Iterator[None]:
   """Holds a lock for the length of a task.
 
   Args:
-    path: of the lock's file, whose folder is there.
-    task: what other processes are told of this one, with its number and host.
-    refusal: what this one is told where another holds the lock.
+    path: the lock's file, in a folder that exists.
+    task: the name of the task, which other processes see with pid and host.
+    refusal: the error message where another process holds the lock.
 
   Raises:
-    ValueError: another process holds the lock. It is named after `refusal`.
+    ValueError: another process holds the lock; it is named after `refusal`.
   """
-  # Not in the lock's own file, which a second process may empty.
+  # The lock's own file does not serve: a second process may empty it.
   holder = path.with_name(f'{path.name}-holder')
   lock = filelock.FileLock(path)
   try:
@@ -46,10 +46,10 @@ def held(path: pathlib.Path, task: str, refusal: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exclusive(path: pathlib.Path) -> Iterator[None]:
-  """Waits until no other process is in such a block for the same file.
+  """Keeps other processes out while a file is read, changed and written.
 
-  For a read, a change and a write that belong together. Raises OSError if
-  another process stays in its block for a minute.
+  Waits until no other process is in such a block for the same file. Raises
+  OSError after a minute.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   lock_path = path.with_name(f'.{path.name}.lock')

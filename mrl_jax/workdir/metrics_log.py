@@ -1,4 +1,4 @@
-"""Where numbers go: metrics.jsonl, the record of truth, and TensorBoard."""
+"""Writes metrics to metrics.jsonl, which stages read, and to TensorBoard."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import contextlib
@@ -17,14 +17,14 @@ from mrl_jax.workdir import lock
 class MetricWriter:
   """Writes metrics.jsonl and TensorBoard files, on the first process.
 
-  A training and another stage may write to the same file at the same time.
+  Training and another stage may write to the same file at the same time.
   """
 
   def __init__(self, path: pathlib.Path, *, resume_step: int | None = None):
-    """Opens for writing.
+    """Opens the files for writing.
 
-    `resume_step`: drop the rows of later steps, which a killed run has left;
-    `num_dropped` is their count.
+    Rows of steps after `resume_step`, which a killed run has left, are dropped;
+    `num_dropped` counts them.
     """
     self._path = self._board = None
     self.num_dropped = 0
@@ -43,7 +43,7 @@ class MetricWriter:
     self._board = tensorboardX.SummaryWriter(
       str(path.parent / 'tensorboard'),
       purge_step=None if resume_step is None else resume_step + 1,
-      # Its thread ends when the disk is full; a short queue would then block.
+      # The writer's thread ends on a full disk; a short queue would then block.
       max_queue=1_000_000,
     )
 
@@ -53,7 +53,7 @@ class MetricWriter:
   def __exit__(self, error_type, *error) -> None:
     if not self._board:
       return
-    # A disk that is full fails here as well: the first error tells more.
+    # A full disk fails here as well; the first error says more.
     with contextlib.suppress(*([OSError] if error_type else [])):
       self._board.close()
 
@@ -73,15 +73,15 @@ class MetricWriter:
   def replace(
     self, step: int, values: Mapping[str, float], *, prefix: str | None = None
   ) -> None:
-    """Writes a row in place of those that it was written to before.
+    """Writes a row in place of earlier ones of the same step.
 
-    A row that replaces none follows those of its step and of earlier ones.
+    A row that replaces none comes after the rows of its step and earlier ones.
 
     Args:
-      step: of the row.
-      values: finite numbers, as `write` takes them.
-      prefix: replace the rows of the step with a key that begins so; None:
-        those with the same keys.
+      step: the step of the row.
+      values: finite numbers, by name.
+      prefix: rows of the step with a name that begins so are replaced; None
+        replaces rows with the same names.
     """
     if not self._path:
       return
@@ -134,7 +134,7 @@ def _write(path: pathlib.Path, records: Iterable[Mapping[str, float]]) -> None:
 
 
 def _drop_torn_line(file: BinaryIO) -> None:
-  """Cuts off a last line without an end, which a killed process has left."""
+  """Cuts off an incomplete last line, which a killed process has left."""
   file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
   if file.read() not in (b'', b'\n'):
     file.seek(0)
@@ -142,7 +142,7 @@ def _drop_torn_line(file: BinaryIO) -> None:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
-  """The lines of a metrics.jsonl; a last line that was cut short is left out.
+  """Reads the rows of a metrics.jsonl, without an incomplete last line.
 
   Raises ValueError, with the line's number, for any other that is not a JSON
   object with a step.
@@ -159,3 +159,22 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
           f'{path}, line {number}: not a JSON object of numbers with a step'
         ) from None
   return records
+
+
+def last_evaluation(
+  path: pathlib.Path, width: int, step: int | None = None
+) -> dict[str, float] | None:
+  """The last row of the stage evaluate in a metrics.jsonl; None without one.
+
+  Args:
+    path: the metrics.jsonl.
+    width: a measured dim, of which the row must have the 1-NN accuracy. Rows
+      that training writes have none.
+    step: the step of the checkpoint; None for any.
+  """
+  rows = [
+    record
+    for record in read_metrics(path)
+    if f'val/knn1@{width}' in record and step in (None, record['step'])
+  ]
+  return rows[-1] if rows else None

@@ -135,18 +135,15 @@ def test_cascade_repeats_are_seeded_and_need_examples():
 
 def test_oracle_counts_the_never_right_apart():
   found = oracle.oracle(DIMS, RIGHT)
-  np.testing.assert_array_equal(found.first_N, [0, 1, 2, 3])
   np.testing.assert_array_equal(found.count_G, [1, 1, 1])
   assert (found.never, found.accuracy) == (1, 3 / 4)
   assert found.expected_dim == (2 + 4 + 8) / 3
-  assert found.expected_dim_never_at_last == (2 + 4 + 8 + 8) / 4
 
 
 def test_an_oracle_that_is_never_right():
   found = oracle.oracle(DIMS, np.zeros((3, 4), bool))
   assert (found.never, found.accuracy) == (4, 0)
   assert np.isnan(found.expected_dim)
-  assert found.expected_dim_never_at_last == 8
 
 
 def test_votes_and_agreement_by_hand():
@@ -170,21 +167,21 @@ def test_calibration_by_hand():
   # Bins (0, .5] and (.5, 1]: gaps of .4 + .5 - 1 and .8 + .6 - 1 examples.
   confidence = np.array([[0.4, 0.5, 0.8, 0.6]])
   right = np.array([[1, 0, 1, 0]], bool)
-  found = calibration.measure(confidence, right, bins=2)
+  found = calibration.bin_confidences(confidence, right, bins=2)
   np.testing.assert_allclose(found.error_G, [(0.1 + 0.4) / 4])
   np.testing.assert_allclose(found.confidence_GB, [[0.45, 0.7]])
   np.testing.assert_allclose(found.accuracy_GB, [[0.5, 0.5]])
   np.testing.assert_array_equal(found.count_GB, [[2, 2]])
-  empty = calibration.measure(confidence, right, bins=4)
+  empty = calibration.bin_confidences(confidence, right, bins=4)
   assert np.isnan(empty.accuracy_GB[0, 0]) and empty.count_GB[0, 0] == 0
   with pytest.raises(ValueError, match='bins'):
-    calibration.measure(confidence, right[:, :2])
+    calibration.bin_confidences(confidence, right[:, :2])
 
 
 def test_superclasses_by_hand():
   group = np.array([0, 1, 1])  # Class 0 is rejected.
   label = np.array([0, 1, 1, 2])
-  found = superclass.measure(
+  found = superclass.group_errors(
     per_example.Outcomes(
       np.array([[0, 2, 0, 2]]), None, np.array([[0, 2, 1, 2]])
     ),

@@ -105,7 +105,7 @@ def test_published_figures_carry_their_marks(workdirs, capsys, monkeypatch):
 
 
 def test_low_rank_by_hand():
-  """Of a diagonal classifier rank 1 keeps the larger entry."""
+  """Rank 1 of a diagonal classifier keeps the larger entry."""
   kernel_DC = np.diag([1.0, 3.0])
   query_QD = np.array([[5.0, 1.0], [5.0, 2.0], [0.0, 1.0]])
   bias_C = np.array([1.0, 0.0])
@@ -128,7 +128,7 @@ def test_a_probe_finds_what_a_dim_knows():
 
 
 def test_a_probe_is_scikit_learns(tmp_path):
-  """Of pixels, some always 0, read from a file; twice the same."""
+  """Pixels, some of them always 0, are read from a file; twice the same."""
   digits = datasets.load_digits()
   order_N = np.random.default_rng(0).permutation(len(digits.target))
   pixels_ND = digits.data[order_N].astype(np.float32)

@@ -1,4 +1,4 @@
-"""What the report's files hold, and what it says of what is missing."""
+"""The report's files, and what the page says where results are missing."""
 
 import json
 import re
@@ -58,7 +58,7 @@ def test_the_headline_is_the_smallest_width_that_keeps_99_percent():
   assert (found.before, found.stress) == ('', '8 of 64 numbers')
   assert [tile.big for tile in found.tiles] == ['79.20 %', '32 B', '1/8']
   assert [doll.kind for doll in found.dolls] == ['', 'chosen', 'keeps']
-  # What classifiers keep, neighbours may not: they have their own width.
+  # 1-NN has a width of its own, which may be larger than the classifier's.
   far = headline.make(config, values | {'val/knn1@8': 70}, None)
   assert [tile.big for tile in far.tiles] == ['79.20 %', '256 B', '1/1']
   values['val/top1@8'] = 79.1  # 98.9 % of 80.

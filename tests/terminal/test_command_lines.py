@@ -225,7 +225,7 @@ def ended(call, capsys):
 
 @pytest.fixture(autouse=True)
 def hooks(monkeypatch):
-  """What an ending command sets of its process is undone."""
+  """Undoes what an ending command sets in its process."""
   monkeypatch.setattr(sys, 'argv', sys.argv)
   monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)
   monkeypatch.setattr('threading.excepthook', None)

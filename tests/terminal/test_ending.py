@@ -36,7 +36,7 @@ def end(error, **options):
   ],
 )  # fmt: skip
 def test_what_can_be_mended_is_one_line(error, line, monkeypatch):
-  # Of the process: what the ending sets here would outlive the test.
+  # What the ending sets in this process would outlive the test.
   monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)
   monkeypatch.setattr(ending.threading, 'excepthook', None)
   code = end(error)

@@ -1,5 +1,7 @@
 """Lists on the command line: one rule, for every field that holds one."""
 
+import argparse
+
 from absl import flags
 from ml_collections import config_flags
 from ml_collections import ConfigDict
@@ -9,7 +11,6 @@ from configs import default
 import launch
 from mrl_jax.stages import check
 from mrl_jax.terminal import arguments
-from mrl_jax.terminal import lists
 
 # ml_collections loads config files by it.
 pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
@@ -113,7 +114,7 @@ def test_an_element_of_another_type_is_refused_by_name(name):
 
 
 def test_lists_of_whole_numbers():
-  assert lists.wholes('8,16') == arguments.wholes('(8, 16)') == (8, 16)
+  assert arguments.wholes('8,16') == arguments.wholes('(8, 16)') == (8, 16)
   for text in ('', '8,x', '1.5', '8,,16'):
-    with pytest.raises(ValueError, match='must'):
-      lists.wholes(text)
+    with pytest.raises(argparse.ArgumentTypeError, match='must'):
+      arguments.wholes(text)

@@ -32,7 +32,7 @@ def write_embeddings(folder, seed=0, split='val'):
 def write_predictions(folder, seed=0):
   rng = np.random.default_rng(seed)
   with predictions.writing(
-    folder, 'val', predictions.KINDS, dims=DIMS, count=9, num_classes=3
+    folder, 'val', predictions.KINDS, dims=DIMS, count=9
   ) as writer:
     logits = rng.normal(size=(2, 9, 3)).astype(np.float16)
     writer.append(logits, logits.argmax(-1), rng.integers(0, 3, 9))
@@ -146,7 +146,7 @@ def test_a_report_shows_nothing_damaged(tmp_path):
 def test_a_large_file_is_read_once(tmp_path, monkeypatch):
   path = tmp_path / 'x'
   path.write_bytes(b'')
-  # Of nothing, as the reference implementation has it.
+  # The checksum of no bytes in the reference implementation.
   assert checksums.of(path) == checksums.Checksum(0, '2d06800538d394c2')
   path.write_bytes(bytes(1000))
   first = checksums.of(path)

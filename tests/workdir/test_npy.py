@@ -1,5 +1,7 @@
 """Reads .npy files, and refuses what is none in one line."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -63,3 +65,22 @@ def test_damaged_headers_raise_value_errors(tmp_path):
       assert npy.load(path, mmap=bool(rng.integers(2))).nbytes <= len(sound)
     except ValueError as error:
       assert 'x.npy' in str(error)
+
+
+def test_rows_are_appended(tmp_path):
+  path = tmp_path / 'x.npy'
+  rows = np.arange(60, dtype=np.float32).reshape(20, 3)
+  with npy.Writer(path) as file:
+    for start in range(0, 20, 7):
+      file.append(rows[start : start + 7])
+  with warnings.catch_warnings(action='error'):
+    np.testing.assert_array_equal(np.load(path, mmap_mode='r'), rows)
+
+
+def test_rows_of_another_shape(tmp_path):
+  with npy.Writer(tmp_path / 'x.npy') as file:
+    file.append(np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r'\(4,\)'):
+      file.append(np.zeros((2, 4)))
+    file.append(np.zeros((1, 3)))
+  assert np.load(tmp_path / 'x.npy').shape == (3, 3)

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 
 from mrl_jax.workdir import checksums
+from mrl_jax.workdir import npy
 from mrl_jax.workdir import predictions
 
 DIMS = (2, 4)
 
 
 def write(folder, logits, labels, *, count=None, kinds=predictions.KINDS):
-  """In batches of two examples."""
+  """Writes batches of two examples."""
   _, N, C = logits.shape
   with predictions.writing(
-    folder, 'val', kinds, dims=DIMS, count=count or N, num_classes=C
+    folder, 'val', kinds, dims=DIMS, count=count or N
   ) as writer:
     for start in range(0, N, 2):
       rows = slice(start, start + 2)
@@ -38,7 +39,7 @@ def arrays():
 
 @pytest.mark.parametrize('left_out', [0, 1, 7])
 def test_what_was_written_is_read(tmp_path, arrays, monkeypatch, left_out):
-  monkeypatch.setattr(predictions, '_CHUNK', 8)
+  monkeypatch.setattr(npy, '_CHUNK', 8)
   logits, labels = arrays
   write(tmp_path, logits, labels, count=5 + left_out)
   found = predictions.load(tmp_path, 'val', DIMS)
