@@ -137,12 +137,7 @@ class Encoder:
     )
 
   def view(self, image: ImageLike) -> np.ndarray:
-    """The pixels that the encoder takes of an image, uint8 [size, size, 3].
-
-    Where `preprocess` says `as_seen`, the image is turned as its EXIF
-    orientation says (as by PIL's `ImageOps.exif_transpose`), and transparent
-    pixels become white.
-    """
+    """The pixels that the encoder takes of an image, see `inputs.view`."""
     return inputs.view(image, self.preprocess)
 
   @functools.cached_property

@@ -22,7 +22,8 @@ def view(image: ImageLike, preprocess: Mapping[str, Any]) -> np.ndarray:
   """The pixels that the encoder takes of an image, uint8 [size, size, 3].
 
   `preprocess` is the export's preprocess.json. With `as_seen` the image is
-  turned as its EXIF orientation says, and transparent pixels become white.
+  turned as its EXIF orientation says (as by PIL's `ImageOps.exif_transpose`),
+  and transparent pixels become white.
   """
   as_seen = preprocess.get('as_seen', False)
   resize, size = preprocess['resize'], preprocess['size']

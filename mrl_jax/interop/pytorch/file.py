@@ -122,9 +122,12 @@ def _open_torch(path: pathlib.Path) -> dict[str, Stored]:
     ) from None
   tensors = dict(_tensors(content, torch.Tensor))
   if not tensors:
+    outline = type(content).__name__
+    if isinstance(content, Mapping):
+      outline = 'a dict of ' + ', '.join(map(str, [*content][:5]))
     raise ValueError(
       f'{path}: must hold a state dict of tensors, by itself or in a dict; it '
-      f'holds {_outline(content)}'
+      f'holds {outline}'
     )
   read = lambda tensor: lambda: tensor.detach().to(torch.float32).numpy()
   return {
@@ -152,9 +155,3 @@ def _tensors(
       yield str(name), value
     for inner, tensor in _tensors(value, tensor_type, levels - 1):
       yield f'{name}.{inner}', tensor
-
-
-def _outline(content: Any) -> str:
-  if isinstance(content, Mapping):
-    return 'a dict of ' + ', '.join(map(str, [*content][:5]))
-  return type(content).__name__

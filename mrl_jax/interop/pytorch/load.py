@@ -25,7 +25,7 @@ def is_file(path: str | os.PathLike) -> bool:
   return str(path).endswith(SUFFIXES)
 
 
-class Checkpoint(NamedTuple):
+class PyTorchCheckpoint(NamedTuple):
   """An open PyTorch checkpoint.
 
   Attributes:
@@ -127,7 +127,7 @@ def load(
 ) -> tuple[Contents, bool]:
   """Opens a checkpoint and fills the model: what it holds, and `fill`'s answer.
 
-  See `open_checkpoint` and `Checkpoint.fill` for arguments and errors.
+  See `open_checkpoint` and `PyTorchCheckpoint.fill` for arguments and errors.
   """
   checkpoint = open_checkpoint(path, prefix=prefix, options=options)
   has_head = checkpoint.fill(model, encoder=encoder, options=options)
@@ -139,7 +139,7 @@ def open_checkpoint(
   *,
   prefix: str = '',
   options: Mapping[str, Any] | None = None,
-) -> Checkpoint:
+) -> PyTorchCheckpoint:
   """Opens a checkpoint, and recognises it by its keys and its config.json.
 
   Args:
@@ -161,4 +161,4 @@ def open_checkpoint(
     )
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from None
-  return Checkpoint(path, tensors, contents)
+  return PyTorchCheckpoint(path, tensors, contents)
