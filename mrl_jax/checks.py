@@ -21,7 +21,7 @@ from jax import numpy as jnp
 import numpy as np
 
 Rule = Callable[[str, Any], Any]
-# The largest float32, in which numbers are computed with.
+# Numbers are used in float32.
 _LARGEST = float(np.finfo(np.float32).max)
 _KINDS = {
   'floats': jnp.floating,

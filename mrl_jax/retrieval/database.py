@@ -152,8 +152,8 @@ def _stored(dtype) -> np.dtype:
     stored = None
   if stored is None or stored.name not in _DTYPES:
     raise ValueError(
-      f'dtype {checks.shown(dtype)}: must be one of {_DTYPES}; codes of int8 and of single '
-      'bits are made by retrieval.quantized.quantize'
+      f'dtype {checks.shown(dtype)}: must be one of {_DTYPES}; codes of int8 '
+      'and of single bits are made by retrieval.quantized.quantize'
     )
   return stored
 

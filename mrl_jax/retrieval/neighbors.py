@@ -6,7 +6,6 @@ import time
 from typing import Any, Literal
 
 import jax
-from jax.sharding import AxisType
 import numpy as np
 
 from mrl_jax import checks
@@ -15,6 +14,7 @@ from mrl_jax import nesting
 from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval import mesh as mesh_lib
+from mrl_jax.retrieval import prefixes
 from mrl_jax.retrieval.cost import Cost
 from mrl_jax.retrieval.cost import Neighbors
 from mrl_jax.retrieval.cpu.rerank import Found
@@ -53,12 +53,7 @@ def prepare(
   """
   if mesh is None and jax.default_backend() != 'cpu':
     devices = jax.local_devices()
-    mesh = jax.make_mesh(
-      (len(devices),),
-      ('rows',),
-      axis_types=(AxisType.Auto,),
-      devices=devices,
-    )
+    mesh = jax.make_mesh((len(devices),), ('rows',), devices=devices)
   if mesh is None:
     return database_lib.host_database(database_MD, dims, dtype=dtype)
   return mesh_lib.place(database_MD, mesh, dims, dtype=dtype)
@@ -226,17 +221,13 @@ def rerank(
   return _neighbors(found, database, ids_QK.shape[1], start)
 
 
-def _check(query_QD: Any, database_MD: Any, widest: int | None):
+def _check(query_QD: Any, database: Any, widest: int | None):
   """Converts queries and rows; raises ValueError for those that do not fit."""
   forks.check()
-  database = database_MD
   if not isinstance(database, (Database, DeviceDatabase)):
-    database = prepare(database_MD)
-  width = database.shape[1]
-  query_QD = database_lib.queries(
-    query_QD, width, database.dtype, widest or width
-  )
-  return query_QD, database
+    database = prepare(database)
+  width, queries = database.shape[1], database_lib.queries
+  return queries(query_QD, width, database.dtype, widest or width), database
 
 
 def _check_k(k: int, M: int, own_Q: np.ndarray | None) -> None:
@@ -248,11 +239,9 @@ def _check_k(k: int, M: int, own_Q: np.ndarray | None) -> None:
 
 def _prefix(query_QD: np.ndarray, dim: int, metric: Metric) -> np.ndarray:
   """float32 [Q, dim]; for the cosine of length 1, or 0 if it is too short."""
-  query_Qd = np.ascontiguousarray(query_QD[:, :dim], np.float32)
   if metric == 'cosine':
-    norm_Q1 = np.linalg.norm(query_Qd, axis=1, keepdims=True)
-    query_Qd = query_Qd / np.where(norm_Q1 < inputs.SHORTEST, np.inf, norm_Q1)
-  return query_Qd
+    return prefixes.unit(query_QD, dim)
+  return np.ascontiguousarray(query_QD[:, :dim], np.float32)
 
 
 def _nearest(query_Qd, database, k, own_Q, **options) -> Found:
@@ -265,10 +254,6 @@ def _nearest(query_Qd, database, k, own_Q, **options) -> Found:
 
 def _neighbors(found: Found, database, scanned: int, start: float) -> Neighbors:
   size = database.row_bytes / database.shape[1]
-  cost = Cost(
-    found.products / 1e6,
-    found.products * size,
-    scanned,
-    time.perf_counter() - start,
-  )
+  seconds = time.perf_counter() - start
+  cost = Cost(found.products / 1e6, found.products * size, scanned, seconds)
   return Neighbors(found.ids_QK, found.score_QK, cost)

@@ -1,4 +1,4 @@
-"""Writes embeddings for other software: Qdrant, Faiss, or Parquet.
+"""Writes embeddings for other software: Qdrant, Faiss or Parquet.
 
     python -m mrl_jax.retrieval.export --to=qdrant --embeddings=X.npy \\
       --dims=8,64,2048 --out=DIR      # Or --url=http://host:6333.
@@ -244,15 +244,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   add = parser.add_argument
   add('--to', required=True, choices=tuple(_WRITERS))
-  add(
-    '--embeddings',
-    type=arguments.path,
-    required=True,
-    help='.npy of floats [N, D]',
-  )
-  add('--labels', type=arguments.path, help='.npy of integers [N]')
+  path = arguments.path
+  add('--embeddings', type=path, required=True, help='.npy of floats [N, D]')
+  add('--labels', type=path, help='.npy of integers [N]')
   add('--dims', type=arguments.wholes, help='8,64,…; default: as in the search')
-  add('--out', type=arguments.path, help='folder to write')
+  add('--out', type=path, help='folder to write')
   add('--url', help="a Qdrant server's")
   add('--collection', default='embeddings', help="Qdrant's name of it")
   args = parser.parse_args(argv)
