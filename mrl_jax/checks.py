@@ -1,14 +1,15 @@
-"""What public functions take: one rule for each kind of argument.
+"""Checks and converts the arguments of public functions, by one rule each.
 
     @takes(logits_GNC=floats('GNC'), label_N=integers('N'), k=whole(1))
     def function(logits_GNC, label_N, k): …
 
-Each rule returns the value that the function gets, or raises a ValueError of
-one line that names the argument, its value, and what would be right. None
-passes where it is the argument's default.
+A rule is called with the name and the value of an argument. It returns the
+value that the function gets, or raises a ValueError of one line that names the
+argument, its value, and what would be right. None passes where it is the
+argument's default.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 import functools
 import inspect
 import math
@@ -20,7 +21,7 @@ from jax import numpy as jnp
 import numpy as np
 
 Rule = Callable[[str, Any], Any]
-# Numbers are computed with in float32.
+# Numbers are used in float32.
 _LARGEST = float(np.finfo(np.float32).max)
 _KINDS = {
   'floats': jnp.floating,
@@ -32,7 +33,7 @@ _KINDS = {
 
 
 def takes(**rules: Rule) -> Callable[[Callable], Callable]:
-  """Has the arguments of a function pass these rules, by their names."""
+  """A decorator that passes the named arguments through these rules."""
 
   def decorate(function):
     signature = inspect.signature(function)
@@ -55,7 +56,7 @@ def takes(**rules: Rule) -> Callable[[Callable], Callable]:
 
 
 def shown(value: Any) -> str:
-  """A value in an error: one line, an array by its dtype and shape."""
+  """The value in one line for an error message; arrays as dtype and shape."""
   if is_array(value) and value.ndim:
     return f'{value.dtype} of shape {value.shape}'
   text = ' '.join(repr(value).split())
@@ -63,12 +64,12 @@ def shown(value: Any) -> str:
 
 
 def is_array(value: Any) -> bool:
-  """Whether it is a numpy or JAX array, of concrete numbers or traced."""
+  """Whether the value is a numpy or JAX array, which may be traced."""
   return isinstance(value, np.ndarray | jax.Array)
 
 
 def is_whole(value: Any) -> bool:
-  """Whether it is an integer, of whatever library; True and False are not."""
+  """Whether the value is an integer of any library; True and False are not."""
   if isinstance(value, bool) or _is_a(value, 'booleans'):
     return False
   try:
@@ -79,7 +80,7 @@ def is_whole(value: Any) -> bool:
 
 
 def whole(least: int = 1, most: int = 2**31 - 1) -> Rule:
-  """Takes an integer of Python or numpy in [least, most]; returns an int."""
+  """Takes an integer of any library in [least, most]; returns an int."""
 
   def rule(name, value):
     limits = f'a whole number in [{least}, {most}]'
@@ -155,14 +156,14 @@ def instance(kind: type) -> Rule:
 
 
 def truth(name: str, value: Any) -> bool:
-  """Takes True or False, and nothing that merely is taken for one of them."""
+  """Takes True or False; 0, 1 and other values are refused."""
   if not isinstance(value, bool | np.bool_):
     raise ValueError(f'{name} {shown(value)}: must be True or False')
   return bool(value)
 
 
 def listed(name: str, value: Any) -> tuple:
-  """Takes what has an order: a list, a tuple, a range, an array [N]."""
+  """Takes an ordered sequence: a list, a tuple, a range or an array [N]."""
   if is_array(value) and value.ndim == 1:
     return tuple(value.tolist())
   if not isinstance(value, list | tuple | range):
@@ -171,7 +172,7 @@ def listed(name: str, value: Any) -> tuple:
 
 
 def wholes(least: int = 1, most: int = 2**31 - 1) -> Rule:
-  """Takes a list of integers; returns a tuple of them, not empty."""
+  """Takes a sequence of integers that is not empty; returns a tuple."""
 
   def rule(name, value):
     values = tuple(whole(least, most)(name, x) for x in listed(name, value))
@@ -182,40 +183,33 @@ def wholes(least: int = 1, most: int = 2**31 - 1) -> Rule:
   return rule
 
 
-def floats(
-  letters: str, *, also: Collection[type] = (), empty: bool = False
-) -> Rule:
-  """Takes an array of floats, one axis for each letter.
+def floats(letters: str, *, empty: bool = False) -> Rule:
+  """Takes an array of floats, one axis for each letter; see `as_array`.
 
-  Lists, and tensors of other libraries, are made numpy arrays; a `np.memmap`
-  stays on disk, and a JAX array on its device. Values of the types `also` pass.
+  `empty` allows axes of length 0.
   """
-  return _array('floats', letters, tuple(also), empty)
+  return _array('floats', letters, empty)
 
 
 def numbers(letters: str, *, empty: bool = False) -> Rule:
-  """As `floats`, and takes integers as well."""
-  return _array('numbers', letters, (), empty)
+  """Takes an array of integers or floats."""
+  return _array('numbers', letters, empty)
 
 
 def integers(letters: str, *, empty: bool = False) -> Rule:
-  return _array('integers', letters, (), empty)
+  return _array('integers', letters, empty)
 
 
 def booleans(letters: str, *, empty: bool = False) -> Rule:
-  return _array('booleans', letters, (), empty)
+  return _array('booleans', letters, empty)
 
 
-def _array(
-  kind: str, letters: str, also: tuple[type, ...], empty: bool
-) -> Rule:
+def _array(kind: str, letters: str, empty: bool) -> Rule:
   right = f'{kind} [{", ".join(letters)}]' + (
     '' if empty else ', each at least 1'
   )
 
   def rule(name, value):
-    if also and isinstance(value, also):
-      return value
     array = as_array(name, value)
     if (
       array.ndim != len(letters)
@@ -224,17 +218,45 @@ def _array(
       or not (empty or array.size)
     ):
       raise ValueError(f'{name}, {shown(array)}: must be {right}')
-    if not np.dtype(array.dtype).isnative:
-      raise ValueError(
-        f'{name}, {shown(array)}: must be in the byte order of this machine'
-      )
+    _check_byte_order(name, array)
     return array
 
   return rule
 
 
+def as_floats(name: str, value: Any, like: Any = np.float32) -> np.ndarray:
+  """Takes floats of any shape; returns a numpy array, or a memmap as it is.
+
+  They keep their dtype; numbers in lists, which have none, become `like`.
+  """
+  array = as_array(name, value)
+  is_list = isinstance(value, list | tuple)
+  is_list |= str(getattr(value, 'dtype', '')) == 'object'
+  if is_list and array.dtype.kind in 'iuf':
+    with np.errstate(over='ignore'):  # The caller refuses infinity by its row.
+      array = array.astype(like)
+  if not _is_a(array, 'floats') or array.dtype.itemsize > 8:
+    raise ValueError(f'{name} of {array.dtype}: must be floating')
+  _check_byte_order(name, array)
+  return array if isinstance(array, np.memmap) else np.asarray(array)
+
+
+def as_int64(name: str, value: Any) -> np.ndarray:
+  """Takes integers of any shape; returns them as int64 in numpy.
+
+  Nothing then overflows in a narrow type of the caller's. Floats are refused,
+  since those of few bits make different labels equal; so are bools.
+  """
+  array = np.asarray(as_array(name, value))
+  if array.dtype.kind not in 'iu':
+    raise ValueError(f'{name} of {array.dtype}: must be integers')
+  if array.dtype.kind == 'u' and array.size and array.max() >= 1 << 63:
+    raise ValueError(f'{name}: {array.max()} is beyond int64')
+  return array.astype(np.int64, copy=False)
+
+
 def all_finite(name: str, array: np.ndarray) -> np.ndarray:
-  """The array; ValueError if NaN or infinity is in it."""
+  """Returns the array; raises ValueError if it holds NaN or infinity."""
   finite = np.isfinite(array)
   if not finite.all():
     first = np.unravel_index(np.argmin(finite), array.shape)
@@ -244,26 +266,51 @@ def all_finite(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def as_array(name: str, value: Any) -> np.ndarray | jax.Array:
-  """The value as an array, converted if it is none.
+  """Converts lists, tensors of torch and columns of pandas to a numpy array.
 
-  Raises ValueError for what has no shape, and for masked values.
+  A `np.memmap` stays on disk, and a JAX array on its device. Raises ValueError
+  for rows of several lengths, and for masked numbers, which would count.
   """
-  if isinstance(value, np.ma.MaskedArray):
-    if np.ma.is_masked(value):
-      raise ValueError(
-        f'{name} has masked values: fill them, or leave them out'
-      )
-    return value.data
-  if is_array(value) and not isinstance(value, np.matrix):
+  is_ready = is_array(value) and not isinstance(
+    value, np.ma.MaskedArray | np.matrix
+  )
+  if is_ready and value.dtype != object:
     return value
+  values = value if isinstance(value, list | tuple) else [value]
   try:
-    return np.asarray(value)
-  # Tensors of other libraries raise many types.
+    array = _converted(value)
+    if array.dtype == object:
+      values = [*values, *array.ravel()]
+      array = np.asarray(array.tolist())
+  # Other libraries raise many types.
   except Exception as error:
     line = ' '.join(str(error).split())[:100]
     raise ValueError(
       f'{name} {shown(value)}: must be an array ({line})'
     ) from None
+  if any(np.ma.is_masked(x) for x in values):
+    raise ValueError(
+      f'{name} has masked values: fill them, or leave the rows out'
+    )
+  return array
+
+
+def _converted(value: Any) -> np.ndarray:
+  if hasattr(value, 'detach'):  # A tensor of torch.
+    value = value.detach().cpu()
+    if str(value.dtype) == 'torch.bfloat16':  # Unknown to numpy by itself.
+      return value.float().numpy().astype(jnp.bfloat16)
+    return value.numpy()
+  if hasattr(value, 'to_numpy'):
+    value = value.to_numpy()
+  return np.asarray(value)
+
+
+def _check_byte_order(name: str, array: np.ndarray | jax.Array) -> None:
+  if not np.dtype(array.dtype).isnative:
+    raise ValueError(
+      f'{name} of {array.dtype}: must be in the byte order of this machine'
+    )
 
 
 def _is_a(value: Any, kind: str) -> bool:

@@ -1,12 +1,12 @@
-"""The processor's cores."""
+"""The number of CPU cores."""
 
 import os
 
 
 def count() -> int:
-  """How many this process may use.
+  """How many cores this process may use.
 
-  macOS does not say, nor Windows: there it is how many the machine has.
+  macOS and Windows do not tell; there it is the number of the machine.
   """
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))

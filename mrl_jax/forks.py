@@ -1,7 +1,7 @@
-"""Forked processes, in which JAX and Faiss would wait for ever.
+"""Refuses work in forked processes, where JAX and Faiss would wait forever.
 
-A fork copies the thread that calls it and none of the others: what they hold is
-never let go, and the work that is given to them is never done.
+A fork copies only the thread that calls it: locks that the other threads hold
+are never released, and work that is given to them is never done.
 """
 
 import os
@@ -14,7 +14,7 @@ _is_late = False
 def check() -> None:
   """Raises ValueError in a process that was forked after JAX had begun.
 
-  To be called before what JAX, or Faiss by several threads, has to work out.
+  Call it before any work of JAX, or of Faiss with several threads.
   """
   if _is_late:
     raise ValueError(

@@ -115,7 +115,7 @@ def vote(neighbor_label_QK: np.ndarray) -> np.ndarray:
 
   Neighbours of label -1 have no vote; where all are, the winner is -1.
   """
-  neighbor_label_QK = inputs.integers(neighbor_label_QK, 'labels')
+  neighbor_label_QK = checks.as_int64('labels', neighbor_label_QK)
   same_QKK = neighbor_label_QK[:, :, None] == neighbor_label_QK[:, None, :]
   same_QKK &= (neighbor_label_QK != inputs.IGNORED)[:, None, :]
   winner_Q = same_QKK.sum(2).argmax(1)

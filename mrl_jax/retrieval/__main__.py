@@ -3,10 +3,10 @@
     python -m mrl_jax.retrieval --queries=X.npy --database=Y.npy
 
 Both files hold floats [N, D] of one width and dtype; nothing else is needed.
-With the labels of both the table shows the paper's metrics, without them how
-many of the neighbours at full width were found. Queries that are rows of the
-database find themselves; --leave_one_out leaves each its own row out. Writes
-retrieval.json and, for each search, <widths>.npz with ids and scores.
+With labels of both, the table shows the paper's metrics; without, the share of
+the neighbours at full width that was found. Queries that are rows of the
+database find themselves, unless --leave_one_out leaves out the own row of each.
+Writes retrieval.json and, for each search, <widths>.npz with ids and scores.
 """
 
 import argparse
@@ -17,7 +17,6 @@ import sys
 import numpy as np
 import tqdm
 
-from mrl_jax import nesting
 from mrl_jax import retrieval
 from mrl_jax import terminal
 from mrl_jax.retrieval import compare
@@ -30,11 +29,8 @@ from mrl_jax.workdir import checksums
 
 def run(args: argparse.Namespace) -> None:
   """Raises ValueError for arrays, labels, dims or counts that do not fit."""
-  database_MD, manifest = row_files.load_rows(args.database)
-  query_QD, _ = row_files.load_rows(args.queries)
-  row_files.check_pair(query_QD, database_MD)
-  (M, D), query_QD = database_MD.shape, np.array(query_QD)
-  dims = nesting.validate(args.dims or row_files.default_dims(D, manifest), D)
+  query_QD, database_MD, dims, labels = row_files.load_pair(args)
+  M, D = database_MD.shape
   most = M - 1 if args.leave_one_out else M
   if not 1 <= args.k <= args.shortlist <= most:
     raise ValueError(
@@ -44,13 +40,12 @@ def run(args: argparse.Namespace) -> None:
   methods = compare.plan(
     dims, dict.fromkeys((*dims, D)), k=args.k, shortlist=args.shortlist
   )
-  judge_labels = load_labels(args, len(query_QD), M)
   database = retrieval.prepare(database_MD, dims)
   nearest_Q = retrieval.search(query_QD, database, 1).ids_QK[:, 0]
   own_Q = row_files.own_rows(query_QD, database_MD, nearest_Q)
   check_own_rows(args, own_Q)
   judge = compare.make_judge(
-    query_QD, database, args.k, **judge_labels,
+    query_QD, database, args.k, **labels,
     leave_one_out=own_Q if args.leave_one_out else False,
   )  # fmt: skip
   out, results = pathlib.Path(args.out), {}
@@ -73,9 +68,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check_own_rows(args: argparse.Namespace, own_Q: np.ndarray) -> None:
-  """Warns that queries will find themselves, where nothing prevents it.
+  """Warns if queries will find themselves as rows of the database.
 
-  Raises ValueError for --leave_one_out where no query is a row.
+  Raises ValueError for --leave_one_out if no query is a row.
   """
   num_own = np.count_nonzero(own_Q >= 0)
   if args.leave_one_out and not num_own:
@@ -91,45 +86,13 @@ def check_own_rows(args: argparse.Namespace, own_Q: np.ndarray) -> None:
     )
 
 
-def load_labels(
-  args: argparse.Namespace, num_queries: int, num_rows: int
-) -> dict[str, np.ndarray]:
-  """Of --query_labels and --database_labels, as `make_judge` takes them."""
-  return {
-    name: row_files.load_labels(path, count)
-    for name, path, count in (
-      ('query_label_Q', args.query_labels, num_queries),
-      ('database_label_M', args.database_labels, num_rows),
-    )
-    if path
-  }
-
-
 def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     prog='python -m mrl_jax.retrieval', description=__doc__.split('\n')[0]
   )
+  row_files.add_arguments(parser, required=True)
   add = parser.add_argument
-  add(
-    '--queries',
-    type=arguments.path,
-    required=True,
-    help='.npy of floats [Q, D]',
-  )
-  add(
-    '--database',
-    type=arguments.path,
-    required=True,
-    help='.npy of floats [M, D]',
-  )
-  add('--query_labels', type=arguments.path, help='.npy of integers [Q]')
-  add('--database_labels', type=arguments.path, help='.npy of integers [M]')
-  add(
-    '--dims',
-    type=arguments.wholes,
-    help='8,16,…; default: the manifest’s, or doubled',
-  )
-  add('--k', type=int, default=100, help='neighbours of a query')
+  add('--k', type=int, default=100, help='neighbours per query')
   add('--shortlist', type=int, default=200, help='rows that are reranked')
   add(
     '--leave_one_out',

@@ -1,4 +1,4 @@
-"""Searches compared with each other: which, how good, and at what cost."""
+"""Compares searches: which ones, how accurate, and at what cost."""
 
 from collections.abc import Callable, Iterator, Mapping
 import functools
@@ -11,11 +11,11 @@ from mrl_jax import retrieval
 from mrl_jax.retrieval import cost
 from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval import metrics
+from mrl_jax.retrieval.cost import Neighbors
 from mrl_jax.retrieval.database import Database
-from mrl_jax.retrieval.neighbors import Neighbors
 from mrl_jax.workdir import files
 
-# Queries enough for a whole block of every search.
+# Queries that fill a block of every search.
 _WARM_UP = 512
 
 # The dims and shortlists of `funnel`.
@@ -23,14 +23,14 @@ Method = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class Judge(NamedTuple):
-  """What neighbours are measured by: labels, or the true neighbours.
+  """Measures neighbours by labels, or by the true neighbours.
 
   Attributes:
-    query_label_Q: -1 for a query that does not count.
-    database_label_M: -1 for a row that is never relevant.
-    true_ids_QK: the nearest rows at full width, of each query.
-    score: `ids_QK -> scores_QK` at full width, by which equal rows are known;
-      None: only the ids count.
+    query_label_Q: labels; -1 for a query that does not count.
+    database_label_M: labels; -1 for a row that is never relevant.
+    true_ids_QK: the nearest rows of each query at full width.
+    score: `ids_QK -> scores_QK` at full width, by which copies of a row are
+      recognised; None: only the ids count.
     leave_one_out: as in `neighbors.search`.
   """
 
@@ -41,10 +41,10 @@ class Judge(NamedTuple):
   leave_one_out: inputs.LeaveOneOut = False
 
   def __call__(self, ids_QK: np.ndarray) -> dict[str, float]:
-    """In percent, for every k retrieved of 1, 10, 25, 50 and 100.
+    """Metrics in percent at each k of 1, 10, 25, 50 and 100 up to K.
 
-    With labels the paper's `top1`, `map{k}` and `p{k}`, and `r{k}` by each
-    class's own count; else `krecall{k}`, the k-Recall@k.
+    With labels the paper's `top1`, `map{k}`, `p{k}` and `r{k}`, whose R is the
+    count of the query's class; without, the k-Recall@k as `krecall{k}`.
     """
     ks = [k for k in (1, 10, 25, 50, 100) if k <= ids_QK.shape[1]]
     if self.true_ids_QK is not None:
@@ -69,11 +69,10 @@ class Judge(NamedTuple):
       leave_one_out=self.leave_one_out,
     )
     values = metrics.summary(
-      # The label of a row that was not found, -1, is relevant to none.
       np.where(ids_QK < 0, inputs.IGNORED, self.database_label_M[ids_QK]),
       self.query_label_Q,
       ks,
-      # The recall of a query without a relevant row is 0.
+      # A query without a relevant row has recall 0.
       num_relevant=np.maximum(relevant_Q, 1),
     )
     names = ('top1', *(f'{x}{k}' for k in ks[1:] for x in ('map', 'p', 'r')))
@@ -89,7 +88,7 @@ def make_judge(
   database_label_M: np.ndarray | None = None,
   leave_one_out: inputs.LeaveOneOut = False,
 ) -> Judge:
-  """By labels if both are given; else by the exact search at full width."""
+  """A judge by labels if given, or else by the exact search at full width."""
   if (query_label_Q is None) != (database_label_M is None):
     raise ValueError('labels of one side: give those of both, or none')
   if query_label_Q is not None:
@@ -102,10 +101,10 @@ def make_judge(
 
 
 def _scores(query_QD, database, ids_QK) -> np.ndarray:
-  """The cosines at full width of rows found [Q, K]; -inf for an id of -1."""
+  """Cosines at full width of the given rows [Q, K]; -inf for an id of -1."""
   rows_QK = np.maximum(ids_QK, 0)
   found = retrieval.rerank(query_QD, database, rows_QK, rows_QK.shape[1])
-  # What was sorted by score goes back to where its id stands.
+  # Scores are put back in the order of the given ids.
   score_QK = np.empty(rows_QK.shape, np.float32)
   order_QK = np.argsort(rows_QK, axis=1)
   by_id_QK = np.argsort(found.ids_QK, axis=1)
@@ -123,9 +122,10 @@ def plan(
 ) -> dict[str, Method]:
   """The searches to compare, by name: dims and shortlists of `funnel`.
 
-  Exact at every width; from every nesting dim but the last a rerank at the
-  last; and the paper's funnels (section 4.3.1), which halve the shortlist at
-  every nesting dim until 10 are left, and rank those at the last.
+  They are the exact search at every width; from every nesting dim but the last
+  a rerank at the last; and the paper's funnels (section 4.3.1), which halve the
+  shortlist at every nesting dim until 10 rows are left, and rank those at the
+  last dim.
   """
   last, floor = nesting_dims[-1], min(10, k)
   methods = {f'{dim}': ((dim,), (k,)) for dim in widths}
@@ -151,10 +151,10 @@ def run(
   methods: Mapping[str, Method],
   judge: Judge,
 ) -> Iterator[tuple[str, Neighbors, dict[str, Any]]]:
-  """Yields of each method its name, neighbours, and record for retrieval.json.
+  """Yields the name, neighbours and record (retrieval.json) of each method.
 
-  The second of two searches is timed, so that compiling does not count. Where
-  the judge leaves each query's own row out, the searches do.
+  The second of two searches is timed, so that compiling does not count. The
+  searches leave out each query's own row if the judge does.
   """
   num_rows = database.shape[0]
   for name, (dims, shortlists) in methods.items():

@@ -1,7 +1,8 @@
-"""One stored copy of the embeddings, and what every width needs beside it."""
+"""Embeddings on the host, and the norms of their prefixes."""
 
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 import jax
 from jax import numpy as jnp
@@ -11,13 +12,15 @@ from mrl_jax import checks
 from mrl_jax import forks
 from mrl_jax import nesting
 from mrl_jax.retrieval import inputs
+from mrl_jax.retrieval.cpu import exact
+from mrl_jax.retrieval.cpu import rerank
+from mrl_jax.retrieval.cpu.rerank import Found
 
-# Embeddings at least this wide get norms of 1/64 and 1/16 of their width, too,
-# by which an exact search leaves rows out.
+# Embeddings at least this wide get norms at 1/64 and 1/16 of their width, too,
+# by which an exact search bounds the scores of rows.
 _WIDE = 512
 # Bytes of rows worked on at a time.
 BLOCK_BYTES = 64 << 20
-# What rows may be kept in; codes of fewer bits need a scale.
 _DTYPES = ('bfloat16', 'float16', 'float32', 'float64')
 # A row's id has 32 bits while it is sorted.
 _MOST_ROWS = 1 << 32
@@ -29,9 +32,9 @@ class Database:
 
   Attributes:
     embedding_MD: an array, or a `np.memmap`, which stays on disk.
-    norms: norm_M of the prefix of each prepared width; NO_DIRECTION where it
-      is shorter than SHORTEST (see `inputs`), so that such a row scores 0.
-    dtype: that queries must have, the database's own.
+    norms: norm_M of the prefixes by width; `inputs.NO_DIRECTION` for a prefix
+      shorter than `inputs.SHORTEST`, which so scores 0.
+    dtype: the dtype that queries must have.
   """
 
   embedding_MD: np.ndarray
@@ -52,20 +55,43 @@ class Database:
       self.norms.update(_prefix_norms(self.embedding_MD, (dim,)))
     return self.norms[dim]
 
+  def nearest(
+    self,
+    query_Qd: np.ndarray,
+    k: int,
+    *,
+    cosine: bool,
+    recall: None = None,
+    bounds: bool = True,
+  ) -> Found:
+    """The k best rows at the queries' width; ties go to the lower id."""
+    if recall is not None:
+      raise ValueError(f'recall {recall}: needs a database prepared on a mesh')
+    if cosine:
+      self.norm_M(query_Qd.shape[1])
+    return exact.nearest(
+      query_Qd, self.embedding_MD, self.norms, k, cosine=cosine, bounds=bounds
+    )
 
-@checks.takes(
-  database_MD=checks.floats('MD'),
-  dims=checks.wholes(),
-  dtype=checks.dtype('float32', 'bfloat16', 'float16', 'float64'),
-)
+  def rescore(
+    self, query_Qd: np.ndarray, ids_QK: np.ndarray, k: int, *, cosine: bool
+  ) -> Found:
+    """The k best of the rows `ids_QK`, which may hold -1 for none."""
+    if cosine:
+      self.norm_M(query_Qd.shape[1])
+    return rerank.rescore(
+      query_Qd, self.embedding_MD, self.norms, ids_QK, k, cosine=cosine
+    )
+
+
 def host_database(
   database_MD: np.ndarray | jax.Array,
   dims: Sequence[int] | None = None,
   *,
   dtype: str | None = None,
 ) -> Database:
-  """A database on the host, as `neighbors.prepare` documents it."""
-  database_MD = inputs.floats(database_MD, 'database')
+  """A database on the host; arguments and errors are those of `prepare`."""
+  database_MD = checks.as_floats('database', database_MD)
   if database_MD.ndim != 2 or not database_MD.size:
     raise ValueError(
       f'database of shape {database_MD.shape}: must be [M, D], M and D at '
@@ -85,9 +111,16 @@ def host_database(
   return Database(database_MD, norms, original)
 
 
+def as_database(database_MD: Any) -> Database:
+  """The value if it is a `Database`, or one made of its rows."""
+  if isinstance(database_MD, Database):
+    return database_MD
+  return host_database(database_MD)
+
+
 @jax.jit(static_argnames='dims')
 def block_norms(rows_BD: jax.Array, *, dims: tuple[int, ...]) -> jax.Array:
-  """Norms [B, G] at all widths in one reading, from segments' squares."""
+  """Norms [B, G] of the prefixes, from the sums of squares between widths."""
   squares = [
     jnp.square(rows_BD[:, start:end].astype(jnp.float32)).sum(1)
     for start, end in zip((0, *dims), dims, strict=False)
@@ -119,22 +152,43 @@ def _stored(dtype) -> np.dtype:
     stored = None
   if stored is None or stored.name not in _DTYPES:
     raise ValueError(
-      f'dtype {dtype!r}: must be one of {_DTYPES}; codes of int8 and of single '
-      'bits are made by retrieval.quantized.quantize'
+      f'dtype {checks.shown(dtype)}: must be one of {_DTYPES}; codes of int8 '
+      'and of single bits are made by retrieval.quantized.quantize'
     )
   return stored
 
 
-def check_queries(query_QD: np.ndarray) -> None:
-  """Raises ValueError for a query that `prepare` would refuse as a row."""
-  norm_Q1 = block_norms(query_QD, dims=(query_QD.shape[1],))
+def queries(
+  query_QD: Any, width: int, dtype: np.dtype, widest: int
+) -> np.ndarray:
+  """Queries as wide as the database, or cut to the widest prefix asked for.
+
+  Lists, tensors and columns are converted. Raises ValueError for other widths,
+  another dtype than the database's, or a query that `prepare` would refuse as a
+  row.
+  """
+  query_QD = checks.as_floats('queries', query_QD, like=dtype)
+  shape = query_QD.shape
+  if query_QD.ndim != 2 or not shape[0] or shape[1] not in (width, widest):
+    cut = '' if widest == width else f', or cut to [Q, {widest}]'
+    hint = '; of one query give query[None]' if query_QD.ndim == 1 else ''
+    raise ValueError(
+      f'queries of shape {shape} for a database of width {width}: must be '
+      f'[Q, {width}], Q at least 1{cut}{hint}'
+    )
+  if query_QD.dtype != dtype:
+    raise ValueError(
+      f'queries of {query_QD.dtype} for a database of {dtype}: must be the same'
+    )
+  norm_Q1 = block_norms(query_QD, dims=(shape[1],))
   check_norms(norm_Q1[:, 0], 'queries')
+  return query_QD
 
 
 def check_norms(norm_N: jax.Array, name: str, first: int = 0) -> None:
-  """Raises ValueError for a row whose direction float32 does not tell.
+  """Raises ValueError for a row that is not finite, too short or too long.
 
-  `first` is the number of the first.
+  `first` is the number of the first row.
   """
   norm_N = np.asarray(norm_N)
   right_N = np.isfinite(norm_N) & (norm_N >= inputs.SHORTEST)

@@ -1,4 +1,4 @@
-"""Prefixes of unit length, block by block; and how many rows to rerank."""
+"""Prefixes of unit length, and what indices of them check before a search."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,11 +15,10 @@ _BLOCK = 16384
 
 
 def unit(rows_ND: np.ndarray | jax.Array, dim: int, first: int = 0):
-  """Prefixes of length 1, float32 [N, dim]; zeros for one that is too short.
+  """Slices and normalises rows, float32 [N, dim].
 
-  Too short is below `inputs.SHORTEST`, as in the exact search. Raises
-  ValueError for a row with NaN or infinity; `first` is the number of the first
-  row.
+  A prefix shorter than `inputs.SHORTEST` becomes zeros. Raises ValueError for a
+  row with NaN or infinity; `first` is the number of the first row.
   """
   row_Nd = np.ascontiguousarray(np.asarray(rows_ND[:, :dim]), np.float32)
   norm_N1 = np.linalg.norm(row_Nd, axis=1, keepdims=True)
@@ -32,7 +31,7 @@ def unit(rows_ND: np.ndarray | jax.Array, dim: int, first: int = 0):
 def unit_blocks(
   rows_MD: np.ndarray | jax.Array, dim: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-  """(first row, unit prefixes [B, dim]) of all rows, in their order."""
+  """Yields (number of the first row, unit prefixes [B, dim]) of all rows."""
   for first in range(0, len(rows_MD), _BLOCK):
     yield first, unit(rows_MD[first : first + _BLOCK], dim, first)
 
@@ -40,7 +39,7 @@ def unit_blocks(
 def unit_sample(
   rows_MD: np.ndarray | jax.Array, dim: int, size: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Sorted ids [N] of at most `size` random rows, and their unit prefixes."""
+  """Ids [N] of at most `size` random rows, sorted, and their unit prefixes."""
   M = len(rows_MD)
   random = np.random.default_rng(seed)
   ids_N = np.sort(random.choice(M, min(size, M), replace=False))
@@ -54,32 +53,29 @@ def unit_sample(
 def unit_queries(
   query_QD: Any, database: Database, dim: int, rerank_dim: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Queries as `inputs.queries` takes them, and their unit prefixes [Q, dim].
+  """Converted queries, and their unit prefixes [Q, dim].
 
-  They may be cut to the wider of `dim` and `rerank_dim`.
+  Queries may be cut to the wider of `dim` and `rerank_dim`.
   """
-  D = database.shape[1]
-  query_QD = inputs.queries(
-    query_QD, D, database.dtype, max(dim, rerank_dim or 0)
+  query_QD = database_lib.queries(
+    query_QD, database.shape[1], database.dtype, max(dim, rerank_dim or 0)
   )
-  database_lib.check_queries(query_QD)
   return query_QD, unit(query_QD, dim)
 
 
 def check_shortlist(
   k: int, rerank_dim: int | None, shortlist: int | None, M: int
 ) -> int:
-  """How many rows the first stage of a search has to find.
+  """The number of rows that the first stage of a search has to find.
 
   Raises ValueError for one of `rerank_dim` and `shortlist` without the other,
   or unless 1 <= k <= shortlist <= M.
   """
-  k = inputs.number(k, 'k')
   if (rerank_dim is None) != (shortlist is None):
     raise ValueError(
       f'rerank_dim {rerank_dim}, shortlist {shortlist}: give both or neither'
     )
-  count = k if shortlist is None else inputs.number(shortlist, 'shortlist')
+  count = k if shortlist is None else shortlist
   if not 1 <= k <= count <= M:
     raise ValueError(
       f'k {k} of a shortlist of {count}: needs 1 <= k <= shortlist <= {M} rows'

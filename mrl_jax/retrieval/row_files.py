@@ -1,25 +1,27 @@
-"""Embeddings and labels in .npy files, from here or from anywhere else."""
+"""Embeddings and labels in .npy files, whoever wrote them."""
 
+import argparse
 import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from mrl_jax import checks
 from mrl_jax import nesting
-from mrl_jax.retrieval import inputs
+from mrl_jax.terminal import arguments
 from mrl_jax.workdir import checksums
 
-# What to do about a file that is not as its manifest says.
+# Advice for a file that differs from its manifest.
 _REMEDY = 'run --mode=embed again, or copy it and its manifest again'
 
 
 def load_rows(path: str | os.PathLike) -> tuple[np.memmap, dict[str, Any]]:
-  """Float embeddings [N, D], left on disk, and their manifest if there is one.
+  """Opens float embeddings [N, D] as a memmap, and reads their manifest.
 
-  The manifest of `X.npy` is `X.json`, that of `X-x.npy` also; without one it is
-  empty. Raises ValueError if the file is not such an array, disagrees with the
-  manifest's count or dim, or is not as it was when the manifest was written.
+  The manifest of `X.npy` and of `X-x.npy` is `X.json`; an empty one is returned
+  if there is none. Raises ValueError if the file holds no such array, or
+  disagrees with the count, the dim or the checksum of the manifest.
   """
   path = pathlib.Path(path)
   manifest_path = path.with_name(f'{path.stem.removesuffix("-x")}.json')
@@ -47,7 +49,7 @@ def load_rows(path: str | os.PathLike) -> tuple[np.memmap, dict[str, Any]]:
 
 
 def load_labels(path: str | os.PathLike, count: int) -> np.ndarray:
-  """Integer labels as int64, one for each of `count` rows, or ValueError.
+  """Reads integer labels, int64 [count]; raises ValueError for anything else.
 
   Those of `X-y.npy` are compared with the checksum in `X.json`.
   """
@@ -60,16 +62,62 @@ def load_labels(path: str | os.PathLike, count: int) -> np.ndarray:
       f'{path} holds {label_N.dtype} of shape {label_N.shape}: must be integer '
       f'labels of shape ({count},)'
     )
-  return inputs.integers(label_N, str(path))
+  return checks.as_int64(str(path), label_N)
+
+
+def add_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
+  """Adds the flags that name the arrays of a command."""
+  flags = {
+    'queries': '.npy of floats [Q, D]',
+    'database': '.npy of floats [M, D]',
+    'query_labels': '.npy of integers [Q]: measured by mAP, not by recall',
+    'database_labels': '.npy of integers [M]',
+  }
+  for name, text in flags.items():
+    needed = required and 'labels' not in name
+    parser.add_argument(
+      f'--{name}', type=arguments.path, required=needed, help=text
+    )
+  parser.add_argument(
+    '--dims', type=arguments.wholes,
+    help='8,16,… to measure; default: the nesting dims, or doubled widths',
+  )  # fmt: skip
+
+
+def load_pair(
+  args: argparse.Namespace,
+) -> tuple[np.ndarray, np.memmap, tuple[int, ...], dict[str, np.ndarray]]:
+  """Queries [Q, D], rows [M, D], dims and labels that the flags name.
+
+  The labels are keyword arguments of `compare.make_judge`. Raises ValueError
+  for arrays of different widths or dtypes, or what does not fit them.
+  """
+  database_MD, manifest = load_rows(args.database)
+  query_QD, _ = load_rows(args.queries)
+  query, database = (
+    f'{x.dtype} of width {x.shape[1]}' for x in (query_QD, database_MD)
+  )
+  if query != database:
+    raise ValueError(f'queries in {query}, database in {database}: must agree')
+  M, D = database_MD.shape
+  dims = nesting.validate(args.dims or default_dims(D, manifest), D)
+  labels = {
+    name: load_labels(path, count)
+    for name, path, count in (
+      ('query_label_Q', args.query_labels, len(query_QD)),
+      ('database_label_M', args.database_labels, M),
+    )
+    if path
+  }
+  return np.array(query_QD), database_MD, dims, labels
 
 
 def own_rows(
   query_QD: np.ndarray, database_MD: np.ndarray, nearest_Q: np.ndarray
 ) -> np.ndarray:
-  """The row of the database that each query is, int64 [Q]; -1: none.
+  """The database row that is equal to each query, int64 [Q]; -1 for none.
 
-  That is row i for query i if their numbers are the same, else the nearest row
-  if its are.
+  Looks at row i for query i, then at its nearest row.
   """
   own_Q = np.full(len(query_QD), -1)
   both = min(len(query_QD), len(database_MD))
@@ -82,17 +130,8 @@ def own_rows(
   return own_Q
 
 
-def check_pair(query_QD: np.ndarray, database_MD: np.ndarray) -> None:
-  """Raises ValueError if width or dtype differ."""
-  query, database = (
-    f'{x.dtype} of width {x.shape[1]}' for x in (query_QD, database_MD)
-  )
-  if query != database:
-    raise ValueError(f'queries in {query}, database in {database}: must agree')
-
-
 def default_dims(width: int, manifest: dict[str, Any]) -> tuple[int, ...]:
-  """The manifest's nesting dims; else 8, 16, 32 … and the width itself."""
+  """The nesting dims of the manifest, or else 8, 16, 32, … and the width."""
   if 'nesting_dims' in manifest:
     return nesting.validate(tuple(manifest['nesting_dims']), width)
   powers = (2**n for n in range(3, width.bit_length()))

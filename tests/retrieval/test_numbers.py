@@ -12,7 +12,6 @@ from mrl_jax import retrieval
 from mrl_jax.analysis import few_shot
 from mrl_jax.data.sources import vectors
 from mrl_jax.retrieval import __main__ as command
-from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval import metrics
 from mrl_jax.retrieval import quantized
 
@@ -184,7 +183,7 @@ MASKED = np.ma.array(ROWS, mask=ROWS > 1)
     (lambda: retrieval.search(QUERIES, ROWS, 5, leave_one_out=True), '3 quer'),
     (lambda: retrieval.search(ROWS, ROWS, 20, leave_one_out=True), '19'),
     (lambda: metrics.k_recall([[1]], [[-1]]), '-1'),
-    (lambda: inputs.integers(np.array([2**63], np.uint64), 'ids'), 'beyond'),
+    (lambda: metrics.k_recall(np.array([[2**63]], np.uint64), [[1]]), 'beyond'),
   ],
 )
 def test_what_is_refused(call, match):

@@ -1,4 +1,4 @@
-"""Projections and separate embeddings, under the same searches."""
+"""Projections, under the same searches as nested embeddings."""
 
 import numpy as np
 import pytest
@@ -76,26 +76,6 @@ def test_projected_arrays_funnel(data):
   np.testing.assert_array_equal(found.ids_QK, expected.ids_QK)
 
 
-def test_separate_equals_nested_where_they_are_slices(data):
-  slices = lambda x: {dim: x[:, :dim] for dim in (2, 6, D)}
-  separate = projections.Separate(slices(data[0]), slices(data[1]))
-  options = {'dims': (2, 6, D), 'shortlists': (60, 20, 5)}
-  for found, expected in (
-    (separate.search(5, dim=6), retrieval.search(*data, 5, dim=6)),
-    (separate.funnel(**options), retrieval.funnel(*data, **options)),
-    (
-      separate.adaptive(5, shortlist_dim=2, rerank_dim=D, shortlist=40),
-      retrieval.adaptive(*data, 5, shortlist_dim=2, rerank_dim=D, shortlist=40),
-    ),
-  ):
-    np.testing.assert_array_equal(found.ids_QK, expected.ids_QK)
-
-
-def separate(data, **changes):
-  arrays = {'queries': {D: data[0]}, 'databases': {D: data[1]}}
-  return projections.Separate(**(arrays | changes))
-
-
 @pytest.mark.parametrize(
   ('call', 'match'),
   [
@@ -103,13 +83,6 @@ def separate(data, **changes):
     (lambda q, x: projections.principal(x * np.nan), 'row 0 is not finite'),
     (lambda q, x: projections.selection(D, 0, seed=0), 'not positive'),
     (lambda q, x: projections.gaussian(D, seed=0)(x[:, :5]), 'must be .N, 12'),
-    (lambda q, x: separate((q, x), databases={8: x}), 'its width'),
-    (lambda q, x: separate((q, x), queries={4: q[:, :4]}), 'the same'),
-    (lambda q, x: separate((q, x)).search(5, dim=4), 'dim 4'),
-    (
-      lambda q, x: separate((q, x)).funnel(dims=(D,), shortlists=(5, 5)),
-      'one each',
-    ),
   ],
 )
 def test_bad_input_is_refused(data, call, match):

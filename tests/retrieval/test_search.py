@@ -1,3 +1,5 @@
+import doctest
+
 import chex
 import jax
 from jax import numpy as jnp
@@ -7,8 +9,10 @@ import pytest
 
 from mrl_jax import retrieval
 from mrl_jax.retrieval import cost
+from mrl_jax.retrieval import cpu
 from mrl_jax.retrieval import database as database_lib
-from mrl_jax.retrieval import mesh as device
+from mrl_jax.retrieval import mesh
+from mrl_jax.retrieval.cpu import bounds
 from mrl_jax.retrieval.cpu import candidates
 from mrl_jax.retrieval.cpu import exact
 from mrl_jax.retrieval.cpu import kernels
@@ -18,14 +22,7 @@ from mrl_jax.retrieval.cpu import thresholds
 
 
 def brute_force(query_QD, database_MD, k, dim):
-  """In float64: slice, normalise, score everything, sort; ties by id."""
-  query_QD = query_QD[:, :dim].astype(np.float64)
-  database_MD = database_MD[:, :dim].astype(np.float64)
-  query_QD /= np.linalg.norm(query_QD, axis=1, keepdims=True)
-  database_MD /= np.linalg.norm(database_MD, axis=1, keepdims=True)
-  scores_QM = query_QD @ database_MD.T
-  ids_QK = np.argsort(-scores_QM, axis=1, kind='stable')[:, :k]
-  return ids_QK, np.take_along_axis(scores_QM, ids_QK, 1)
+  return cpu.nearest(query_QD[:, :dim], database_MD[:, :dim], k)
 
 
 WAYS = ['array', 'wide', 'memmap', 'mesh']
@@ -44,18 +41,18 @@ def arrays(request, tmp_path, monkeypatch):
     monkeypatch.setattr(scan, name, value)
   monkeypatch.setattr(thresholds, '_QUERIES', 8)
   monkeypatch.setattr(thresholds, '_SAMPLE', 40)
-  monkeypatch.setattr(device, '_QUERIES', 8)
-  monkeypatch.setattr(device, '_ROWS', 16)
-  monkeypatch.setattr(device, '_GATHER_BYTES', 1 << 14)
+  monkeypatch.setattr(mesh, '_QUERIES', 8)
+  monkeypatch.setattr(mesh.kernels, '_ROWS', 16)
+  monkeypatch.setattr(mesh, '_GATHER_BYTES', 1 << 14)
   rng = np.random.default_rng(0)
   query_QD = rng.normal(size=(21, 32)).astype(np.float32)
   database_MD = rng.normal(size=(203, 32)).astype(np.float32)
   if request.param == 'memmap':
     np.save(tmp_path / 'x.npy', database_MD)
     database_MD = np.load(tmp_path / 'x.npy', mmap_mode='r')
-  mesh = jax.make_mesh((8,), ('rows',), axis_types=(AxisType.Auto,))
+  devices = jax.make_mesh((8,), ('rows',), axis_types=(AxisType.Auto,))
   database = retrieval.prepare(
-    database_MD, (3, 8), mesh=mesh if request.param == 'mesh' else None
+    database_MD, (3, 8), mesh=devices if request.param == 'mesh' else None
   )
   return query_QD, database_MD, database
 
@@ -106,8 +103,8 @@ def test_one_prepared_copy_serves_every_width(arrays):
 
 def test_ties_go_to_the_lower_id(arrays):
   query_QD, _, database = arrays
-  mesh = getattr(database, 'mesh', None)
-  database = retrieval.prepare(np.tile(query_QD[:1], (150, 1)), mesh=mesh)
+  devices = getattr(database, 'mesh', None)
+  database = retrieval.prepare(np.tile(query_QD[:1], (150, 1)), mesh=devices)
   expected = np.tile(np.arange(7), (21, 1))
   neighbors = retrieval.search(query_QD, database, 7)
   np.testing.assert_array_equal(neighbors.ids_QK, expected)
@@ -176,7 +173,7 @@ def test_an_all_zero_prefix_scores_zero():
 
 @pytest.mark.parametrize('narrow', [0, 48])
 def test_a_sample_that_misleads(monkeypatch, narrow):
-  """Nearly all rows reach the floor, so that some have to be dropped."""
+  """Nearly all rows reach the threshold, so that some have to be dropped."""
   monkeypatch.setattr(scan, 'NARROW', narrow)
   monkeypatch.setattr(scan, '_ROWS', 64)
   monkeypatch.setattr(thresholds, '_SAMPLE', 40)
@@ -245,8 +242,8 @@ def test_dot_products(arrays):
 
 def test_bfloat16(arrays):
   query_QD, database_MD, database = arrays
-  mesh = getattr(database, 'mesh', None)
-  database = retrieval.prepare(database_MD, dtype='bfloat16', mesh=mesh)
+  devices = getattr(database, 'mesh', None)
+  database = retrieval.prepare(database_MD, dtype='bfloat16', mesh=devices)
   assert database.row_bytes == 64
   rounded_MD = np.asarray(database_MD).astype(jnp.bfloat16)
   expected, _ = brute_force(query_QD, rounded_MD, 1, 32)
@@ -347,11 +344,11 @@ def test_device_arrays_are_taken():
 @pytest.mark.parametrize('values', [3, 10_000])
 def test_top_k_by_groups(monkeypatch, k, values):
   """Equal to a stable sort, with many ties and with few."""
-  monkeypatch.setattr(device, '_GROUP', 4)
+  monkeypatch.setattr(mesh.kernels, '_GROUP', 4)
   score_QB = np.random.default_rng(0).integers(0, values, (20, 400))
   score_QB = score_QB.astype(np.float32)
   expected = np.argsort(-score_QB, axis=1, kind='stable')[:, :k]
-  score_Qk, index_Qk = device.top_k(jnp.asarray(score_QB), k)
+  score_Qk, index_Qk = mesh.kernels.top_k(jnp.asarray(score_QB), k)
   np.testing.assert_array_equal(index_Qk, expected)
   np.testing.assert_array_equal(
     score_Qk, np.take_along_axis(score_QB, expected, 1)
@@ -407,6 +404,53 @@ def test_rows_left_out_by_their_bounds(decaying, k, metric):
     np.testing.assert_array_equal(found.ids_QK, ids_QK)
 
 
+@pytest.mark.parametrize('metric', ['cosine', 'dot'])
+@pytest.mark.parametrize(
+  'kind', ['steep', 'flat', 'ties', 'zero prefixes', 'one query']
+)
+def test_the_fast_search_finds_the_rows_of_the_plain_one(
+  monkeypatch, kind, metric
+):
+  # Prefixes are tried whatever they cost.
+  for name in ('_FETCH', '_FETCHED'):
+    monkeypatch.setattr(exact, name, 0)
+  monkeypatch.setattr(thresholds, '_WIDE_SAMPLE', 300)
+  monkeypatch.setattr(thresholds, '_WIDE', 1)
+  rng = np.random.default_rng(1)
+  scale_D = 1 / np.arange(1, 129) ** (0 if kind == 'flat' else 1.5)
+  query_QD, row_MD = (
+    (rng.normal(size=(count, 128)) * scale_D).astype(np.float32)
+    for count in (1 if kind == 'one query' else 30, 3000)
+  )
+  if metric == 'dot':  # Whole numbers, whose products are not rounded.
+    query_QD, row_MD = np.rint(30 * query_QD), np.rint(30 * row_MD)
+    query_QD[:, 0], row_MD[:, 0] = 30, 30
+  if kind == 'ties':
+    row_MD = row_MD[rng.integers(0, 200, 3000)]
+  if kind == 'zero prefixes':
+    row_MD[::3, :16], row_MD[::3, 20] = 0, 1
+    query_QD[::2, :16], query_QD[::2, 20] = 0, 1
+  database = retrieval.prepare(row_MD, (2, 8, 16))
+  every_QM, score_QM = cpu.nearest(
+    query_QD, row_MD, len(row_MD), cosine=metric == 'cosine'
+  )
+  for k in (1, 10, 100):
+    found = retrieval.search(query_QD, database, k, metric=metric)
+    if metric == 'dot' or kind == 'ties':
+      np.testing.assert_array_equal(found.ids_QK, every_QM[:, :k])
+    # Rounding may exchange rows of almost equal cosines.
+    place_QK = np.take_along_axis(np.argsort(every_QM), found.ids_QK, axis=1)
+    by_id_QK = np.take_along_axis(score_QM, place_QK, axis=1)
+    for scores_QK in (found.scores_QK, by_id_QK):
+      np.testing.assert_allclose(
+        scores_QK, score_QM[:, :k], rtol=1e-6, atol=1e-6
+      )
+
+
+def test_the_worked_example_of_a_bound():
+  assert doctest.testmod(bounds) == (0, 4)
+
+
 def test_bounds_that_leave_out_nothing(arrays, monkeypatch):
   """A flat spectrum, were it scanned by a prefix."""
   query_QD, database_MD, database = arrays
@@ -433,17 +477,19 @@ def test_a_query_that_no_bound_helps(decaying, monkeypatch):
 
 def test_more_rows_than_there_is_room_for(monkeypatch):
   monkeypatch.setattr(candidates, 'ROOM', 2 * kernels.TILE)
-  part = candidates.Candidates(np.full(2, -np.inf, np.float32), None, block=0)
+  part = candidates.Candidates(np.full(2, -np.inf, np.float32), None)
   row_MD = np.arange(3 * kernels.TILE, dtype=np.float32)[:, None]
   query_Qd = np.eye(2, kernels.LANE, dtype=np.float32)
   norm_M = np.ones(len(row_MD), np.float32)
-  part.add_rows(query_Qd, row_MD[: kernels.TILE], norm_M, 7)
-  query_N, id_N, score_N = part.found()
+  rows = kernels.Rows(row_MD, norm_M, kernels.UNLIMITED)
+  tile = rows._replace(vector_BD=row_MD[: kernels.TILE])
+  part.add_rows(query_Qd, tile, 7)
+  query_N, id_N, score_N = part.hits()
   first = query_N == 0
   np.testing.assert_array_equal(id_N[first], 7 + np.arange(kernels.TILE))
   np.testing.assert_array_equal(score_N[first], row_MD[: kernels.TILE, 0])
   with pytest.raises(candidates.TooManyError):
-    part.add_rows(query_Qd, row_MD, norm_M, 0)
+    part.add_rows(query_Qd, rows, 0)
 
 
 def test_rows_that_bounds_leave_no_part_of(decaying, tmp_path):
@@ -470,7 +516,7 @@ def test_where_bounds_would_not_pay():
 
 def test_rows_of_a_zero_prefix_are_not_lost(monkeypatch):
   """A prefix of zeros bounds nothing: all is behind it."""
-  # A floor that more than k others reach: that one is lost shows by no count.
+  # More than k rows reach the threshold, so that the count misses no lost one.
   monkeypatch.setattr(thresholds, '_SAMPLE', 500)
   monkeypatch.setattr(exact, '_FETCH', 0)
   monkeypatch.setattr(exact, '_FETCHED', 0)

@@ -1,4 +1,4 @@
-"""An AdANNS index on disk: a folder, whole or not there."""
+"""Saves an AdANNS index to a folder, and loads it."""
 
 import hashlib
 import os
@@ -17,16 +17,17 @@ from mrl_jax.workdir import checksums
 from mrl_jax.workdir import files
 from mrl_jax.workdir import npy
 
-# Rows, evenly spaced, that stand for the database in its fingerprint.
+# Evenly spaced rows that a database's fingerprint is computed from.
 _SAMPLE = 1024
-# What to do about a file that is not as it was written.
+# Advice for a file that differs from its checksum.
 _REMEDY = 'build the index again'
 
 
 def save(index: Index, folder: str | os.PathLike) -> None:
-  """Writes `manifest.json` and the index's parts, but no rows.
+  """Writes `manifest.json` and the parts of the index, without the rows.
 
-  Raises ValueError if the folder exists and holds no index.
+  The folder is written whole or not at all. Raises ValueError if it exists and
+  holds no index.
   """
   folder = pathlib.Path(folder)
   if folder.exists() and not (folder / 'manifest.json').exists():
@@ -35,7 +36,7 @@ def save(index: Index, folder: str | os.PathLike) -> None:
     if index.faiss_index is not None:
       import faiss
 
-      # The rows of a graph are the database's.
+      # The rows of a graph are in the database.
       faiss.write_index(
         index.faiss_index, str(temporary / 'index.faiss'),
         faiss.IO_FLAG_SKIP_STORAGE,
@@ -56,15 +57,15 @@ def save(index: Index, folder: str | os.PathLike) -> None:
 def load(
   folder: str | os.PathLike, database_MD: np.ndarray | jax.Array | Database
 ) -> Index:
-  """The index in `folder`, over the database it was built on.
+  """Loads the index in `folder`, beside the database it was built on.
 
-  Faiss trusts what it reads: damaged bytes can end the process. So nothing is
-  given to it that was not compared with its checksum.
+  Faiss trusts the files it reads, and damaged ones can end the process. So it
+  is given none that differs from its checksum.
 
   Raises:
-    ValueError: the database is another one (both sides are named), a file is
-      not as it was written, or the parts are not of the widths and counts that
-      the manifest tells.
+    ValueError: another database (the message describes both), a file that
+      differs from its checksum, or parts of other widths and counts than the
+      manifest says.
   """
   folder = pathlib.Path(folder)
   try:
@@ -84,9 +85,7 @@ def load(
         f'{sealed.path}: {name} is {manifest.get(name)!r}, must be a whole '
         f'number: {_REMEDY}'
       )
-  database = database_MD
-  if not isinstance(database, Database):
-    database = database_lib.host_database(database_MD)
+  database = database_lib.as_database(database_MD)
   _check_database(folder, manifest, database.embedding_MD)
   if kind != 'ivf' and sealed.files is None:
     raise ValueError(
@@ -129,7 +128,7 @@ def _manifest(index: Index) -> dict[str, Any]:
 def fingerprint(rows_MD: np.ndarray | jax.Array) -> str:
   """A digest of shape, dtype and 1,024 evenly spaced rows.
 
-  It tells another database, not one with a single row changed.
+  It differs for another database, but not for every single changed row.
   """
   M = len(rows_MD)
   ids = np.unique(np.linspace(0, M - 1, min(M, _SAMPLE)).astype(np.int64))
@@ -188,7 +187,7 @@ def _read_array(
 
 
 def _read_cells(path: pathlib.Path, manifest: dict[str, Any]) -> np.ndarray:
-  """The cell of each row; Faiss would write beyond the last one."""
+  """The cell of each row, checked, since Faiss would write beyond the last."""
   cell_M = _read_array(path, (manifest['rows'],), 'int32')
   num_cells = manifest['num_cells']
   wrong_M = (cell_M < 0) | (cell_M >= num_cells)

@@ -13,8 +13,8 @@ def build(
 ) -> Any:
   """A `faiss.IndexHNSW` of the unit prefixes of width `dim`.
 
-  Its links depend on how Faiss's threads take turns; one thread builds the same
-  graph each time.
+  With several threads the links depend on their timing; with one, each build
+  makes the same graph.
   """
   import faiss
 
@@ -26,7 +26,7 @@ def build(
 
 
 def at_width(graph: Any, rows_MD: np.ndarray | jax.Array, dim: int) -> Any:
-  """The same links over the unit prefixes of width `dim` (AdANNS-D)."""
+  """A graph of the same links over unit prefixes of width `dim` (AdANNS-D)."""
   import faiss
 
   if graph.d == dim and graph.storage is not None:
@@ -43,7 +43,7 @@ def at_width(graph: Any, rows_MD: np.ndarray | jax.Array, dim: int) -> Any:
 def walk(
   index: Any, query_Qd: np.ndarray, k: int, effort: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
-  """(scores [Q, K], ids [Q, K], rows scored a query) along the links."""
+  """Searches along the links: scores [Q, K], ids [Q, K], rows per query."""
   import faiss
 
   faiss.cvar.hnsw_stats.reset()

@@ -13,26 +13,27 @@ from mrl_jax import nesting
 from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval import neighbors
 from mrl_jax.retrieval import prefixes
-from mrl_jax.retrieval.ann import graph as graph_lib
-from mrl_jax.retrieval.ann import ivf as cells_lib
-from mrl_jax.retrieval.ann import pq as codes_lib
+from mrl_jax.retrieval.ann import graph
+from mrl_jax.retrieval.ann import ivf
+from mrl_jax.retrieval.ann import pq
 from mrl_jax.retrieval.ann.ivf import Cells
 from mrl_jax.retrieval.cost import Cost
+from mrl_jax.retrieval.cost import Neighbors
 from mrl_jax.retrieval.database import Database
-from mrl_jax.retrieval.neighbors import Neighbors
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-  """What `ann.build` and `index_files.load` return.
+  """An index of prefixes; made by `ann.build` and `ann.files.load`.
 
   Attributes:
     kind: one of `ann.KINDS`.
-    dim: the width it was built at: the graph's, or the cells' (d_c).
-    scan_dim: the width of the codes; without codes, of a scan by default (d_s).
+    dim: the width of the graph, or of the cells (d_c).
+    scan_dim: the width of the codes, or the default width of a scan (d_s).
     faiss_index: the graph or the codes; None for 'ivf', whose lists are made
-      for each width when it is first scanned.
-    rotation_dd: OPQ's.
+      when a width is scanned for the first time.
+    rotation_dd: the rotation of OPQ.
+    scanners: the Faiss index of each width that was scanned.
   """
 
   kind: str
@@ -46,54 +47,36 @@ class Index:
 
   @property
   def code_bytes(self) -> int:
-    """Bytes of a row's code; 0 without codes."""
+    """Bytes of the code of a row; 0 without codes."""
     return self.faiss_index.pq.M if self.kind.endswith('pq') else 0
 
   def row_bytes(self, scan_dim: int | None = None) -> float:
-    """Bytes a row in memory at that width, beside the resident copy."""
+    """Bytes of a row in the index at that width."""
     scan_dim = scan_dim or self.scan_dim
     if self.kind == 'hnsw':
       links = self.faiss_index.hnsw.neighbors.size() / self.faiss_index.ntotal
       return 4 * scan_dim + 4 * links
-    # Faiss keeps an 8-byte id in its lists; our cells keep 4 bytes a row.
+    # Faiss keeps an id of 8 bytes in its lists, `Cells` one of 4 bytes.
     listed = 0 if self.cells is None else 12
     return listed + (self.code_bytes or 4 * scan_dim)
 
-  def mflops(
-    self,
-    *,
-    scan_dim: int | None = None,
-    coarse_dim: int | None = None,
-    probes: int = 1,
-    scanned: float | None = None,
-  ) -> float:
-    """`(d_c * N_C + probes * d_s * M / N_C) / 1e6` multiply-adds a query.
+  def _mflops(self, scan_dim: int, coarse_dim: int, scanned: float) -> float:
+    """`(d_c * N_C + d_s * scanned) / 1e6` multiply-adds per query.
 
-    With codes a row costs its code's bytes in look-ups instead of d_s, and the
-    query d_s * d_s for the rotation and d_s * 256 for the table. `scanned` are
-    the rows really scored; a graph has no other number.
+    With codes a row costs the bytes of its code in look-ups in place of d_s,
+    and the query d_s * d_s for the rotation and d_s * 256 for the table.
     """
-    scan_dim, M = scan_dim or self.scan_dim, len(self.database.embedding_MD)
     num_cells = 0 if self.cells is None else len(self.cells.centroid_Cd)
-    if scanned is None:
-      if self.kind == 'hnsw':
-        raise ValueError('mflops of hnsw: no formula, give the rows scanned')
-      scanned = probes * M / num_cells if num_cells else M
-    cost = (coarse_dim or self.dim) * num_cells
-    cost += scanned * (self.code_bytes or scan_dim)
+    cost = coarse_dim * num_cells + scanned * (self.code_bytes or scan_dim)
     if self.code_bytes:
       rotation = 0 if self.rotation_dd is None else scan_dim
-      cost += scan_dim * (rotation + codes_lib.CENTROIDS)
+      cost += scan_dim * (rotation + pq.CENTROIDS)
     return cost / 1e6
 
   @checks.takes(
-    query_QD=checks.floats('QD'),
     k=checks.whole(),
-    scan_dim=checks.whole(),
-    coarse_dim=checks.whole(),
     probes=checks.whole(),
     effort=checks.whole(),
-    rerank_dim=checks.whole(),
     shortlist=checks.whole(),
   )
   def search(
@@ -109,28 +92,28 @@ class Index:
     shortlist: int | None = None,
     leave_one_out: inputs.LeaveOneOut = False,
   ) -> Neighbors:
-    """The k nearest rows that the index finds, and what that cost.
+    """The k nearest rows that the index finds.
 
-    Where the cells probed hold fewer rows than asked for, the next ones are
-    probed, too. A graph may find fewer: then ids end in -1 and scores in -inf;
-    `ann.labels_of` knows them. Among equal scores found the lower id comes
-    first; which of equal rows Faiss cuts off at the end is open.
+    More cells are probed where the first hold fewer rows than asked for. A
+    graph may find fewer: then ids end in -1 and scores in -inf, which
+    `ann.labels_of` takes. Equal scores are in the order of ids, but which of
+    equal rows Faiss leaves out at the end is undefined.
 
     Args:
-      query_QD: as `neighbors.search` takes them, or cut to the wider of
-        `scan_dim` and `rerank_dim`, if cells are not looked up at more.
+      query_QD: as in `neighbors.search`, or cut to the widest of `scan_dim`,
+        `rerank_dim` and, with cells, `coarse_dim`.
       k: neighbours, at most M.
       scan_dim: width (d_s) of the scan; None: as built.
-      coarse_dim: width at which cells are looked up, at most d_c, the default.
-      probes: cells scanned, 1 by default; more where they hold too few rows.
-      effort: HNSW's efSearch, 16 by default.
-      rerank_dim: scores `shortlist` rows again at this width; None: no rerank.
+      coarse_dim: width at which cells are looked up; None: d_c, the widest.
+      probes: cells to scan; None: 1.
+      effort: HNSW's efSearch; None: 16.
+      rerank_dim: width at which `shortlist` rows are reranked; None: no rerank.
       shortlist: rows that the index finds for the rerank, at least k.
       leave_one_out: as in `neighbors.search`.
 
     Raises:
-      ValueError: k or shortlist beyond M, a width beyond the embedding's, codes
-        at another width than theirs, an option this kind does not have, or
+      ValueError: k or shortlist beyond M, a width beyond the embedding's or
+        other than that of codes, an option that this kind does not have, or
         queries that do not fit.
     """
     start = time.perf_counter()
@@ -149,22 +132,17 @@ class Index:
       raise ValueError(f'probes, coarse_dim: kind {self.kind!r} has no cells')
     if self.kind != 'hnsw' and effort is not None:
       raise ValueError(f'effort {effort}: only hnsw has it')
-    effort = 16 if effort is None else inputs.number(effort, 'effort')
-    if effort < 1:
-      raise ValueError(f'effort {effort}: must be at least 1')
     found_count = count + M - most
     cell_QP = self._probe(query_QD, probes, coarse_dim, found_count)
     score_QK, ids_QK, scanned = self._scan(
-      query_Qd, found_count, cell_QP, effort
+      query_Qd, found_count, cell_QP, effort or 16
     )
     if not self.code_bytes:  # Codes decode to rows of other lengths.
       score_QK = np.clip(score_QK, -1, 1)
     found = _in_order(score_QK, ids_QK)
     if own_Q is not None:
       found = Neighbors(*inputs.drop_own(own_Q, *found))
-    cost = self.mflops(
-      scan_dim=scan_dim, coarse_dim=coarse_dim, scanned=scanned
-    )
+    cost = self._mflops(scan_dim, coarse_dim, scanned)
     read = scanned * (self.code_bytes or 4 * scan_dim)
     read += 0 if cell_QP is None else 4 * coarse_dim * len(self.cells.size_C)
     if rerank_dim is not None:
@@ -191,12 +169,12 @@ class Index:
     return scan_dim
 
   def _probe(self, query_QD, probes, coarse_dim, count) -> np.ndarray | None:
-    """Cells [Q, P] that hold `count` rows, -1 behind a query's last one."""
+    """Cells [Q, P] that hold at least `count` rows; -1 behind the last one."""
     if self.cells is None:
       return None
     num_cells = len(self.cells.centroid_Cd)
-    probes = 1 if probes is None else inputs.number(probes, 'probes')
-    if not 1 <= probes <= num_cells:
+    probes = probes or 1
+    if probes > num_cells:
       raise ValueError(f'probes {probes}: must be in [1, {num_cells}], cells')
     cell_QP = self.cells.nearest(query_QD, probes, coarse_dim)
     size_C = self.cells.size_C
@@ -204,7 +182,7 @@ class Index:
     if not few_Q.any():
       return cell_QP
     every_FC = self.cells.nearest(query_QD[few_Q], num_cells, coarse_dim)
-    # The cells before the one that fills the list up, and that one.
+    # All cells up to the one with which there are enough rows.
     short_FC = size_C[every_FC].cumsum(1) < count
     short_FC = np.pad(short_FC, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
     more = int(short_FC.sum(1).max())
@@ -221,19 +199,19 @@ class Index:
       return *self.faiss_index.search(query_Qd, k), len(rows_MD)
     if dim not in self.scanners:
       self.scanners[dim] = (
-        graph_lib.at_width(self.faiss_index, rows_MD, dim)
+        graph.at_width(self.faiss_index, rows_MD, dim)
         if self.kind == 'hnsw'
-        else self.faiss_index or cells_lib.flat(self.cells, rows_MD, dim)
+        else self.faiss_index or ivf.flat(self.cells, rows_MD, dim)
       )
     if self.kind == 'hnsw':
-      return graph_lib.walk(self.scanners[dim], query_Qd, k, effort)
+      return graph.walk(self.scanners[dim], query_Qd, k, effort)
     size_QP = np.where(cell_QP < 0, 0, self.cells.size_C[cell_QP])
     scanned = size_QP.sum(1).mean()
-    return *cells_lib.scan(self.scanners[dim], query_Qd, k, cell_QP), scanned
+    return *ivf.scan(self.scanners[dim], query_Qd, k, cell_QP), scanned
 
 
 def _in_order(score_QK, ids_QK) -> Neighbors:
-  """Best first, ties to the lower id, what was not found last."""
+  """Sorts by score, then by id; ids of -1 come last, with scores of -inf."""
   score_QK = np.where(ids_QK < 0, -np.inf, score_QK).astype(np.float32)
   order_QK = np.lexsort((ids_QK, -score_QK))
   return Neighbors(
@@ -247,7 +225,7 @@ def _rerank(query_QD, database, ids_QK, k, dim) -> Neighbors:
   missing_QK = ids_QK < 0
   if not missing_QK.any():
     return neighbors.rerank(query_QD, database, ids_QK, k, dim=dim)
-  # A list is filled up with its own first row, whose copies then go.
+  # Each list is filled up with its first row; the copies are removed after.
   first_Q1 = np.maximum(ids_QK[:, :1], 0)
   filled_QK = np.where(missing_QK, first_Q1, ids_QK)
   ids_QK, score_QK = neighbors.rerank(

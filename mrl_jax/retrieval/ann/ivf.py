@@ -1,4 +1,4 @@
-"""The cells of an inverted file: clustered at one width, scanned at any."""
+"""Inverted files (IVF): cells clustered at one width and scanned at any."""
 
 import dataclasses
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 
 from mrl_jax.retrieval import prefixes
 
-# Rows a centroid is trained on, as in Faiss.
+# Training rows per centroid, as in Faiss.
 _ROWS_PER_CELL = 256
 
 
@@ -17,9 +17,8 @@ class Cells:
   """A spherical clustering of unit prefixes.
 
   Attributes:
-    centroid_Cd: unit centroids, at the width that was clustered (d_c).
-    cell_M: int32, the cell of each row. A cell may be empty; it keeps its
-      number.
+    centroid_Cd: unit centroids, at the width of the clustering (d_c).
+    cell_M: int32, the cell of each row. Cells may be empty.
   """
 
   centroid_Cd: np.ndarray
@@ -33,8 +32,8 @@ class Cells:
   def nearest(self, query_QD: np.ndarray, probes: int, dim: int) -> np.ndarray:
     """The `probes` cells nearest to each query [Q, P], best first.
 
-    Queries and centroids are compared by the cosine of prefixes of width `dim`,
-    at most d_c: both are sliced, and both normalised again.
+    Queries and centroids are compared by the cosine of their prefixes of width
+    `dim`, at most d_c.
     """
     import faiss
 
@@ -46,10 +45,7 @@ class Cells:
     )[1]
 
   def means(self, rows_MD: np.ndarray | jax.Array, dim: int) -> np.ndarray:
-    """The mean unit prefix of each cell at width `dim` [C, dim].
-
-    It gives a cell a place at a width it was not clustered at; 0 where empty.
-    """
+    """The mean unit prefix of each cell at any width, [C, dim]; 0 if empty."""
     sum_Cd = np.zeros((len(self.centroid_Cd), dim))
     for first, row_Bd in prefixes.unit_blocks(rows_MD, dim):
       np.add.at(sum_Cd, self.cell_M[first : first + len(row_Bd)], row_Bd)
@@ -59,7 +55,7 @@ class Cells:
 def cluster(
   rows_MD: np.ndarray | jax.Array, dim: int, num_cells: int, *, seed: int
 ) -> Cells:
-  """Spherical k-means on unit prefixes of width `dim`, and every row's cell."""
+  """Clusters unit prefixes of width `dim` by spherical k-means."""
   import faiss
 
   kmeans = faiss.Kmeans(
@@ -80,7 +76,7 @@ def cluster(
 def fill(
   index: Any, cells: Cells, rows_MD: np.ndarray | jax.Array, rotation_dd=None
 ) -> Any:
-  """Adds all rows to a `faiss.IndexIVF` of any width, each to its own cell."""
+  """Adds all rows to a `faiss.IndexIVF` of any width, each to its cell."""
   from faiss.contrib import ivf_tools
 
   for first, row_Bd in prefixes.unit_blocks(rows_MD, index.d):
@@ -99,7 +95,7 @@ def flat(cells: Cells, rows_MD: np.ndarray | jax.Array, dim: int) -> Any:
   index = faiss.IndexIVFFlat(
     quantizer, dim, len(cells.centroid_Cd), faiss.METRIC_INNER_PRODUCT
   )
-  # Cells are found elsewhere, maybe at another width.
+  # Cells are looked up by `Cells.nearest`, maybe at another width.
   index.is_trained = True
   return fill(index, cells, rows_MD)
 
@@ -111,5 +107,5 @@ def scan(
   from faiss.contrib import ivf_tools
 
   index.nprobe = cell_QP.shape[1]
-  # Faiss adds what a cell's mean gives to a dot product by itself.
+  # Faiss itself adds the dot products of queries and cell means.
   return ivf_tools.search_preassigned(index, query_Qd, k, cell_QP)

@@ -1,4 +1,4 @@
-"""Product quantisation: a few bytes a row, rotated first or not."""
+"""Product quantisation (PQ) of rows, with or without a rotation (OPQ)."""
 
 from typing import Any
 
@@ -6,18 +6,18 @@ import jax
 import numpy as np
 
 from mrl_jax.retrieval import prefixes
-from mrl_jax.retrieval.ann import ivf as cells_lib
+from mrl_jax.retrieval.ann import ivf
 from mrl_jax.retrieval.ann.ivf import Cells
 
-# Of each part of a code: a byte.
+# Centroids of each part of a code, whose number takes one byte.
 CENTROIDS = 256
 _TRAINING_ROWS = 64 * CENTROIDS
-# Of rotation and codes in turn; Faiss takes 50, for hardly more recall.
+# Rounds of fitting rotation and codes in turn. Faiss's 50 gain little recall.
 _ROTATIONS = 20
 
 
 def train_rotation(row_Nd: np.ndarray, code_bytes: int) -> np.ndarray:
-  """OPQ's rotation R [d, d]: codes are made of `row @ R.T`."""
+  """The rotation R [d, d] of OPQ, which encodes `row @ R.T`."""
   import faiss
 
   dim = row_Nd.shape[1]
@@ -55,10 +55,10 @@ def in_cells(
   rotate: bool,
   seed: int,
 ) -> tuple[Any, np.ndarray | None]:
-  """A `faiss.IndexIVFPQ` at width `dim`, and its rotation (None without).
+  """A `faiss.IndexIVFPQ` at width `dim`, and its rotation or None.
 
-  Codes are of what is left of a row after its cell's mean at this width, so
-  the cells may have been clustered at any other.
+  Codes encode the difference of a row and the mean of its cell at this width,
+  so that the cells may have been clustered at any other.
   """
   import faiss
 
@@ -77,4 +77,4 @@ def in_cells(
   index.pq.cp.min_points_per_centroid = 1
   index.pq.train(rest_Nd)
   index.is_trained = True
-  return cells_lib.fill(index, cells, rows_MD, rotation_dd), rotation_dd
+  return ivf.fill(index, cells, rows_MD, rotation_dd), rotation_dd

@@ -1,1 +1,34 @@
-"""Search on a CPU."""
+"""Exact search on a CPU that reads most rows only up to a prefix.
+
+`nearest` below is the definition: it scores every row and sorts. The modules
+find the same rows faster, in the order in which a search uses them:
+
+  thresholds  a score for each query that about k rows reach, from a sample
+  bounds      the most that a row can score, from a prefix and two norms
+  scan        which rows, or bounds, reach the thresholds
+  candidates  what was found so far, and the k best of it
+  exact       the whole search
+  rerank      the k best of a shortlist, by the same bounds
+  kernels     the loops of these, compiled by Numba
+"""
+
+import numpy as np
+
+from mrl_jax.retrieval import inputs
+
+
+def nearest(
+  query_Qd: np.ndarray, rows_Md: np.ndarray, k: int, *, cosine: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+  """Plain reference: ids [Q, k] and scores [Q, k]; ties go to the lower id."""
+  vectors = []
+  for x_Nd in (query_Qd, rows_Md):
+    x_Nd = x_Nd.astype(np.float64)
+    if cosine:
+      norm_N1 = np.linalg.norm(x_Nd, axis=1, keepdims=True)
+      x_Nd /= np.where(norm_N1 < inputs.SHORTEST, np.inf, norm_N1)
+    vectors.append(x_Nd)
+  # In float32, in which copies of a row tie.
+  score_QM = (vectors[0] @ vectors[1].T).astype(np.float32)
+  ids_QK = np.argsort(-score_QM, axis=1, kind='stable')[:, :k]
+  return ids_QK, np.take_along_axis(score_QM, ids_QK, axis=1)

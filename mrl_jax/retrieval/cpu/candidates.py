@@ -1,4 +1,4 @@
-"""What queries have found so far, and the best of it: the host's top k."""
+"""Rows that reach the thresholds of queries, and the k best of them."""
 
 from collections.abc import Sequence
 import itertools
@@ -6,113 +6,102 @@ import itertools
 import numpy as np
 
 from mrl_jax.retrieval.cpu import kernels
+from mrl_jax.retrieval.cpu.kernels import Hits
 
-# Rows of each query, on average, that there is room for where all are kept.
+# Mean number of rows of a query that there is room for where all are kept.
 ROOM = 8192
-# The bound of scores that are no cosines.
-UNLIMITED = np.float32(np.inf)
 
 
 class TooManyError(Exception):
-  """More rows reach their floors than there is room for."""
+  """More rows reach their thresholds than there is room for."""
 
 
 class Candidates:
-  """The rows that reach a floor, of some queries.
+  """The rows of which a score reaches the threshold, for some queries.
 
   Attributes:
-    floor_Q: what a score must reach; it rises once k rows are known and more
-      would not fit.
+    threshold_Q: the least score to keep; it rises once k rows are known and
+      more would not fit.
   """
 
-  def __init__(
-    self,
-    floor_Q: np.ndarray,
-    k: int | None,
-    *,
-    block: int,
-    most: np.float32 = UNLIMITED,
-  ):
-    """`block`: rows that are added at a time.
+  def __init__(self, threshold_Q: np.ndarray, k: int | None, *, block: int = 0):
+    """Makes room for the best k rows of each query.
 
-    `k`: the best to keep; None: all, for which `TooManyError` may be raised.
-
-    `most`: what the scores of `add_rows` are cut to, as cosines are to 1.
+    Args:
+      threshold_Q: the least scores to begin with.
+      k: rows of a query that may not be lost; None: all, and adding more than
+        there is room for raises `TooManyError`.
+      block: scores that `add_scores` adds at a time.
     """
-    self.floor_Q = floor_Q.copy()
-    self._k, self._most = k, most
-    # Of this only what is written to is taken from memory.
-    size = len(floor_Q) * (2 * k + kernels.TILE if k else ROOM) + block
-    self._found = _empty(size)
+    self.threshold_Q = threshold_Q.copy()
+    self._k = k
+    # Pages that are never written to take no memory.
+    size = len(threshold_Q) * (2 * k + kernels.TILE if k else ROOM) + block
+    self._hits = Hits(
+      np.empty(size, np.int32), np.empty(size, np.int64),
+      np.empty(size, np.float32),
+    )  # fmt: skip
     self._count = 0
 
   def add_rows(
-    self,
-    query_Qd: np.ndarray,
-    rows_Bd: np.ndarray,
-    norm_B: np.ndarray,
-    first: int,
+    self, query_Qd: np.ndarray, rows: kernels.Rows, first: int
   ) -> None:
-    """Scores rows, the first of the id `first`, as `kernels.scan_rows` does."""
+    """Scores rows, the first of which has the id `first`."""
     done = 0
-    while done < len(rows_Bd):
+    while done < len(rows.vector_BD):
+      rest = kernels.Rows(
+        read_only(rows.vector_BD[done:]), rows.norm_B[done:], rows.limit
+      )
       more, self._count = kernels.scan_rows(
-        query_Qd,
-        # Read-only, as files are: one compiled function for both.
-        read_only(rows_Bd[done:]),
-        norm_B[done:],
-        self._most,
-        self.floor_Q,
-        first + done,
-        *self._found,
-        self._count,
+        query_Qd, rest, first + done, self.threshold_Q, self._hits, self._count
       )
       done += more
-      if done < len(rows_Bd):
+      if done < len(rows.vector_BD):
         self._make_room()
 
   def add_scores(self, score_QB: np.ndarray, first: int, size: int) -> None:
-    """Takes the first `size` columns as rows, `first` the id of the first.
+    """Adds the scores [Q or more, B] of `size` rows, whose first id is `first`.
 
-    The queries are the first rows of the scores.
+    Columns beyond `size` and rows beyond the queries are padding.
     """
-    query, Q = 0, len(self.floor_Q)
+    query, Q = 0, len(self.threshold_Q)
     while query < Q:
       query, self._count = kernels.scan_scores(
-        score_QB, self.floor_Q, query, first, size, *self._found, self._count
+        score_QB, self.threshold_Q, query, first, size, self._hits, self._count
       )
       if query < Q:
         self._make_room()
 
-  def found(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(queries [N], ids [N], scores [N]) in any order."""
-    return tuple(x[: self._count] for x in self._found)
+  def hits(self) -> Hits:
+    """The rows kept so far, in any order."""
+    return Hits(*(x[: self._count] for x in self._hits))
 
   def _make_room(self) -> None:
-    """Keeps the k best of each query, and raises its floor to the last."""
+    """Keeps the k best of each query, and raises its threshold to the last."""
     if self._k is None:
       raise TooManyError
-    ids_QK, score_QK, count_Q = best([self.found()], len(self.floor_Q), self._k)
-    full_Q = count_Q >= self._k
-    self.floor_Q[full_Q] = score_QK[full_Q, -1]
-    there_QK = np.arange(self._k) < count_Q[:, None]
-    self._count = int(there_QK.sum())
-    query_N = np.nonzero(there_QK)[0]
-    kept = query_N, ids_QK[there_QK], score_QK[there_QK]
-    for array, values in zip(self._found, kept, strict=True):
+    Q, k = len(self.threshold_Q), self._k
+    ids_QK, score_QK, count_Q = best([self.hits()], Q, k)
+    full_Q = count_Q >= k
+    self.threshold_Q[full_Q] = score_QK[full_Q, -1]
+    found_QK = np.arange(k) < count_Q[:, None]
+    self._count = int(found_QK.sum())
+    kept = np.nonzero(found_QK)[0], ids_QK[found_QK], score_QK[found_QK]
+    for array, values in zip(self._hits, kept, strict=True):
       array[: self._count] = values
 
 
 def best(
-  parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], Q: int, k: int
+  parts: Sequence[Hits], Q: int, k: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """(ids [Q, k], scores [Q, k], how many were found [Q]) of all candidates.
+  """(ids [Q, k], scores [Q, k], number of hits [Q]) of the k best hits.
 
-  Ties go to the lower id. Where fewer than k were found, the last ones have no
-  meaning.
+  Ties go to the lower id. Where a query has fewer than k hits, its last entries
+  have no meaning.
   """
-  every = map(np.concatenate, zip(*parts, strict=True))
-  key_N, begin = kernels.group(*every, Q)
+  key_N, begin = kernels.group(
+    Hits(*map(np.concatenate, zip(*parts, strict=True))), Q
+  )
   for start, end in itertools.pairwise(begin.tolist()):
     key_N[start:end].sort()
   place_QK = begin[:-1, None] + np.arange(k)
@@ -121,22 +110,15 @@ def best(
 
 
 def _from_keys(key) -> tuple[np.ndarray, np.ndarray]:
+  """Ids and scores, from the keys of `kernels.group`."""
   falling = (key >> np.uint64(32)).astype(np.uint32)
   bits = np.where(falling >> 31, falling, ~falling & np.uint32(0x7FFFFFFF))
   ids = (key & np.uint64(0xFFFFFFFF)).astype(np.int64)
   return ids, bits.astype(np.uint32).view(np.float32)
 
 
-def _empty(size):
-  return (
-    np.empty(size, np.int32),
-    np.empty(size, np.int64),
-    np.empty(size, np.float32),
-  )
-
-
 def read_only(array: np.ndarray) -> np.ndarray:
-  """A view that Numba has the same type for, whether `array` is or not."""
+  """A view that has the same Numba type whether `array` is writable or not."""
   view = array.view(np.ndarray)
   view.flags.writeable = False
   return view

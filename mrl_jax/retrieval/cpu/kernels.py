@@ -1,16 +1,51 @@
-"""The loops of search on a CPU, compiled by Numba; they let other threads run.
+"""Loops of the search on a CPU, compiled by Numba without the GIL.
 
-A row's score does not depend on where the row stands, so that equal rows tie.
-Candidates are three arrays, query_N, id_N and score_N, filled up to a count.
+The score of a row does not depend on its position, so that equal rows tie.
 """
+
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
-# Rows scored, and dims summed, at a time: both stay in the first cache.
+# Rows scored, and dims summed, at a time: both stay in the L1 cache.
 TILE, LANE = 512, 8
-# A product with the norm may fall short of a quotient's rounding by less.
+# Margin of a comparison by products instead of quotients, as a share.
 _ROUNDING = np.float32(1e-6)
+# The limit of scores that are no cosines.
+UNLIMITED = np.float32(np.inf)
+
+
+class Rows(NamedTuple):
+  """Rows to score.
+
+  Attributes:
+    vector_BD: float32, read-only: one compiled function serves files as well.
+    norm_B: float32 divisors of the scores.
+    limit: scores are clipped to [-limit, limit], so that rounding takes no
+      cosine beyond 1.
+  """
+
+  vector_BD: np.ndarray
+  norm_B: np.ndarray
+  limit: np.float32
+
+
+class Hits(NamedTuple):
+  """Rows that reached a threshold: query, row id and score of each."""
+
+  query_N: np.ndarray
+  id_N: np.ndarray
+  score_N: np.ndarray
+
+
+class Tails(NamedTuple):
+  """What `bounds` appends to prefixes of `width` of queries and rows."""
+
+  width: int
+  query_QA: np.ndarray
+  row_MA: np.ndarray
+
 
 _options = {'nogil': True, 'cache': True, 'error_model': 'numpy'}
 _loop = numba.njit(fastmath={'contract', 'nsz'}, **_options)
@@ -18,16 +53,16 @@ _sum = numba.njit(fastmath={'contract', 'nsz', 'reassoc'}, **_options)
 
 
 @_loop
-def scan_rows(
-  query_Qd, rows_Bd, norm_B, most, floor_Q, first, query_N, id_N, score_N, count
-):
-  """Adds the rows whose score / norm reaches a query's floor.
+def scan_rows(query_Qd, rows, first, threshold_Q, hits, count):
+  """Adds the rows whose score reaches a query's threshold to the hits.
 
   Queries are padded with zeros to a multiple of LANE; `first` is the id of the
-  first row; scores are cut to [-most, most], so that no cosine is beyond 1 by
-  rounding. Floors are at most `most`. Returns (rows that were scored, count):
-  fewer than there are if the arrays might not hold those of another TILE.
+  first row, `count` the number of hits so far. Thresholds are at most the
+  limit. Returns (rows that were scored, count): fewer rows than given if the
+  hits of another TILE might not fit.
   """
+  rows_Bd, norm_B, limit = rows
+  query_N, id_N, score_N = hits
   Q, B, dim = len(query_Qd), len(rows_Bd), rows_Bd.shape[1]
   rows_dT = np.zeros((query_Qd.shape[1], TILE), np.float32)
   norm_T = np.ones(TILE, np.float32)
@@ -44,8 +79,8 @@ def scan_rows(
       for i in range(dim):
         rows_dT[i, t] = rows_Bd[start + t, i]
     for q in range(Q):
-      floor = floor_Q[q]
-      least = floor - abs(floor) * _ROUNDING
+      threshold = threshold_Q[q]
+      least = threshold - abs(threshold) * _ROUNDING
       for i in range(0, query_Qd.shape[1], LANE):
         a, b = query_Qd[q, i], query_Qd[q, i + 1]
         c, d = query_Qd[q, i + 2], query_Qd[q, i + 3]
@@ -67,8 +102,8 @@ def scan_rows(
           for t in range(8 * w, min(8 * w + 8, size)):
             if not passes_T[t]:
               continue
-            score = min(max(score_T[t] / norm_T[t], -most), most)
-            if score >= floor:
+            score = min(max(score_T[t] / norm_T[t], -limit), limit)
+            if score >= threshold:
               query_N[count], id_N[count] = q, first + start + t
               score_N[count] = score
               count += 1
@@ -76,23 +111,22 @@ def scan_rows(
 
 
 @_loop
-def scan_scores(
-  score_QB, floor_Q, begin, first, size, query_N, id_N, score_N, count
-):
-  """Adds the scores that reach their floor, from query `begin` on.
+def scan_scores(score_QB, threshold_Q, begin, first, size, hits, count):
+  """Adds the scores that reach their threshold, from query `begin` on.
 
-  The first `size` columns are rows, `first` the id of the first. Returns
-  (queries that were looked at, count), as `scan_rows` does.
+  The first `size` columns are rows, `first` is the id of the first. Returns
+  (the query to go on with, count), as `scan_rows` does.
   """
-  Q, B = len(floor_Q), score_QB.shape[1]
+  query_N, id_N, score_N = hits
+  Q, B = len(threshold_Q), score_QB.shape[1]
   passes_B = np.zeros((B + 7) // 8 * 8, np.uint8)
   any_B8 = passes_B.view(np.uint64)
   for q in range(begin, Q):
     if count + B > len(id_N):
       return q, count
-    floor = floor_Q[q]
+    threshold = threshold_Q[q]
     for b in range(B):
-      passes_B[b] = score_QB[q, b] >= floor
+      passes_B[b] = score_QB[q, b] >= threshold
     for w in range(len(any_B8)):
       if any_B8[w]:
         for b in range(8 * w, min(8 * w + 8, size)):
@@ -104,11 +138,12 @@ def scan_scores(
 
 
 @_loop
-def group(query_N, id_N, score_N, Q):
-  """(keys [N] by query, where each query's begin [Q + 1]).
+def group(hits, Q):
+  """Sort keys [N] of hits, grouped by query; where each group begins [Q + 1].
 
-  Keys increase as the score falls, and among equal ones by the id.
+  Keys increase as the score falls, and with the id where scores are equal.
   """
+  query_N, id_N, score_N = hits
   begin = np.zeros(Q + 1, np.int64)
   for query in query_N:
     begin[query + 1] += 1
@@ -126,38 +161,25 @@ def group(query_N, id_N, score_N, Q):
 def _key(bits, row):
   if bits == np.uint32(0x80000000):
     bits = np.uint32(0)  # -0 and 0 are equal.
-  # Bits of floats below 0 fall as these rise already.
+  # The bits of negative floats fall already while the floats rise.
   if not bits >> np.uint32(31):
     bits = ~bits & np.uint32(0x7FFFFFFF)
   return (np.uint64(bits) << np.uint64(32)) | np.uint64(row)
 
 
 @_sum
-def best_dots(
-  query_Qd,
-  rows_MD,
-  norm_M,
-  most_score,
-  more_QA,
-  more_MA,
-  ids_QK,
-  bound_QK,
-  width,
-  k,
-  q,
-  end,
-  score_QK,
-):
-  """Writes the scores of the rows that may be among the k best of a query.
+def best_dots(query_Qd, rows, tails, ids_QK, bound_QK, k, score_QK):
+  """Scores the rows that may be among the k best of each query.
 
-  Scores are cut as in `scan_rows`. Rows come by falling bounds, and -1 behind
-  the last. A row whose bound at
-  `width`, of the product of `more` and of prefixes, falls short too is not read
-  to the end, nor are those after the k-th best score has passed their bound;
-  they get -inf. Returns the multiply-adds.
+  `ids_QK` are in the order of falling bounds, with -1 behind the last. Reading
+  stops once k scores exceed the next bound; a row whose bound at the wider
+  prefix of `tails` falls short is not read beyond that. Such rows get -inf in
+  `score_QK`, which is written to. Returns the number of multiply-adds.
   """
+  rows_MD, norm_M, limit = rows
+  width, tail_QA, tail_MA = tails
   dim, products = query_Qd.shape[1], 0
-  for query in range(q, end):
+  for query in range(len(query_Qd)):
     heap_k = np.full(k, -np.inf, np.float32)  # The least at the top.
     score_QK[query] = -np.inf
     for j in range(ids_QK.shape[1]):
@@ -168,15 +190,15 @@ def best_dots(
       for i in range(width):
         total += query_Qd[query, i] * rows_MD[row, i]
       products += width
-      most = total
-      for a in range(more_QA.shape[1]):
-        most += more_QA[query, a] * more_MA[row, a]
-      if most / norm_M[row] < heap_k[0]:
+      bound = total
+      for a in range(tail_QA.shape[1]):
+        bound += tail_QA[query, a] * tail_MA[row, a]
+      if bound / norm_M[row] < heap_k[0]:
         continue
       for i in range(width, dim):
         total += query_Qd[query, i] * rows_MD[row, i]
       products += dim - width
-      score = min(max(total / norm_M[row], -most_score), most_score)
+      score = min(max(total / norm_M[row], -limit), limit)
       score_QK[query, j] = score
       if score > heap_k[0]:
         _replace_top(heap_k, score)
@@ -198,10 +220,10 @@ def _replace_top(heap_k, value):
 
 
 @_sum
-def dots(query_Qd, rows_MD, ids_QK, q, end, dot_QK):
-  """Writes those of the queries q to end; -inf for an id below 0."""
+def dots(query_Qd, rows_MD, ids_QK, dot_QK):
+  """Writes the dot products of queries and their rows; -inf for an id of -1."""
   dim = query_Qd.shape[1]
-  for query in range(q, end):
+  for query in range(len(query_Qd)):
     for k in range(ids_QK.shape[1]):
       row = ids_QK[query, k]
       total = np.float32(0)

@@ -1,8 +1,7 @@
-"""Ranking a shortlist on a CPU, where reading its rows is what takes the time.
+"""Reranks a shortlist on a CPU, where reading its rows takes most of the time.
 
-A narrower width whose norms are known is read first: what lies beyond it adds
-at most the product of the norms of what is left of query and row. Rows that
-cannot be among the best k then are not read to the end. The result is the same.
+Each row is read up to a narrower prefix first. Rows whose upper bound there
+(`bounds`) is below the lower bounds of k others are read no further.
 """
 
 import concurrent.futures
@@ -16,16 +15,18 @@ from mrl_jax.retrieval.cpu import bounds
 from mrl_jax.retrieval.cpu import kernels
 from mrl_jax.retrieval.cpu.candidates import best
 from mrl_jax.retrieval.cpu.candidates import read_only
+from mrl_jax.retrieval.cpu.kernels import Hits
 
 # Queries ranked at a time.
 _QUERIES = 128
-# Widths and shortlists (in k) that are too small for looking at less first; and
-# the share of rows then read to the end from which on it has not paid.
+# Narrower widths, and shortlists shorter than this multiple of k, are read to
+# the end at once; so is all that follows a block of queries of which more than
+# this share was.
 _NARROW, _SHORT, _USELESS = 512, 3, 0.5
 
 
-class Rescored(NamedTuple):
-  """The best of a shortlist; `products` counts multiply-adds a query."""
+class Found(NamedTuple):
+  """The best rows of each query, and the multiply-adds of a query."""
 
   ids_QK: np.ndarray
   score_QK: np.ndarray
@@ -40,14 +41,14 @@ def rescore(
   k: int,
   *,
   cosine: bool,
-) -> Rescored:
+) -> Found:
   """The k best of the rows `ids_QK`; ties go to the lower id.
 
   Args:
-    query_Qd: float32 prefixes; the rows are read as far.
+    query_Qd: float32 prefixes, whose width is that of the scores.
     embedding_MD: rows.
-    norms: norm_M of their prefixes by width, among them d for the cosine.
-    ids_QK: int64 rows of each query, K of them.
+    norms: norm_M of the rows' prefixes by width, among them d for the cosine.
+    ids_QK: int64 rows of each query; -1 stands for none.
     k: at most K.
     cosine: whether scores are divided by the norms.
   """
@@ -71,12 +72,11 @@ def rescore(
       score_QK[block] = dots(query_Bd, ids_BK=ids_BK)
   if cosine:
     score_QK /= norms[dim][ids_QK]
-    # Not of rows that were left out, which have -inf.
-    there_QK = score_QK > -np.inf
-    np.clip(score_QK, -1, 1, out=score_QK, where=there_QK)
-  every = query_K, ids_QK.ravel(), score_QK.ravel()
+    # Rows that were left out keep -inf.
+    np.clip(score_QK, -1, 1, out=score_QK, where=score_QK > -np.inf)
+  every = Hits(query_K, ids_QK.ravel(), score_QK.ravel())
   ids_QK, score_QK, _ = best([every], Q, k)
-  return Rescored(ids_QK, score_QK, products / Q)
+  return Found(ids_QK, score_QK, products / Q)
 
 
 def _blocks(Q: int, size: int) -> list[slice]:
@@ -84,7 +84,7 @@ def _blocks(Q: int, size: int) -> list[slice]:
 
 
 def _first_width(dim, norms, K, k) -> int | None:
-  """The width to look at first: the widest that is at most an eighth."""
+  """The width to read first: the widest that is at most an eighth; or None."""
   if dim < _NARROW or dim not in norms or _SHORT * k > K:
     return None
   # A copy, since a search by another thread may add a width meanwhile.
@@ -93,34 +93,34 @@ def _first_width(dim, norms, K, k) -> int | None:
 
 
 def _within_reach(dots, query_Bd, norms, ids_BK, k, first, cosine):
-  """The ids, with -1 for rows that k others are better than, at any rate."""
+  """The ids, with -1 for rows that k others are certain to exceed."""
   prefix_Bd = np.ascontiguousarray(query_Bd[:, :first])
   score_BK = dots(prefix_Bd, ids_BK=ids_BK)
-  whole_BK, part_BK = norms[query_Bd.shape[1]][ids_BK], norms[first][ids_BK]
-  behind_BA = bounds.behind_queries(query_Bd, first)
-  behind_BKA = bounds.behind_rows(whole_BK, part_BK)
-  reach_BK = np.einsum('BA,BKA->BK', behind_BA, behind_BKA)
+  norm_BK, part_BK = norms[query_Bd.shape[1]][ids_BK], norms[first][ids_BK]
+  tail_BA = bounds.query_tails(query_Bd, first)
+  tail_BKA = bounds.row_tails(norm_BK, part_BK)
+  reach_BK = np.einsum('BA,BKA->BK', tail_BA, tail_BKA)
   if cosine:
-    score_BK /= whole_BK
-    reach_BK /= whole_BK
+    score_BK /= norm_BK
+    reach_BK /= norm_BK
   place = ids_BK.shape[1] - k
   least_B1 = np.partition(score_BK - reach_BK, place, axis=1)[:, place, None]
   return np.where(score_BK + reach_BK >= least_B1, ids_BK, -1)
 
 
 def _dots(query_Bd, embedding_MD, ids_BK, pool):
-  """[B, K]; -inf for an id of -1."""
+  """Dot products of queries and their rows [B, K]; -inf for an id of -1."""
   dot_BK = np.empty(ids_BK.shape, np.float32)
 
   def work(q, end):
-    kernels.dots(query_Bd, embedding_MD, ids_BK, q, end, dot_BK)
+    kernels.dots(query_Bd[q:end], embedding_MD, ids_BK[q:end], dot_BK[q:end])
 
   def convert_and_work(q, end):
     places_1K = np.arange(ids_BK.shape[1])[None]
     for i in range(q, end):
       rows_KD = read_only(np.asarray(embedding_MD[ids_BK[i]], np.float32))
       place_1K = np.where(ids_BK[i] < 0, -1, places_1K)
-      kernels.dots(query_Bd[i : i + 1], rows_KD, place_1K, 0, 1, dot_BK[i:])
+      kernels.dots(query_Bd[i : i + 1], rows_KD, place_1K, dot_BK[i : i + 1])
 
   in_place = embedding_MD.dtype == np.float32
   ends = np.linspace(0, len(query_Bd), cores.count() + 1).astype(int)

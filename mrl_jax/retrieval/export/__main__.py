@@ -1,20 +1,20 @@
-"""Writes embeddings for other software: Qdrant, Faiss, or Parquet.
+"""Writes embeddings for other software: Qdrant, Faiss or Parquet.
 
     python -m mrl_jax.retrieval.export --to=qdrant --embeddings=X.npy \\
       --dims=8,64,2048 --out=DIR      # Or --url=http://host:6333.
 
-Each width becomes a vector of its own: sliced, then normalised. --out is a
-folder, whole or not there:
+Each width becomes a vector of its own, sliced and then normalised. --out is a
+folder, which is written whole or not at all:
 
-  qdrant    its embedded storage, opened by `QdrantClient(path=DIR)`, or a
-            server's collection; the vectors are named by their widths, and
-            `qdrant.funnel_query` makes the query that is the funnel
+  qdrant    the embedded storage, opened by `QdrantClient(path=DIR)`, or with
+            --url a server's collection; vectors are named after their widths,
+            and `qdrant.funnel_query` makes the query of a funnel
   faiss     <width>.faiss, an IndexFlatIP
   parquet   rows.parquet: id, label, and a column embedding_<width> for each
 
 Its export.json has a checksum of each file, which
-`python -m mrl_jax.workdir.checksums DIR` compares with the file. Qdrant writes
-to its own when it opens them.
+`python -m mrl_jax.workdir.checksums DIR` compares with the files. Qdrant
+changes its files when it opens them.
 """
 
 import argparse
@@ -48,17 +48,21 @@ def export(
   label_N: np.ndarray | None = None,
   collection: str = 'embeddings',
 ) -> None:
-  """Writes the folder `out`, or, interrupted, nothing.
+  """Writes the folder `out`, whole or not at all.
 
   Args:
     row_ND: float rows; a memmap is read in blocks.
-    out: may hold an earlier export, which is replaced.
-    label_N: integers; Qdrant's payload, Parquet's column. Not for Faiss.
-    collection: Qdrant's name of it.
+    out: the folder to write; an earlier export in it is replaced.
+    to: the software to write for.
+    dims: the widths to write.
+    label_N: integers, written as payload for Qdrant and as a column for
+      Parquet; not for Faiss.
+    collection: the name of Qdrant's collection.
 
   Raises:
     ValueError: dims that do not fit, a row that is all zero or not finite (its
-      number is told), labels of another length, or a folder that is no export.
+      number is in the message), labels of another length, or a folder that
+      holds no export.
   """
   label_N = check(row_ND, dims, label_N)
   if to not in _WRITERS:
@@ -82,27 +86,21 @@ def export(
 def check(
   row_ND: np.ndarray, dims: Sequence[int], label_N: np.ndarray | None
 ) -> np.ndarray | None:
-  """The labels as int64; ValueError for dims or labels that do not fit."""
+  """Labels as int64; raises ValueError for dims or labels that do not fit."""
   nesting.validate(dims, row_ND.shape[1])
   if label_N is None:
     return None
-  label_N = inputs.to_array(label_N, 'labels')
-  if label_N.shape != (len(row_ND),) or label_N.dtype.kind not in 'iu':
-    raise ValueError(
-      f'labels of {label_N.dtype} and shape {label_N.shape}: must be integers '
-      f'of shape ({len(row_ND)},)'
-    )
-  return inputs.integers(label_N, 'labels')
+  return inputs.labels(label_N, 'labels', len(row_ND))
 
 
 def unit_prefixes(
   row_ND: np.ndarray, dims: Sequence[int], widest: int | None = None
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
-  """Yields (first row, float32 unit prefixes [B, dim] of each width).
+  """Yields (number of the first row, float32 unit prefixes [B, dim] by width).
 
-  A row that is too short at a narrow width (`inputs.SHORTEST`) becomes zeros,
-  and scores 0 as it does in the search. Raises ValueError for one that is at
-  `widest`, or not finite; None: the last of dims.
+  A prefix shorter than `inputs.SHORTEST` becomes zeros, and scores 0 as in the
+  search. Raises ValueError for a row that is too short at `widest` (None: the
+  last of dims), or not finite.
   """
   widest = widest or dims[-1]
   size = max(1, _BLOCK_BYTES // (4 * row_ND.shape[1]))
@@ -148,16 +146,16 @@ def to_server(
   label_N: np.ndarray | None = None,
   collection: str = 'embeddings',
 ) -> None:
-  """Fills a collection of a Qdrant server; its name shows when it is whole.
+  """Fills a collection of a Qdrant server, which appears once it is whole.
 
-  Raises ValueError as `export` does, or if the server has it already or does
-  not answer.
+  Raises ValueError as `export` does, or if the server has such a collection or
+  does not answer.
   """
   from qdrant_client import QdrantClient
   from qdrant_client.http import exceptions
 
   label_N = check(row_ND, dims, label_N)
-  # It would ask for the version in a thread of its own, and warn from there.
+  # The check would run in a thread of its own, and warn from there.
   client = QdrantClient(url=url, check_compatibility=False)
   try:
     with qdrant.publishing(client, collection) as hidden:
@@ -174,7 +172,7 @@ def _to_faiss(row_ND, folder, dims, label_N, collection) -> None:
   import faiss
 
   del label_N, collection
-  # A width at a time: Faiss writes an index that is whole in memory.
+  # One width at a time, since Faiss needs the whole index in memory.
   for dim in dims:
     index = faiss.IndexFlatIP(dim)
     for _, (prefix_Bd,) in unit_prefixes(row_ND, (dim,), dims[-1]):
@@ -209,7 +207,7 @@ def _to_parquet(row_ND, folder, dims, label_N, collection) -> None:
 
 _WRITERS = {'qdrant': _to_qdrant, 'faiss': _to_faiss, 'parquet': _to_parquet}
 
-# What each needs: its module, and what pip calls it.
+# The module that each needs, and the name of its package.
 _PACKAGES = {
   'qdrant': ('qdrant_client', 'qdrant-client'),
   'faiss': ('faiss', 'faiss-cpu'),
@@ -246,15 +244,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   add = parser.add_argument
   add('--to', required=True, choices=tuple(_WRITERS))
-  add(
-    '--embeddings',
-    type=arguments.path,
-    required=True,
-    help='.npy of floats [N, D]',
-  )
-  add('--labels', type=arguments.path, help='.npy of integers [N]')
+  path = arguments.path
+  add('--embeddings', type=path, required=True, help='.npy of floats [N, D]')
+  add('--labels', type=path, help='.npy of integers [N]')
   add('--dims', type=arguments.wholes, help='8,64,…; default: as in the search')
-  add('--out', type=arguments.path, help='folder to write')
+  add('--out', type=path, help='folder to write')
   add('--url', help="a Qdrant server's")
   add('--collection', default='embeddings', help="Qdrant's name of it")
   args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Nested embeddings in Qdrant: a named vector for each width; the funnel."""
+"""Nested embeddings in Qdrant: a vector for each width, and the funnel."""
 
 from collections.abc import Iterator, Sequence
 import contextlib
@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 
+from mrl_jax import checks
 from mrl_jax import nesting
 from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval import prefixes
 
-# Points a request.
+# Points in a request.
 _BATCH = 1000
 
 
 def create(client, collection: str, dims: Sequence[int]) -> None:
-  """An empty collection with a cosine vector of each width, named by it."""
+  """Creates an empty collection with a cosine vector named after each width."""
   from qdrant_client import models
 
   cosine = models.Distance.COSINE
@@ -36,7 +37,7 @@ def upload(
   prefixes: Sequence[np.ndarray],
   label_N: np.ndarray | None = None,
 ) -> None:
-  """Adds rows from `first` on: their prefixes [B, dim] of each width."""
+  """Adds rows, numbered from `first` on, by their prefixes [B, dim]."""
   from qdrant_client import models
 
   count = len(prefixes[0])
@@ -59,10 +60,10 @@ def upload(
 
 @contextlib.contextmanager
 def publishing(client, name: str) -> Iterator[str]:
-  """Yields the name of a collection to fill; at the end `name` points to it.
+  """Yields the name of a hidden collection; at the end `name` points to it.
 
-  Interrupted, the hidden collection goes, with the next attempt at the latest.
-  Raises ValueError if `name` is there already.
+  After an interrupt the hidden one is deleted, at the latest by the next
+  attempt. Raises ValueError if `name` exists already.
   """
   from qdrant_client import models
 
@@ -86,32 +87,27 @@ def publishing(client, name: str) -> Iterator[str]:
 def funnel_query(
   query_D: np.ndarray, dims: Sequence[int], shortlists: Sequence[int]
 ) -> dict[str, Any]:
-  """Keyword arguments of `client.query_points` that are `retrieval.funnel`'s.
+  """Arguments of `client.query_points` that do what `retrieval.funnel` does.
 
-  `dims[0]` searches all rows and keeps `shortlists[0]`, nested innermost; each
-  further width scores what was kept. The embedded storage searches exactly; a
-  server may walk its graph for the innermost step. Raises ValueError as
-  `funnel` does.
+  The innermost step searches all rows at `dims[0]`; each step around it scores
+  the rows that were kept at the next width. The embedded storage searches
+  exactly; a server may walk its graph in the innermost step. Raises ValueError
+  as `funnel` does.
   """
   from qdrant_client import models
 
-  query_D = inputs.floats(query_D, 'query')
+  query_D = checks.as_floats('query', query_D)
   if query_D.ndim != 1:
     raise ValueError(f'query of shape {query_D.shape}: must be [D]')
-  database_lib.check_queries(query_D[None])
-  dims = nesting.validate(dims, len(query_D))
-  shortlists = list(inputs.numbers(shortlists, 'shortlists'))
-  if len(shortlists) != len(dims):
-    raise ValueError(
-      f'shortlists {shortlists}: one is needed for each of {dims}'
-    )
-  if shortlists[-1] < 1 or sorted(shortlists, reverse=True) != shortlists:
-    raise ValueError(f'shortlists {shortlists}: must be positive, never grow')
+  query_1D, width = query_D[None], len(query_D)
+  database_lib.queries(query_1D, width, query_1D.dtype, width)
+  dims = nesting.validate(dims, width)
+  shortlists = inputs.check_shortlists(shortlists, dims)
   step = {}
   for i, (dim, kept) in enumerate(zip(dims, shortlists, strict=True)):
-    # What a step is limited to is what the step around it scores.
+    # A step scores the rows that the step inside it is limited to.
     inner = {'prefetch': models.Prefetch(**step)} if i else {}
-    (prefix_d,) = prefixes.unit(query_D[None], dim)
+    (prefix_d,) = prefixes.unit(query_1D, dim)
     step = {
       'query': prefix_d.tolist(), 'using': str(dim), 'limit': kept, **inner
     }  # fmt: skip

@@ -1,13 +1,13 @@
-"""Which width and which bytes fit a budget, and which search is the cheapest.
+"""Finds the width that fits a budget of bytes, and the cheapest search.
 
     python -m mrl_jax.retrieval.plan --rows=50e6 --budget=100GB
 
-tells for each kind of number how many dims fit, and what a query costs. With
---queries and --database, .npy files as of `python -m mrl_jax.retrieval`, it
-also measures widths, shortlists and reranks on them, and recommends the
-cheapest that keeps --recall of the accuracy of the exact search at full width.
-Costs are told for --rows; accuracies are those of the database at hand, and
-fall as it grows. GB is 1e9 bytes, GiB 2**30.
+prints for each number type how many dims fit, and what a query costs. With
+--queries and --database, .npy files as for `python -m mrl_jax.retrieval`, it
+also measures searches on them, and recommends the cheapest that keeps the share
+--recall of the accuracy of the exact search at full width. Costs are for --rows
+rows; accuracies are those of the given database, and fall as it grows. A GB is
+1e9 bytes, a GiB 2**30.
 """
 
 import argparse
@@ -15,13 +15,10 @@ from collections.abc import Sequence
 import pathlib
 from typing import Any
 
-import numpy as np
 import tqdm
 
-from mrl_jax import nesting
 from mrl_jax import retrieval
 from mrl_jax import terminal
-from mrl_jax.retrieval import __main__ as command
 from mrl_jax.retrieval import compare
 from mrl_jax.retrieval import row_files
 from mrl_jax.retrieval.plan import budget
@@ -51,15 +48,11 @@ def table_of_fits(
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-  """The points, their front, and the recommended one, as JSON has them."""
-  database_MD, manifest = row_files.load_rows(args.database)
-  query_QD, _ = row_files.load_rows(args.queries)
-  row_files.check_pair(query_QD, database_MD)
+  """Measures all searches: the record of points, front and recommended one."""
+  query_QD, database_MD, dims, labels = row_files.load_pair(args)
   M, D = database_MD.shape
-  dims = nesting.validate(args.dims or row_files.default_dims(D, manifest), D)
-  # The full width is what the others are compared with.
+  # The others are compared with the full width.
   dims = tuple(dict.fromkeys((*dims, D)))
-  labels = command.load_labels(args, len(query_QD), M)
   k = min(10, M)
   shortlists = args.shortlists or [
     n for n in (25, 50, 100, 200, 500) if k < n <= M
@@ -70,7 +63,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         f'shortlist {shortlist}: must be in [{k}, {M}], k and the rows'
       )
   database = retrieval.prepare(database_MD, dims)
-  query_QD = np.array(query_QD)
   judge = compare.make_judge(query_QD, database, k, **labels)
   candidates = pareto.candidates(
     database, dims, k=k, num_rows=args.rows, shortlists=shortlists
@@ -100,7 +92,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def table_of_points(measured: dict[str, Any]) -> str:
-  """The front, the recommended point marked, and the exact search last."""
+  """The front, with the recommended point marked, and the exact search."""
   shown = measured['front'] + [measured['exact']] * (
     measured['exact'] not in measured['front']
   )
@@ -123,7 +115,7 @@ def table_of_points(measured: dict[str, Any]) -> str:
 
 
 def run(args: argparse.Namespace) -> None:
-  """Raises ValueError for a plan that makes no sense, or what does not fit."""
+  """Raises ValueError for arguments that do not fit each other or the files."""
   if not 0 < args.recall <= 1:
     raise ValueError(f'--recall={args.recall}: must be in (0, 1]')
   if (args.queries is None) != (args.database is None):
@@ -175,6 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     prog='python -m mrl_jax.retrieval.plan', description=__doc__.split('\n')[0]
   )
+  row_files.add_arguments(parser, required=False)
   add = parser.add_argument
   add('--rows', type=budget.parse_count, required=True, help='such as 50e6')
   add(
@@ -186,19 +179,6 @@ def main(argv: Sequence[str] | None = None) -> None:
   add('--width', type=int, help="the embeddings': a bound of the dims")
   add('--shortlist_dim', type=int, default=16, help='dims scanned first')
   add('--shortlist', type=int, default=200, help='rows reranked')
-  add(
-    '--queries',
-    type=arguments.path,
-    help='.npy of floats [Q, D], to measure with',
-  )
-  add('--database', type=arguments.path, help='.npy of floats [M, D]')
-  add(
-    '--query_labels',
-    type=arguments.path,
-    help='.npy of integers [Q]: measured by mAP@10',
-  )
-  add('--database_labels', type=arguments.path, help='.npy of integers [M]')
-  add('--dims', type=arguments.wholes, help='8,16,… to measure')
   add('--shortlists', type=arguments.wholes, help='25,100,… to measure')
   add(
     '--recall',

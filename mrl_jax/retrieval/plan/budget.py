@@ -1,4 +1,4 @@
-"""How many dims of which numbers a budget of bytes holds, and at what cost."""
+"""How many dims of each number type fit a budget of bytes, and at what cost."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mrl_jax import checks
 from mrl_jax.retrieval import cost
 
-# Bits of a number.
+# Bits per number.
 KINDS = {'float32': 32, 'bfloat16': 16, 'int8': 8, 'binary': 1}
 _UNITS = {
   f'{prefix}{i}B': (1024 if i else 1000) ** power
@@ -17,10 +17,10 @@ _UNITS = {
 
 
 class Fit(NamedTuple):
-  """What fits, and what a query costs then.
+  """The widest prefix that fits, and what a query then costs.
 
-  `mflops` and `query_bytes` are of the exact search at `dims`, `adaptive_…` of
-  a shortlist on the first dims and a rerank at all.
+  `mflops` and `query_bytes` are those of the exact search at `dims`; those of
+  `adaptive_…` shortlist by the first dims and rerank by all.
   """
 
   kind: str
@@ -49,21 +49,15 @@ def fits(
 ) -> list[Fit]:
   """The widest prefix of each kind that `budget` bytes hold for all rows.
 
-  `width` is the embedding's own, and a bound. A kind of which no dim fits has
-  dims 0. Raises ValueError for numbers that are not positive.
+  `width` is that of the embedding, which no prefix exceeds. If no dim fits,
+  dims is 0. Raises ValueError for numbers that are not positive.
   """
-  for name, value in (
-    ('rows', rows), ('budget', budget), ('shortlist_dim', shortlist_dim),
-    ('shortlist', shortlist),
-  ):  # fmt: skip
-    if not value > 0:
-      raise ValueError(f'{name} {value}: must be positive')
   if shortlist > rows:
     raise ValueError(f'shortlist {shortlist}: must be at most {rows}, the rows')
   bytes_of = lambda dims, bits: math.ceil(dims * bits / 8)
   found = []
   for kind, bits in KINDS.items():
-    # Whole bytes: a row of 9 bits takes two.
+    # Rows take whole bytes.
     dims = int(budget // rows) * 8 // bits
     dims = dims if width is None else min(dims, width)
     scan = min(shortlist_dim, dims)
@@ -84,7 +78,7 @@ def fits(
 
 
 def parse_bytes(text: str) -> int:
-  """'100GB', '1.5TiB' or plain bytes; decimal units but for KiB and the like.
+  """Parses '100GB', '1.5TiB' or a number of bytes; kB is 1000, KiB 1024.
 
   Raises ValueError for anything else.
   """
@@ -99,7 +93,7 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_count(text: str) -> int:
-  """'50e6' or '50000000'; ValueError for what is no whole number."""
+  """Parses '50e6' or '50000000'; raises ValueError for no whole number."""
   value = float(text)
   if not math.isfinite(value) or value != int(value):
     raise ValueError(f'{text!r}: must be a whole number')

@@ -1,10 +1,9 @@
-"""Accuracy against cost, measured: which setting is the cheapest that will do.
-
-A candidate is one way to search; CANDIDATES lists what makes them.
-"""
+"""Measures searches, and finds the cheapest with a sufficient accuracy."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
 import importlib.util
+import itertools
 import math
 import time
 from typing import Literal, NamedTuple
@@ -15,6 +14,7 @@ from mrl_jax import retrieval
 from mrl_jax.retrieval import ann
 from mrl_jax.retrieval import compare
 from mrl_jax.retrieval import cost
+from mrl_jax.retrieval.cost import Neighbors
 from mrl_jax.retrieval.database import Database
 from mrl_jax.retrieval.quantized import quantize
 
@@ -22,29 +22,29 @@ Cost = Literal['mflops', 'bytes', 'ms']
 
 
 class Candidate(NamedTuple):
-  """A way to search, and what it costs in a database of a planned size.
+  """A search, and its cost in a database of the planned size.
 
   Attributes:
-    name: the widths, and the rows that are reranked.
-    row_bytes: stored for each row.
-    mflops: multiply-adds a query, in millions.
-    bytes: read for a query.
-    search: from queries [Q, D] to ids [Q, k].
+    name: the widths, and the numbers of rows that are reranked.
+    row_bytes: bytes stored per row.
+    mflops: multiply-adds per query, in millions.
+    bytes: bytes read per query.
+    search: finds the neighbours of queries [Q, D].
   """
 
   name: str
   row_bytes: float
   mflops: float
   bytes: float
-  search: Callable[[np.ndarray], np.ndarray]
+  search: Callable[..., Neighbors]
 
 
 class Point(NamedTuple):
-  """A candidate measured.
+  """A measured candidate.
 
-  `accuracy` is mAP@10, or k-Recall@k without labels, in percent; `ms` of a
-  query in the database at hand, all queries together; the rest is the
-  candidate's.
+  Attributes:
+    accuracy: mAP@10, or without labels k-Recall@k, in percent.
+    ms: time per query on the measured database, all queries searched together.
   """
 
   name: str
@@ -55,102 +55,88 @@ class Point(NamedTuple):
   row_bytes: float
 
 
-def exact(
-  database: Database, dims: Sequence[int], *, k: int, num_rows: int, **_
-) -> Iterator[Candidate]:
-  """At each width alone, of which only the prefix is stored."""
-  for dim in dims:
-    yield _funnel(database, (dim,), (k,), num_rows)
+class Grid(NamedTuple):
+  """The settings to combine into candidates.
+
+  Attributes:
+    database: the rows to measure on.
+    dims: the widths, the full one last.
+    k: the neighbours wanted.
+    num_rows: rows of the database that is planned, for the costs.
+    shortlists: numbers of rows to rerank.
+  """
+
+  database: Database
+  dims: tuple[int, ...]
+  k: int
+  num_rows: int
+  shortlists: tuple[int, ...]
 
 
-def adaptive(
-  database: Database,
-  dims: Sequence[int],
-  *,
-  k: int,
-  num_rows: int,
-  shortlists: Sequence[int],
-) -> Iterator[Candidate]:
-  """From each width every wider one, with every shortlist."""
-  for i, shortlist_dim in enumerate(dims):
-    for rerank_dim in dims[i + 1 :]:
-      for shortlist in shortlists:
-        yield _funnel(
-          database, (shortlist_dim, rerank_dim), (shortlist, k), num_rows
-        )
+def exact(grid: Grid) -> Iterator[Candidate]:
+  """Exact search at each width, of which only the prefix is stored."""
+  for dim in grid.dims:
+    yield _funnel(grid, (dim,), (grid.k,))
 
 
-def funnels(
-  database: Database,
-  dims: Sequence[int],
-  *,
-  k: int,
-  num_rows: int,
-  shortlists: Sequence[int],
-) -> Iterator[Candidate]:
-  """The paper's: shortlists that halve from width to width."""
-  plan = compare.plan(tuple(dims), (), k=k, shortlist=max(shortlists))
+def adaptive(grid: Grid) -> Iterator[Candidate]:
+  """Every pair of widths with every shortlist."""
+  for pair in itertools.combinations(grid.dims, 2):
+    for shortlist in grid.shortlists:
+      yield _funnel(grid, pair, (shortlist, grid.k))
+
+
+def funnels(grid: Grid) -> Iterator[Candidate]:
+  """The paper's funnels, whose shortlists halve from width to width."""
+  plan = compare.plan(grid.dims, (), k=grid.k, shortlist=max(grid.shortlists))
   for steps, kept in plan.values():
     if len(steps) > 2:
-      yield _funnel(database, steps, kept, num_rows)
+      yield _funnel(grid, steps, kept)
 
 
-def codes(
-  database: Database,
-  dims: Sequence[int],
-  *,
-  k: int,
-  num_rows: int,
-  shortlists: Sequence[int],
-) -> Iterator[Candidate]:
-  """int8 and signs of each width, reranked at the full one."""
+def codes(grid: Grid) -> Iterator[Candidate]:
+  """int8 and binary codes of each width, reranked at the full width."""
   for kind in ('int8', 'binary'):
-    for dim in dims:
-      quantized = quantize(database, kind, dim)
-      for shortlist in shortlists:
-        yield _reranked(
-          f'{kind} {dim}', quantized, database, k, shortlist,
-          row_bytes=quantized.row_bytes,
-          mflops=num_rows * dim / 1e6,
-          read=num_rows * quantized.row_bytes,
-        )  # fmt: skip
+    for dim in grid.dims:
+      quantized = quantize(grid.database, kind, dim)
+      stage = Candidate(
+        f'{kind} {dim}',
+        quantized.row_bytes,
+        grid.num_rows * dim / 1e6,
+        grid.num_rows * quantized.row_bytes,
+        quantized.search,
+      )
+      for shortlist in grid.shortlists:
+        yield _reranked(grid, stage, shortlist)
 
 
-def cells(
-  database: Database,
-  dims: Sequence[int],
-  *,
-  k: int,
-  num_rows: int,
-  shortlists: Sequence[int],
-) -> Iterator[Candidate]:
-  """AdANNS-IVF of each width, reranked at the full one; with Faiss installed.
+def cells(grid: Grid) -> Iterator[Candidate]:
+  """AdANNS-IVF of each width, reranked at the full one; needs Faiss.
 
-  As many cells are planned as are measured, the square root of the rows here:
-  the accuracy belongs to the share of the rows that is scanned.
+  The number of cells is the square root of the measured rows, also for the
+  planned ones: accuracy depends on the share of the rows that is scanned.
   """
   if importlib.util.find_spec('faiss') is None:
     return
-  count = round(math.sqrt(database.shape[0]))
-  for dim in dims[:-1]:
-    index = ann.build(database, 'ivf', dim, num_cells=count)
-    for probes in _PROBES:
+  count = round(math.sqrt(grid.database.shape[0]))
+  for dim in grid.dims[:-1]:
+    index = ann.build(grid.database, 'ivf', dim, num_cells=count)
+    for probes in (1, 4, 16):
       if probes > count:
         continue
-      scanned = count + probes * num_rows / count
-      yield _reranked(
-        f'ivf {dim}, {probes} probes', index, database, k, max(shortlists),
-        row_bytes=index.row_bytes(),
-        mflops=dim * scanned / 1e6,
-        read=4 * dim * scanned,
-        probes=probes,
-      )  # fmt: skip
+      scanned = count + probes * grid.num_rows / count
+      stage = Candidate(
+        f'ivf {dim}, {probes} probes',
+        index.row_bytes(),
+        dim * scanned / 1e6,
+        4 * dim * scanned,
+        functools.partial(index.search, probes=probes),
+      )
+      yield _reranked(grid, stage, max(grid.shortlists))
 
 
-# Further kinds of index are added here: each is called as these are, and yields
-# its candidates.
+# Each of these yields candidates; further kinds of index are added here.
 CANDIDATES = (exact, adaptive, funnels, codes, cells)
-_PROBES = (1, 4, 16)
 
 
 def candidates(
@@ -161,21 +147,16 @@ def candidates(
   num_rows: int,
   shortlists: Sequence[int],
 ) -> list[Candidate]:
-  """All candidates; `num_rows` are those of the database that is planned."""
-  return [
-    candidate
-    for make in CANDIDATES
-    for candidate in make(
-      database, dims, k=k, num_rows=num_rows, shortlists=shortlists
-    )
-  ]
+  """All candidates; the arguments are those of `Grid`."""
+  grid = Grid(database, tuple(dims), k, num_rows, tuple(shortlists))
+  return [candidate for make in CANDIDATES for candidate in make(grid)]
 
 
 def measure(candidate: Candidate, query_QD: np.ndarray, judge) -> Point:
-  """Searches twice, so that compiling does not count."""
+  """Measures the second of two searches, so that compiling does not count."""
   candidate.search(query_QD)
   start = time.perf_counter()
-  ids_QK = candidate.search(query_QD)
+  ids_QK = candidate.search(query_QD).ids_QK
   ms = 1e3 * (time.perf_counter() - start) / len(query_QD)
   return Point(
     candidate.name, accuracy(judge, ids_QK), candidate.mflops, candidate.bytes,
@@ -186,7 +167,7 @@ def measure(candidate: Candidate, query_QD: np.ndarray, judge) -> Point:
 def accuracy(judge: compare.Judge, ids_QK: np.ndarray) -> float:
   """mAP@10, or k-Recall@10 without labels, in percent."""
   values = judge(ids_QK)
-  # The last is of the largest k.
+  # The last one belongs to the largest k.
   wanted = ('map', 'krecall')
   return [value for name, value in values.items() if name.startswith(wanted)][
     -1
@@ -194,7 +175,7 @@ def accuracy(judge: compare.Judge, ids_QK: np.ndarray) -> float:
 
 
 def front(points: Iterable[Point], by: Cost = 'mflops') -> list[Point]:
-  """Those that none cheaper equals in accuracy, the cheapest first."""
+  """The points that are more accurate than all cheaper ones, cheapest first."""
   best, kept = -np.inf, []
   for point in sorted(points, key=lambda p: (getattr(p, by), -p.accuracy)):
     if point.accuracy > best:
@@ -210,9 +191,10 @@ def recommend(
   row_bytes: float = np.inf,
   by: Cost = 'mflops',
 ) -> Point | None:
-  """The cheapest point of that accuracy, within bytes a row; None if none is.
+  """The cheapest point with this accuracy and at most these bytes per row.
 
-  Of points that cost the same, the one of the fewest bytes a row.
+  Of equally cheap points the one with the fewest bytes per row is taken; None
+  if there is no such point.
   """
   points = [
     point
@@ -223,39 +205,36 @@ def recommend(
   return min(points, key=cheapness, default=None)
 
 
-def _reranked(
-  name, index, database, k, shortlist, *, row_bytes, mflops, read, **options
-) -> Candidate:
-  """An index as the first stage, and the full width of what it finds."""
-  D = database.shape[1]
+def _reranked(grid: Grid, stage: Candidate, shortlist: int) -> Candidate:
+  """A first stage whose shortlist is reranked at the full width."""
+  database, D = grid.database, grid.database.shape[1]
   return Candidate(
-    f'{name} → {D}, K {shortlist}',
-    row_bytes=row_bytes + database.row_bytes,
-    mflops=mflops + shortlist * D / 1e6,
-    bytes=read + shortlist * database.row_bytes,
-    search=lambda query_QD: (
-      index.search(
-        query_QD, k, rerank_dim=D, shortlist=shortlist, **options
-      ).ids_QK
+    f'{stage.name} → {D}, K {shortlist}',
+    row_bytes=stage.row_bytes + database.row_bytes,
+    mflops=stage.mflops + shortlist * D / 1e6,
+    bytes=stage.bytes + shortlist * database.row_bytes,
+    search=functools.partial(
+      stage.search, k=grid.k, rerank_dim=D, shortlist=shortlist
     ),
   )
 
 
-def _funnel(database, dims, shortlists, num_rows) -> Candidate:
+def _funnel(grid: Grid, dims, shortlists) -> Candidate:
   name = ' → '.join(map(str, dims))
   if len(dims) > 1:
     name += f', K {"·".join(map(str, shortlists[:-1]))}'
-  itemsize = database.row_bytes / database.shape[1]
-  mflops = cost.mflops(num_rows, dims, shortlists)
+  itemsize = grid.database.row_bytes / grid.database.shape[1]
+  mflops = cost.mflops(grid.num_rows, dims, shortlists)
   return Candidate(
     name,
     # One copy serves all widths.
     row_bytes=dims[-1] * itemsize,
     mflops=mflops,
     bytes=1e6 * mflops * itemsize,
-    search=lambda query_QD: (
-      retrieval.funnel(
-        query_QD, database, dims=dims, shortlists=shortlists
-      ).ids_QK
+    search=functools.partial(
+      retrieval.funnel,
+      database_MD=grid.database,
+      dims=dims,
+      shortlists=shortlists,
     ),
   )
