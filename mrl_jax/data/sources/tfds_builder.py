@@ -20,6 +20,19 @@ _ARCHIVES = {
 _INFO = 'dataset_info.json'
 
 
+@contextlib.contextmanager
+def _only_errors_logged() -> Iterator[None]:
+  # TFDS warns of a folder without a dataset in it, which another process may be
+  # writing.
+  before = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(before)
+
+
+@_only_errors_logged()
 def open_prepared(dataset: str, data_dir: str = '') -> tfds.core.DatasetBuilder:
   """The builder of a prepared dataset; the digits are prepared if need be.
 
@@ -38,6 +51,7 @@ def open_prepared(dataset: str, data_dir: str = '') -> tfds.core.DatasetBuilder:
   return builder
 
 
+@_only_errors_logged()
 def is_prepared(dataset: str, builder: tfds.core.DatasetBuilder) -> bool:
   """Whether `open_prepared` can open a dataset that `find` has found."""
   # TFDS takes a folder for unprepared if it is not named as a version is.
@@ -45,6 +59,7 @@ def is_prepared(dataset: str, builder: tfds.core.DatasetBuilder) -> bool:
   return is_there or builder.name == Digits.name
 
 
+@_only_errors_logged()
 def find(dataset: str, data_dir: str = '') -> tfds.core.DatasetBuilder:
   """The builder of a dataset, by name (prepared or not) or by path.
 
@@ -55,14 +70,10 @@ def find(dataset: str, data_dir: str = '') -> tfds.core.DatasetBuilder:
     return _open_folder(dataset)
   data_dir = _data_dir(data_dir)
   try:
-    # A folder without a dataset in it is no reason to warn.
-    with _only_errors_logged():
-      builder = tfds.builder(dataset, data_dir=data_dir)
-      if builder.is_prepared():
-        return builder
-      return tfds.builder(
-        dataset, data_dir=data_dir, file_format='array_record'
-      )
+    builder = tfds.builder(dataset, data_dir=data_dir)
+    if builder.is_prepared():
+      return builder
+    return tfds.builder(dataset, data_dir=data_dir, file_format='array_record')
   except tfds.core.DatasetNotFoundError:
     raise ValueError(
       f'dataset {dataset!r}: not known to TFDS; for your own images give '
@@ -133,7 +144,6 @@ def _prepare_digits(data_dir: str) -> tfds.core.DatasetBuilder:
   if builder.is_prepared():
     return builder
   with (
-    _only_errors_logged(),
     open(os.devnull, 'w', encoding='utf-8') as null,
     contextlib.redirect_stdout(null),
   ):
@@ -145,16 +155,6 @@ def _prepare_digits(data_dir: str) -> tfds.core.DatasetBuilder:
       if not builder.is_prepared():
         raise
   return builder
-
-
-@contextlib.contextmanager
-def _only_errors_logged() -> Iterator[None]:
-  before = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)
-  try:
-    yield
-  finally:
-    logging.set_verbosity(before)
 
 
 def _command(dataset: str, data_dir: str) -> str:
