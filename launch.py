@@ -29,18 +29,18 @@ _MODE = flags.DEFINE_string(
   'mode', '', "Comma-separated stages. Default: the config's modes."
 )
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
-  'coordinator_address', None, 'Of process 0, host:port, the same for all.'
+  'coordinator_address', None, 'host:port of process 0, the same for all.'
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-  'num_processes', None, 'Processes of this run, over all hosts.'
+  'num_processes', None, 'Number of processes, over all hosts.'
 )
 _PROCESS_ID = flags.DEFINE_integer(
-  'process_id', None, 'Of this process: 0 to num_processes - 1.'
+  'process_id', None, 'Number of this process, from 0 to num_processes - 1.'
 )
 
 
 class _ListParser(tuple_parser.TupleParser):
-  """Has the fields that hold a list read as `lists` says."""
+  """Parses the fields that hold a list by `lists.parse`."""
 
   def parse(self, argument):
     if isinstance(argument, str):
@@ -52,7 +52,10 @@ config_flags.register_flag_parser_for_type(tuple, _ListParser())
 
 
 def main(argv: list[str]) -> None:
-  """Ends in one line on what can be mended; --verbosity=1: in a traceback."""
+  """Runs the stages; a mistake of the user ends in one line.
+
+  With --verbosity=1 it ends in a traceback.
+  """
   with ending.in_one_line(verbose=logging.level_debug()):
     _main(argv)
 
@@ -68,13 +71,13 @@ def _main(argv: list[str]) -> None:
   except OSError as error:
     where = ' '.join(str(error).split()).rpartition('Attempted')[-1]
     raise ValueError(f'--config cannot be read:{where}') from error
-  # After the flags, so that a mistake in them is told at once.
+  # Slow imports come after the flags, so that a mistake in them shows at once.
   from mrl_jax import stages
-  from mrl_jax.stages import check
+  from mrl_jax.stages import fields
   from mrl_jax.training import distributed
   from mrl_jax.training import preemption
 
-  check.fields(config)
+  fields.check_present(config)
   with (
     preemption.interrupts_heard(),
     distributed.joined(
@@ -102,8 +105,8 @@ def _workdir(name: str) -> str:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-  """Parses the command line; on a mistake in it the process ends in a line."""
-  # Libraries log tracebacks of what they raise as well.
+  """Parses the command line; a mistake in it ends the process with a line."""
+  # Libraries also log the traceback of what they raise.
   logging.set_verbosity(logging.FATAL)
   try:
     left = flags.FLAGS(argv)
@@ -116,7 +119,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def _mistake(error: Exception, argv: list[str]) -> str:
-  """What is wrong with the command line, or the config file that it names."""
+  """The mistake in the command line, or in the config file that it names."""
   path = next(
     (arg.partition('=')[2] for arg in argv if arg.startswith('--config=')), ''
   )
@@ -124,7 +127,7 @@ def _mistake(error: Exception, argv: list[str]) -> str:
     return line
   if isinstance(error, flags.Error):
     return ' '.join(str(error).split())
-  # How ml_collections reports an unknown field, or one below a plain value.
+  # ml_collections wraps the error about an unknown field.
   while error.args and isinstance(error.args[0], Exception):
     error = error.args[0]
   line = ' '.join(str(error).split())
@@ -136,7 +139,7 @@ def _mistake(error: Exception, argv: list[str]) -> str:
 
 
 def _refuse_twice(argv: list[str]) -> None:
-  """Of other flags the last counts; lists might be meant to be joined."""
+  """Refuses a list given twice: the user may expect them to be joined."""
   names = [arg.partition('=')[0].lstrip('-') for arg in argv]
   for name in names:
     if (

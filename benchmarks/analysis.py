@@ -166,7 +166,7 @@ def _evaluation(args) -> list[timing.Row]:
     )
     graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
     parts = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-    step = inference.make_step(
+    step = inference.make_predict_step(
       graphdef,
       lambda image: augment.normalize(image, mean=MEAN, std=STD),
       saved_dims=dims,

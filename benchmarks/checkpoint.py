@@ -22,6 +22,7 @@ from mrl_jax import nesting
 from mrl_jax.models import resnet
 from mrl_jax.training import optim
 from mrl_jax.training import state as state_lib
+from mrl_jax.training import train_step as train_step_lib
 from mrl_jax.training.checkpoint import Checkpoints
 
 STEPS, ROUNDS = 3, 4
@@ -56,7 +57,7 @@ def _measure(args) -> timing.Row:
   )
   optimizer = optim.sgd(0.01, momentum=0.9, weight_decay=1e-4)
   graphdef, state = state_lib.create(model, optimizer)
-  step = state_lib.make_train_step(
+  step = train_step_lib.make_train_step(
     graphdef, optimizer, lambda key, batch, step: batch, seed=0
   )
   rng = np.random.default_rng(0)

@@ -23,6 +23,7 @@ from mrl_jax.data.batches import augment
 from mrl_jax.models import resnet
 from mrl_jax.training import optim
 from mrl_jax.training import state as state_lib
+from mrl_jax.training import train_step as train_step_lib
 from mrl_jax.training import trainable
 
 NUM_CLASSES = 1000
@@ -103,7 +104,7 @@ def _step(args, patterns, batch):
   graphdef, state = state_lib.create(
     _model(args), optimizer, trainable=patterns
   )
-  step = state_lib.make_train_step(
+  step = train_step_lib.make_train_step(
     graphdef,
     optimizer,
     lambda key, batch, step: (_normalize(batch), batch['label']),

@@ -33,6 +33,7 @@ from mrl_jax.models import resnet
 from mrl_jax.training import optim
 from mrl_jax.training import sharding
 from mrl_jax.training import state as state_lib
+from mrl_jax.training import train_step as train_step_lib
 
 NUM_CLASSES = 1000
 KINDS = {'FF': 'fixed', 'MRL-E': 'mrl_e', 'MRL': 'mrl'}
@@ -99,7 +100,7 @@ def _compiled(args, kind: str, batch):
   )
   optimizer = optim.sgd(0.01, momentum=0.9, weight_decay=1e-4, mask='reference')
   graphdef, state = state_lib.create(build(), optimizer)
-  step = state_lib.make_train_step(
+  step = train_step_lib.make_train_step(
     graphdef,
     optimizer,
     lambda key, batch, step: (

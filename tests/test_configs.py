@@ -16,6 +16,7 @@ from mrl_jax import models
 from mrl_jax.models import resnet
 from mrl_jax.stages import build
 from mrl_jax.stages import check
+from mrl_jax.stages import config as config_lib
 from mrl_jax.training import trainable
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
@@ -51,7 +52,7 @@ def test_config_builds(name, tmp_path):
   if config.encoder == 'adaptor':
     write_vectors(tmp_path)
     config.embeddings = str(tmp_path)
-  config = build.resolve(config)
+  config = config_lib.resolve(config)
   check.check(config)
   model = nnx.eval_shape(lambda: build.model(config, 10))
   assert isinstance(model, models.Classifier)
@@ -219,9 +220,9 @@ def test_bad_values_are_refused(field, value, match):
 
 def test_widths_left_to_the_encoder():
   config = digits_mrl.get_config()
-  assert build.resolve(config) is config
+  assert config_lib.resolve(config) is config
   config.nesting_dims = ()
-  assert build.resolve(config).nesting_dims == (8, 16, 32, 64)
+  assert config_lib.resolve(config).nesting_dims == (8, 16, 32, 64)
   assert config.nesting_dims == ()
 
 

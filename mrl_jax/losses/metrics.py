@@ -35,14 +35,14 @@ def masked_sums(
   mask_1N = mask_N[None, :]
   return {
     'count': mask_N.sum(),
-    'loss': jnp.where(mask_1N, loss_GN, 0).sum(-1),
+    'loss': loss_GN.sum(-1, where=mask_1N),
     'top1': (mask_1N & (rank_GN < 1)).sum(-1),
     'top5': (mask_1N & (rank_GN < 5)).sum(-1),
   }
 
 
 def from_sums(
-  dims: Sequence[int], sums: Mapping[str, np.ndarray], prefix: str = 'val'
+  dims: Sequence[int], sums: Mapping[str, np.ndarray], prefix: str = 'val/'
 ) -> dict[str, float]:
   """The metrics `val/loss@m` in nats, `val/top1@m`, `val/top5@m` in percent.
 
@@ -52,9 +52,9 @@ def from_sums(
   if not np.asarray(count).all():
     raise ValueError('no example counts: there is nothing to average over')
   return {
-    **per_width(f'{prefix}/loss', dims, sums['loss'] / count),
-    **per_width(f'{prefix}/top1', dims, 100 * sums['top1'] / count),
-    **per_width(f'{prefix}/top5', dims, 100 * sums['top5'] / count),
+    **per_width(f'{prefix}loss', dims, sums['loss'] / count),
+    **per_width(f'{prefix}top1', dims, 100 * sums['top1'] / count),
+    **per_width(f'{prefix}top5', dims, 100 * sums['top5'] / count),
   }
 
 

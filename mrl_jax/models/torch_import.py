@@ -23,6 +23,7 @@ import argparse
 from collections.abc import Sequence
 
 from mrl_jax.models import geometry
+from mrl_jax.stages import config as config_lib
 from mrl_jax.stages import import_torch
 from mrl_jax.terminal import arguments
 from mrl_jax.terminal import ending
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import_torch.write(
       args.file,
       args.out,
-      config=args.config and import_torch.read_config(args.config),
+      config=args.config and config_lib.read(args.config),
       nesting_dims=args.nesting_dims,
       prefix=args.prefix,
       options={name: getattr(args, name) for name in geometry.OPTIONS},

@@ -1,6 +1,6 @@
 """Exports the embeddings of both splits as numpy files, streamed to disk."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 import pathlib
 
 import jax
@@ -9,9 +9,12 @@ import numpy as np
 
 from mrl_jax import terminal
 from mrl_jax.data.batches.damage import DamageLog
-from mrl_jax.stages import build
+from mrl_jax.stages import inputs
+from mrl_jax.stages import recorded
+from mrl_jax.stages import trained as trained_lib
+from mrl_jax.stages.trained import Trained
+from mrl_jax.training import inference
 from mrl_jax.training import sharding
-from mrl_jax.training import state as state_lib
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import checksums
 from mrl_jax.workdir import embeddings
@@ -28,21 +31,14 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   ]
 
 
-def run(
-  config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint | None = None
-) -> None:
-  """Writes embeddings/<split>-x.npy, -y.npy and .json for both splits.
-
-  `checkpoint` is the one to read; None: what the config says.
-  """
-  if checkpoint is None:
-    checkpoint = build.chosen(config, workdir)
+def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
+  """Writes embeddings/<split>-x.npy, -y.npy and .json for both splits."""
   mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
   sources = {
-    split: build.source(config, split, workdir)
+    split: recorded.open_mapped(config, split, workdir)
     for split in (config.train_split, config.eval_split)
   }
-  trained = build.trained(
+  trained = trained_lib.restore(
     config,
     workdir,
     mesh,
@@ -50,22 +46,24 @@ def run(
     needed_by='embed',
     checkpoint=checkpoint,
   )
-  embed_step = state_lib.make_embed_step(
-    trained.graphdef, build.normalize(config), sharding=sharding.over_data(mesh)
+  embed_step = inference.make_embed_step(
+    trained.graphdef,
+    inputs.normalize(config),
+    sharding=sharding.over_data(mesh),
   )
   for split, source in sources.items():
     damage = DamageLog(config.max_damaged)
-    batches = build.evaluation_batches(config, source, mesh, damage)
+    batches = inputs.evaluation_batches(config, source, mesh, damage)
     rows = _embed(embed_step, trained, batches)
     if jax.process_index():
-      # Takes its part in computing them; the first process writes.
+      # This process helps to compute the rows; the first one writes them.
       for _ in rows:
         pass
       sharding.union(damage.keys)
       continue
     paths = embeddings.paths(workdir.embeddings, split)
     count, dim = _write(rows, paths)
-    # Each process has seen those of its own rows.
+    # Each process has seen the damaged images among its own rows only.
     damaged = sharding.union(damage.keys)
     checksums.write(
       paths[2],
@@ -88,27 +86,27 @@ def run(
     terminal.say(f'embed: {count:,} x {dim} float32 in {paths[0]}')
 
 
-def _embed(embed_step, trained, batches) -> Iterator[tuple[np.ndarray, ...]]:
+def _embed(
+  embed_step: Callable, trained: Trained, batches: Iterable
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """The embeddings and labels of each batch, without its padding."""
-  pending = None
-  for batch in batches:
-    embedding_ND = embed_step(trained.params, trained.batch_stats, batch)
-    # One batch late, so that the host decodes while the device works.
-    if pending:
-      yield _to_host(*pending)
-    pending = (embedding_ND, batch['label'], batch['mask'])
-  yield _to_host(*pending)
-
-
-def _to_host(*arrays: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-  embedding_ND, label_N, mask_N = map(sharding.to_host, arrays)
-  return embedding_ND[mask_N], label_N[mask_N]
+  outputs = (
+    (
+      embed_step(trained.params, trained.batch_stats, batch),
+      batch['label'],
+      batch['mask'],
+    )
+    for batch in batches
+  )
+  for arrays in inference.one_behind(outputs):
+    embedding_ND, label_N, mask_N = map(sharding.to_host, arrays)
+    yield embedding_ND[mask_N], label_N[mask_N]
 
 
 def _write(rows, paths) -> tuple[int, int]:
   """Streams embeddings and labels to disk; returns their count and width."""
   x_path, y_path, manifest_path = paths
-  # A manifest always speaks of the arrays beside it.
+  # No manifest is ever beside arrays that it does not describe.
   manifest_path.unlink(missing_ok=True)
   with (
     files.replacing(x_path) as x_temporary,

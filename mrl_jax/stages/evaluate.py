@@ -1,26 +1,26 @@
 """Measures a trained model at every width: by its heads, and by neighbours."""
 
-from collections.abc import Mapping, Sequence
 import contextlib
 import pathlib
 
 import jax
 from ml_collections import ConfigDict
-import numpy as np
 
-from mrl_jax import losses
-from mrl_jax import retrieval
 from mrl_jax import terminal
+from mrl_jax.analysis import accuracy
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.sources import eval_sets
 from mrl_jax.data.sources.eval_sets import EvalSet
 from mrl_jax.losses import metrics
-from mrl_jax.stages import build
-from mrl_jax.stages import measure
+from mrl_jax.stages import config as config_lib
+from mrl_jax.stages import evaluation_files
+from mrl_jax.stages import inputs
+from mrl_jax.stages import recorded
+from mrl_jax.stages import trained as trained_lib
+from mrl_jax.stages.trained import Trained
 from mrl_jax.terminal import tables
 from mrl_jax.training import inference
 from mrl_jax.training import sharding
-from mrl_jax.training import state as state_lib
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import checksums
 from mrl_jax.workdir import embeddings
@@ -33,12 +33,9 @@ _OWN = 'val'
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  names = [
-    _OWN,
-    *(eval_sets.parse(x).name for x in config.eval_sets),
-  ]
+  names = [_OWN, *(eval_sets.parse(x).name for x in config.eval_sets)]
   saved = predictions.paths(workdir.predictions, config.eval_split)
-  kinds = build.saved(config)
+  kinds = config_lib.saved_kinds(config)
   return [
     workdir.metrics,
     *(workdir.evaluation / f'{name}.json' for name in names),
@@ -46,23 +43,18 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   ]
 
 
-def run(
-  config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint | None = None
-) -> None:
+def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   """Writes evaluation/ and predictions/, and prints tables.
 
-  The evaluation split's `val/…@<width>` also go to metrics.jsonl, and those of
-  each of `eval_sets` under its name. The heads give loss, top-1 and top-5 at
-  the nesting dims, and with MRL-E at `eval_dims` too; neighbours and few-shot,
-  from the exported training split, are measured at all of both. The second
-  evaluation of the config is `val_flip/…`. `checkpoint` is the one to read;
-  None: what the config says.
+  The evaluation split's `val/…@<width>` are written to metrics.jsonl as well,
+  and those of each of `eval_sets` under its name. Loss, top-1 and top-5 of the
+  heads are measured at the classifier dims, neighbours and few-shot (from the
+  exported training split) at all measured dims. The config's second evaluation
+  is `val_flip/…`.
   """
-  if checkpoint is None:
-    checkpoint = build.chosen(config, workdir)
   mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
-  source = build.source(config, config.eval_split, workdir)
-  trained = build.trained(
+  source = recorded.open_mapped(config, config.eval_split, workdir)
+  trained = trained_lib.restore(
     config,
     workdir,
     mesh,
@@ -70,27 +62,27 @@ def run(
     needed_by='evaluate',
     checkpoint=checkpoint,
   )
-  sets = [
-    EvalSet(_OWN, source, source.class_names),
-    *open_sets(config, source.class_names),
-  ]
+  own = EvalSet(_OWN, source, source.class_names)
   values, training = {}, None
-  for opened in sets:
-    seen = _see(config, workdir, mesh, trained, checkpoint, opened)
-    if not jax.process_index():
-      training = training or _training(config, workdir)
-      values |= _measure(
-        config,
-        workdir,
-        checkpoint,
-        opened,
-        seen,
-        training._replace(
-          leave_one_out=opened.name == _OWN
-          and config.eval_split == config.train_split
-        ),
-        source.num_classes,
-      )
+  for eval_set in (own, *inputs.open_sets(config, source.class_names)):
+    outputs = _predict(config, workdir, mesh, trained, checkpoint, eval_set)
+    if jax.process_index():
+      continue
+    training = training or evaluation_files.training_set(config, workdir)
+    is_own = eval_set is own
+    same_rows = is_own and config.eval_split == config.train_split
+    if is_own:
+      embedding_ND, *_ = embeddings.load(workdir.embeddings, config.eval_split)
+      outputs = outputs._replace(embedding_ND=embedding_ND)
+    values |= _measure(
+      config,
+      workdir,
+      checkpoint,
+      eval_set,
+      outputs,
+      training._replace(leave_one_out=same_rows),
+      source.num_classes,
+    )
   if config.flip_eval_image_size:
     values |= _flipped(config, mesh, trained, source)
   if jax.process_index():
@@ -99,60 +91,39 @@ def run(
     # Training has a row of its own, without neighbours.
     writer.replace(trained.step, values, prefix=f'{_OWN}/knn1')
   if config.flip_eval_image_size:
+    table = tables.flipped(values, config_lib.classifier_dims(config))
     terminal.say(
       f'at {config.flip_eval_image_size} pixels, averaged with mirror images\n'
-      + terminal.table(tables.flipped(values, _dims(config)))
+      + terminal.table(table)
     )
 
 
-def open_sets(config: ConfigDict, class_names: Sequence[str]) -> list[EvalSet]:
-  """The `eval_sets`, for a model of these classes.
-
-  Raises ValueError with a reason for each that cannot be opened.
-  """
-  opened, faults = [], []
-  for entry in config.eval_sets:
-    try:
-      opened.append(
-        eval_sets.open_set(
-          entry, class_names, config.data_dir, as_seen=config.as_seen
-        )
-      )
-    except ValueError as error:
-      faults.append(str(error))
-  if faults:
-    raise ValueError('; '.join(faults))
-  return opened
-
-
-def _dims(config: ConfigDict) -> tuple[int, ...]:
-  """The widths that have a classifier."""
-  if config.head == 'none':
-    return ()
-  if config.head == 'mrl_e':
-    return build.widths(config)
-  return tuple(config.nesting_dims)
-
-
-def _see(
-  config, workdir, mesh, trained, checkpoint: Checkpoint, opened: EvalSet
-) -> measure.Seen:
-  """One pass over a set; saves what is to be saved of the own split."""
-  is_own = opened.name == _OWN
-  kinds = build.saved(config) if is_own else ()
+def _predict(
+  config: ConfigDict,
+  workdir: Workdir,
+  mesh: jax.sharding.Mesh,
+  trained: Trained,
+  checkpoint: Checkpoint,
+  eval_set: EvalSet,
+) -> accuracy.Outputs:
+  """Runs the model over a set; saves predictions of the evaluation split."""
+  is_own = eval_set.name == _OWN
+  dims = config_lib.classifier_dims(config)
+  kinds = config_lib.saved_kinds(config) if is_own else ()
   nesting_dims = tuple(config.nesting_dims)
-  step = inference.make_step(
+  num_classes = config.num_classes or eval_set.source.num_classes
+  step = inference.make_predict_step(
     trained.graphdef,
-    build.normalize(config),
-    dims=_dims(config),
-    members=opened.members,
+    inputs.normalize(config),
+    dims=dims,
+    members=eval_set.members,
     flip=config.eval_flip,
     saved_dims=nesting_dims if 'logits' in kinds else (),
     embedding=not is_own,
     sharding=sharding.replicated(mesh),
   )
   damage = DamageLog(config.max_damaged)
-  batches = build.evaluation_batches(config, opened.source, mesh, damage)
+  batches = inputs.evaluation_batches(config, eval_set.source, mesh, damage)
   batches = inference.run(step, trained.params, trained.batch_stats, batches)
   split = config.eval_split
   if is_own and not jax.process_index():
@@ -166,12 +137,11 @@ def _see(
           split,
           kinds,
           dims=nesting_dims,
-          count=len(opened.source),
+          count=len(eval_set.source),
         )
       )
-    at = [_dims(config).index(dim) for dim in nesting_dims if writer]
-    seen = measure.collect(batches, writer, np.array(at))
-  # Each process has seen those of its own rows.
+    found = evaluation_files.collect(batches, dims, writer, nesting_dims)
+  # Each process has seen the damaged images among its own rows only.
   damaged = sharding.union(damage.keys)
   if writer:
     paths = predictions.paths(workdir.predictions, split)
@@ -180,7 +150,7 @@ def _see(
       {
         'count': writer.count,
         'dims': list(nesting_dims),
-        'num_classes': config.num_classes or opened.source.num_classes,
+        'num_classes': num_classes,
         'kinds': list(kinds),
         'head': config.head,
         'flip': config.eval_flip,
@@ -194,95 +164,85 @@ def _see(
     )
   if line := damage.report():
     terminal.say(line)
-  return seen
-
-
-def _training(config: ConfigDict, workdir: Workdir) -> measure.Training:
-  embedding_MD, label_M, _ = embeddings.load(
-    workdir.embeddings, config.train_split
-  )
-  # What has no label cannot tell another's.
-  counted = np.flatnonzero(label_M != losses.IGNORED)
-  if len(counted) < len(label_M):
-    embedding_MD, label_M = embedding_MD[counted], label_M[counted]
-  database = retrieval.prepare(embedding_MD, build.widths(config))
-  return measure.Training(database, embedding_MD, label_M)
+  return found
 
 
 def _measure(
   config: ConfigDict,
   workdir: Workdir,
   checkpoint: Checkpoint,
-  opened: EvalSet,
-  seen: measure.Seen,
-  training: measure.Training,
+  eval_set: EvalSet,
+  outputs: accuracy.Outputs,
+  training: accuracy.TrainingSet,
   num_classes: int,
 ) -> dict[str, float]:
   """Writes a set's tables, prints one, and returns its metrics."""
-  query_QD = seen.embedding_ND
-  if query_QD is None:
-    query_QD, *_ = embeddings.load(workdir.embeddings, config.eval_split)
-  labels = _labels(opened, seen.index_N)
+  labels = None
+  if eval_set.labels is not None:
+    labels = [eval_set.labels(int(index)) for index in outputs.index_N]
   unlabelled = sum(not right for right in labels or ())
-  examples = len(seen.label_N) - unlabelled
-  measured = measure.measure(
-    config,
-    seen,
-    query_QD,
+  examples = len(outputs.label_N) - unlabelled
+  settings = accuracy.Settings(
+    widths=config_lib.measured_dims(config),
+    neighbors=config.knn,
+    shots=tuple(config.few_shot.shots),
+    ways=tuple(config.few_shot.ways),
+    repeats=config.few_shot.repeats,
+    seed=config.seed,
+  )
+  measured = accuracy.measure(
+    settings,
+    outputs,
     training,
-    dims=_dims(config),
-    num_set_classes=len(opened.class_names),
-    of_model_C=opened.of_model(num_classes),
+    num_set_classes=len(eval_set.class_names),
+    of_model_C=eval_set.of_model(num_classes),
     labels=labels,
   )
-  table = measure.write(
+  table = evaluation_files.write(
     workdir.evaluation,
-    opened.name,
+    eval_set.name,
     measured,
-    widths=build.widths(config),
-    dims=_dims(config),
-    class_names=opened.class_names,
+    widths=settings.widths,
+    dims=outputs.dims,
+    class_names=eval_set.class_names,
     record={
-      'set': opened.name,
+      'set': eval_set.name,
       'examples': examples,
       **checkpoint.as_json(),
       'flip': config.eval_flip,
     },
   )
-  what = config.eval_split if opened.name == _OWN else opened.name
+  name = config.eval_split if eval_set.name == _OWN else eval_set.name
   terminal.say(
-    f'evaluate: {examples:,} examples of {what}, checkpoint of step '
+    f'evaluate: {examples:,} examples of {name}, checkpoint of step '
     f'{checkpoint.step}\n' + terminal.table(table)
   )
   if unlabelled:
     terminal.say(f'{unlabelled:,} more have no label, and do not count')
   for note in measured.notes:
     terminal.say(note)
-  return {f'{opened.name}/{k}': v for k, v in measured.values.items()}
+  return {f'{eval_set.name}/{k}': v for k, v in measured.values.items()}
 
 
-def _labels(opened: EvalSet, index_N) -> Sequence[Sequence[int]] | None:
-  if opened.labels is None:
-    return None
-  return [opened.labels(int(index)) for index in index_N]
-
-
-def _flipped(config, mesh, trained, source) -> Mapping[str, float]:
-  dims = _dims(config)
-  eval_step = state_lib.make_eval_step(
+def _flipped(
+  config: ConfigDict, mesh: jax.sharding.Mesh, trained: Trained, source
+) -> dict[str, float]:
+  """The second evaluation, averaged over each image and its mirror image."""
+  dims = config_lib.classifier_dims(config)
+  eval_step = inference.make_eval_step(
     trained.graphdef,
-    build.normalize(config),
+    inputs.normalize(config),
     dims=dims if config.head == 'mrl_e' else None,
     flip=True,
     sharding=sharding.replicated(mesh),
   )
   damage = DamageLog(config.max_damaged)
-  sums = state_lib.evaluate(
+  sums = inference.evaluate(
     eval_step,
     trained.params,
     trained.batch_stats,
-    build.evaluation_batches(config, source, mesh, damage, flip=True),
+    inputs.evaluation_batches(config, source, mesh, damage, flip=True),
   )
   if line := damage.report():
     terminal.say(line)
-  return metrics.from_sums(dims, sums, 'val_flip')
+  return metrics.from_sums(dims, sums, 'val_flip/')

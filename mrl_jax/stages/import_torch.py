@@ -1,9 +1,8 @@
-"""A workdir made of a PyTorch checkpoint, as if it had been trained here."""
+"""Makes a workdir from a PyTorch checkpoint, as if it was trained here."""
 
 from collections.abc import Mapping
 import os
 import pathlib
-import runpy
 import time
 from typing import Any
 
@@ -24,6 +23,7 @@ from mrl_jax.models import geometry
 from mrl_jax.models import heads
 from mrl_jax.stages import build
 from mrl_jax.stages import check
+from mrl_jax.stages import config as config_lib
 from mrl_jax.stages import recorded
 from mrl_jax.training import fingerprint
 from mrl_jax.training.checkpoint import Checkpoints
@@ -31,7 +31,7 @@ from mrl_jax.training.state import State
 from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
 
-# A checkpoint of step 0 would be none.
+# Step 0 means that there is no checkpoint.
 _STEP = 1
 
 
@@ -44,25 +44,24 @@ def write(
   prefix: str = '',
   options: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes `checkpoints/1` in the new workdir `out`, and says what it is.
+  """Writes `checkpoints/1` in the new workdir `out`, and prints a summary.
 
   Args:
-    file: of PyTorch, see `torch_import`.
-    out: to be named by `config.init_from`. There is no state of the optimizer
-      in it, so training does not go on there.
-    config: which the model in the file must fit. The workdir is then one of
-      this config, in which training is finished, and the model's classes are
-      those of its dataset, in their order. None: one of the model alone.
-    nesting_dims: of MRL-E, which the file does not tell, and without config;
-      or the widths at which an encoder without a classifier is measured.
-    prefix: what precedes the network's keys, in a file with several networks.
-    options: the `geometry.OPTIONS` that the file does not tell; those that are
-      not empty take the place of the config's.
+    file: the PyTorch file, see `torch_import`.
+    out: the workdir, for `config.init_from`. It has no optimizer state, so a
+      training cannot go on there.
+    config: a config that the model in the file must fit. The workdir then
+      counts as trained with it, and the model's classes are those of its
+      dataset, in their order. None: the workdir holds the model alone.
+    nesting_dims: without a config, the nesting dims of MRL-E, which the file
+      does not hold, or the measured dims of an encoder without a classifier.
+    prefix: precedes the network's keys in a file with several networks.
+    options: the `geometry.OPTIONS` that the file does not hold; those that are
+      not empty replace the config's.
 
   Raises:
-    ValueError: the file cannot be imported, the config's dataset is not there,
-      or `out` has checkpoints. The one of an import of the same file that was
-      killed does not count.
+    ValueError: the file cannot be imported, the config's dataset is missing, or
+      `out` has checkpoints other than that of a killed import of this file.
   """
   start = time.perf_counter()
   if config is not None:
@@ -78,7 +77,7 @@ def write(
     workdir = Workdir(out, config.to_dict())
     dataset, num_classes = None, config.num_classes
   else:
-    config = build.resolve(config)
+    config = config_lib.resolve(config)
     check.check(config)
     if config.slimmable:
       raise ValueError(
@@ -131,7 +130,7 @@ def write(
 def _check_pixels(
   file: str | os.PathLike, form: Contents, config: ConfigDict
 ) -> None:
-  """Refuses a config that normalises pixels otherwise than config.json says."""
+  """Refuses a config that contradicts the mean or std in config.json."""
   for line in form.differing(config):
     if line.startswith(('config.json says mean', 'config.json says std')):
       raise ValueError(f'{file}: {line}')
@@ -139,7 +138,7 @@ def _check_pixels(
 
 
 def _changed(config: ConfigDict, options: Mapping[str, Any]) -> ConfigDict:
-  """The config with those options that are not empty."""
+  """The config, updated by those options that are not empty."""
   config = config.copy_and_resolve_references()
   config.update({name: x for name, x in options.items() if x})
   return config
@@ -156,19 +155,10 @@ def _heads(model: models.Classifier, has_head: bool) -> str:
   )
 
 
-def read_config(text: str) -> ConfigDict:
-  """The config at a path; after a colon, what its function is given."""
-  path, colon, argument = text.partition(':')
-  if not pathlib.Path(path).is_file():
-    raise ValueError(f'config {text!r}: there is no such file')
-  get_config = runpy.run_path(path)['get_config']
-  return get_config(argument) if colon else get_config()
-
-
 def _config(
   file: str | os.PathLike, form: Contents, nesting_dims: tuple[int, ...]
 ) -> ConfigDict:
-  """What the model in the file is built from."""
+  """The config of the model in the file."""
   kind, widths = _kind_and_widths(file, form, nesting_dims)
   told = dict(form.config_json.image) if form.config_json else {}
   size = form.image_size or told.get('eval_image_size', 224)
@@ -244,7 +234,7 @@ def _arrays(model: models.Classifier) -> dict[str, Any]:
 
 
 def _is_saved(model: models.Classifier, workdir: Workdir) -> bool:
-  """Whether the checkpoint is of this model, by an import that was killed."""
+  """Whether the checkpoint holds this model, from a killed import."""
   path = workdir.checkpoints / str(_STEP) / 'fingerprints' / 'metadata'
   saved = files.read_json(path, missing={})
   found = fingerprint.of_arrays({'model': _arrays(model)})

@@ -1,4 +1,4 @@
-"""What a run starts from: the parameters of an earlier one, or of a file."""
+"""Initialises a model from an earlier run, or from a PyTorch file."""
 
 from collections.abc import Mapping, Sequence
 import pathlib
@@ -24,15 +24,19 @@ def initialise(
   model: models.Classifier,
   class_names: Sequence[str] | None = None,
 ) -> None:
-  """Gives the fresh model the parameters that `config.init_from` names.
+  """Copies the parameters that `config.init_from` names into a fresh model.
 
-  They are in a workdir, or in a checkpoint of PyTorch. The encoder must be the
-  same. The head is taken over where it is of the same kind, widths and classes,
-  and else stays fresh. Raises ValueError if there is no checkpoint, or its
-  encoder is another.
+  They come from a workdir, or from a PyTorch file. The head is copied if kind,
+  nesting dims and classes are the same, and else stays fresh.
 
-  `class_names` are those of the model: the classes of a run's head are found by
-  theirs. None, or a run that has recorded none: they are of the same order.
+  Args:
+    config: the config of the new run.
+    model: the model, changed in place.
+    class_names: the model's classes, by which those of a run's head are found.
+      None, or a run without a record of its own: the order is the same.
+
+  Raises:
+    ValueError: there is no checkpoint, or its encoder is another.
   """
   if not config.init_from:
     return
@@ -63,7 +67,10 @@ def _from_file(
 
 
 def read_provenance(config: ConfigDict) -> Provenance | None:
-  """What the run in `config.init_from` was trained on; None if nobody knows."""
+  """The record of the data that the run in `config.init_from` trained on.
+
+  None if there is no such run, or it has no record.
+  """
   if not config.init_from or load.is_file(config.init_from):
     return None
   directory, step = _find(config.init_from)
@@ -109,7 +116,7 @@ def _from_run(
 
 
 def _find(path: str) -> tuple[pathlib.Path, int | None]:
-  """The directory of checkpoints, and the step if `path` is of one."""
+  """The directory of checkpoints, and the step if `path` names one."""
   given = pathlib.Path(path).expanduser().absolute()
   if given.name.isdecimal() and (given / 'model').is_dir():
     return given.parent, int(given.name)
@@ -137,7 +144,7 @@ def _part(restored: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _dotted(path: tuple) -> str:
-  # The index of a list is text in a checkpoint, and a number in a model.
+  # The index of a list is text in a checkpoint, but a number in a model.
   return jax.tree_util.keystr(path, simple=True, separator='.')
 
 

@@ -1,4 +1,4 @@
-"""The dataset that a workdir's model was trained on, and the one at hand."""
+"""Opens datasets, and compares them with the record of the training data."""
 
 from collections.abc import Sequence
 import functools
@@ -24,7 +24,7 @@ from mrl_jax.workdir import Workdir
 
 
 def read(workdir: Workdir) -> Provenance | None:
-  """What the newest checkpoint was trained on; None if it does not tell."""
+  """The newest checkpoint's record of its training data; None without one."""
   step = workdir.latest_step()
   if not step:
     return None
@@ -37,7 +37,7 @@ def read(workdir: Workdir) -> Provenance | None:
 
 
 def warn_if_unknown(config: ConfigDict, workdir: Workdir) -> None:
-  """Says what cannot be checked of a model without a record."""
+  """Prints a line about a model without a record of its classes."""
   if workdir.latest_step() and read(workdir) is None:
     terminal.say(
       f'{workdir.path} was trained before classes were recorded: whether '
@@ -49,10 +49,10 @@ def warn_if_unknown(config: ConfigDict, workdir: Workdir) -> None:
 def open_split(
   config: ConfigDict, split: str, *, num_classes: int = 0, check: bool = True
 ) -> Source | Vectors:
-  """Opens a split as it is.
+  """Opens a split, with the labels of the dataset.
 
-  `num_classes` is of vectors, which are counted without; `check` is of folders
-  (see `open_source`).
+  `num_classes` is for vectors, whose classes are counted without it; `check` is
+  for folders (see `open_source`).
   """
   if not config.embeddings:
     opened = open_source(
@@ -69,7 +69,7 @@ def open_split(
     split,
     labels=config.labels,
     train_split=config.train_split,
-    # A vector's class is its number, whether there is one of it or not.
+    # The label of a vector is a number, and a class may have no examples.
     num_classes=num_classes or config.num_classes,
   )
 
@@ -88,10 +88,10 @@ def _check_names(class_names: Sequence[str]) -> None:
 def open_mapped(
   config: ConfigDict, split: str, workdir: Workdir
 ) -> Source | Vectors:
-  """Opens a split, with labels that are classes of the workdir's model.
+  """Opens a split, with the labels mapped to the classes of the model.
 
-  Raises ValueError, saying which classes came or went, if there are examples
-  that the model has no class for.
+  Raises ValueError, naming the classes that were added or removed, if the model
+  has no class for some examples.
   """
   there = read(workdir)
   if there is None:
@@ -105,13 +105,13 @@ def open_mapped(
 def open_for_training(
   config: ConfigDict, workdir: Workdir
 ) -> tuple[Provenance, Source | Vectors, Source | Vectors]:
-  """Opens both splits, and says what is to be recorded of them.
+  """Opens both splits; returns the record of the data, and the splits.
 
-  The classes are those of the training split. Where `num_classes` has the head
-  of the run in `init_from`, they are all of that run's, found by name.
+  The classes are those of the training split, or those of the run in
+  `init_from` if `num_classes` says that its head is to be used.
 
-  Raises ValueError if the training has begun with other examples, or with the
-  same in another order, as it would not go on to the same result.
+  Raises ValueError if the training began with other examples, or with another
+  order of them: resumed, it would give another result.
   """
   there = read(workdir)
   splits = (config.train_split, config.eval_split)
@@ -141,7 +141,7 @@ def open_for_training(
 def class_names(config: ConfigDict, workdir: Workdir) -> tuple[str, ...]:
   """The classes of the workdir's model, or of the dataset if it has no record.
 
-  Raises ValueError if there is neither.
+  Raises ValueError if there is neither record nor dataset.
   """
   if there := read(workdir):
     return there.class_names
@@ -150,11 +150,10 @@ def class_names(config: ConfigDict, workdir: Workdir) -> tuple[str, ...]:
 
 
 def of_import(config: ConfigDict) -> Provenance:
-  """The record of a model that was trained elsewhere on the config's dataset.
+  """The record for an imported model, taken from the config's dataset.
 
-  Its classes are the dataset's, in their order; what its splits held is not
-  known. Raises ValueError if the dataset is not there, or `num_classes` is
-  another.
+  The content of its splits is unknown. Raises ValueError if the dataset is
+  missing, or has another number of classes than `num_classes`.
   """
   if config.dataset.startswith(FOLDER_PREFIX):
     opened = open_split(config, config.train_split, check=False)
@@ -168,10 +167,10 @@ def of_import(config: ConfigDict) -> Provenance:
 
 
 def digest(config: ConfigDict, workdir: Workdir) -> str:
-  """Changes with the files of the splits that the stages read.
+  """A digest of the files in the splits that the stages read.
 
-  Where a split cannot be opened now, those that the model was trained on count:
-  a stage that is finished stays so.
+  For a split that cannot be opened now the model's record is taken, so that a
+  finished stage stays finished.
   """
   there = read(workdir)
   listings = []
@@ -191,7 +190,7 @@ def digest(config: ConfigDict, workdir: Workdir) -> str:
 
 
 def name_of(config: ConfigDict) -> str:
-  """The dataset, as the config names it."""
+  """The name of the dataset, for messages."""
   if config.embeddings:
     return f'embeddings {config.embeddings}'
   return f'dataset {config.dataset}'
@@ -200,7 +199,7 @@ def name_of(config: ConfigDict) -> str:
 def _classes_to_train(
   config: ConfigDict, workdir: Workdir, opened: Source | Vectors
 ) -> tuple[str, ...]:
-  """The classes of a model without a record, or of one that is to be made."""
+  """The classes of a new model, or of one without a record."""
   has_model = bool(workdir.latest_step())
   start = None if has_model else init_from.read_provenance(config)
   if start and config.num_classes == len(start.class_names):
@@ -231,10 +230,10 @@ def _mapped(
 def _check_count(
   config: ConfigDict, opened: Source | Vectors, *, has_model: bool
 ) -> None:
-  """Refuses a head of other classes than the dataset's.
+  """Refuses a head with another number of classes than the dataset.
 
-  Nobody knows what its other classes are, or which of its classes the dataset's
-  are. A model of before classes were recorded goes on.
+  How its classes relate to the dataset's is unknown. A model with more classes
+  that was trained before classes were recorded is accepted.
   """
   if config.num_classes in (0, opened.num_classes):
     return

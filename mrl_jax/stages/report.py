@@ -1,4 +1,4 @@
-"""One page with what a run found; opens from disk, with no network."""
+"""Writes a run's results as one HTML page, and as figures for papers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import pathlib
@@ -7,23 +7,24 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mrl_jax import terminal
-from mrl_jax.report import analyses as analyzed
+from mrl_jax.report import analyses as analyses_lib
 from mrl_jax.report import headline
 from mrl_jax.report import images
 from mrl_jax.report import measurements
-from mrl_jax.report import page as render
+from mrl_jax.report import page as page_lib
 from mrl_jax.report import paper
 from mrl_jax.report import records as records_lib
 from mrl_jax.report import series
 from mrl_jax.report.content import Section
-from mrl_jax.stages import build
+from mrl_jax.stages import config as config_lib
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import checksums
 from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
+from mrl_jax.workdir.metrics_log import last_evaluation
 from mrl_jax.workdir.metrics_log import read_metrics
 
-# Files of the analysis, and what the page says where they are missing.
+# Files of the analysis, and their name in the line on what is missing.
 _ANALYSES = {
   'baselines': 'baselines',
   'projection': 'the map of the space',
@@ -44,51 +45,40 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   return [workdir.report / 'index.html']
 
 
-def run(
-  config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint | None = None
-) -> None:
+def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   """Writes report/index.html, and its figures for papers as SVG and PNG.
 
-  What the stages retrieve and analyze wrote of the evaluated checkpoint is
-  shown; for what is missing the page names the stage to run. `checkpoint` is
-  the one to show; None: the last that was evaluated.
+  The page shows the results of retrieve and analyze if they belong to the
+  evaluated checkpoint; where they are missing, it names the stage to run.
   """
   records = read_metrics(workdir.metrics)
-  evaluated = [
-    record
-    for record in records
-    if f'val/knn1@{config.nesting_dims[-1]}' in record
-    and (checkpoint is None or record['step'] == checkpoint.step)
-  ]
-  if not evaluated:
+  dims, widths = tuple(config.nesting_dims), config_lib.measured_dims(config)
+  values = last_evaluation(workdir.metrics, dims[-1], checkpoint.step)
+  if values is None:
     raise ValueError(
       f'{workdir.metrics} holds no evaluation of that checkpoint: delete '
       f'{workdir.evaluation} and run --mode=evaluate'
     )
-  values = evaluated[-1]
-  step = values['step']
-  checkpoint = checkpoint or workdir.checkpoint(step)
   retrieved = _read(workdir.retrieval / 'retrieval.json', checkpoint)
   folder = workdir.path / 'analysis'
   analyses = {
     name: _read(folder / f'{name}.json', checkpoint) for name in _ANALYSES
   }
-  dims, widths = tuple(config.nesting_dims), build.widths(config)
   sections = [
     measurements.accuracy(values, widths, dims, analyses['baselines']),
     *_with(analyses['projection'], images.projection, folder),
     *_with(retrieved, measurements.retrieval),
-    *_with(analyses['cascade_curve'], analyzed.cascade),
-    *_with(analyses['oracle'], analyzed.oracle, analyses['per_class']),
-    *_with(analyses['structure'], analyzed.structure),
+    *_with(analyses['cascade_curve'], analyses_lib.cascade),
+    *_with(analyses['oracle'], analyses_lib.oracle, analyses['per_class']),
+    *_with(analyses['structure'], analyses_lib.structure),
     *_with(analyses['saliency'], images.saliency, folder),
-    *_with(analyses['calibration'], analyzed.calibration),
-    *_with(analyses['few_shot'], analyzed.few_shot, dims),
-    *_with(analyses['superclass'], analyzed.superclasses),
+    *_with(analyses['calibration'], analyses_lib.calibration),
+    *_with(analyses['few_shot'], analyses_lib.few_shot, dims),
+    *_with(analyses['superclass'], analyses_lib.superclasses),
     measurements.training(records, dims),
     measurements.settings(workdir.config),
   ]
-  page = render.render(
+  page = page_lib.render(
     f'{config.name}: nested embeddings',
     headline.make(workdir.config, values, retrieved),
     sections,
@@ -110,7 +100,7 @@ def run(
 
 
 def _read(path: pathlib.Path, checkpoint: Checkpoint) -> dict[str, Any] | None:
-  """None if it is not there, or of another checkpoint, which is said."""
+  """Reads a record; None if it is missing or belongs to another checkpoint."""
   if not path.exists():
     return None
   record = files.checked(
@@ -123,10 +113,10 @@ def _read(path: pathlib.Path, checkpoint: Checkpoint) -> dict[str, Any] | None:
 
 
 def _read_checked(path: pathlib.Path) -> dict[str, Any]:
-  """A record; the arrays and pictures that it speaks of are checked, too."""
+  """Reads a record, and checks the arrays and pictures that it names."""
   stage = 'retrieve' if path.name == 'retrieval.json' else 'analyze'
   sealed = checksums.read(path, f'delete it and run --mode={stage}')
-  # Of a search only the record is shown.
+  # The page shows a search by its record alone.
   if stage == 'analyze':
     sealed.check(*(sealed.files or ()))
   return sealed.record

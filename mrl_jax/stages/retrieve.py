@@ -10,7 +10,7 @@ import tqdm
 from mrl_jax import retrieval
 from mrl_jax import terminal
 from mrl_jax.retrieval import compare
-from mrl_jax.stages import build
+from mrl_jax.stages import config as config_lib
 from mrl_jax.terminal import tables
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import checksums
@@ -24,18 +24,14 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   return [workdir.retrieval / 'retrieval.json']
 
 
-def run(
-  config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint | None = None
-) -> None:
+def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   """Writes retrieval/<method>.npz and retrieval.json, and prints a table.
 
-  The metrics go to metrics.jsonl too, as `retrieval/map10@16` and, for a rerank
-  or funnel, `retrieval/map10@16-2048`. The evaluation split queries the
-  training split. Where they are the same, no row finds itself. Neighbours of
-  widths that are not searched any more go.
+  The metrics are written to metrics.jsonl as well, as `retrieval/map10@16` and,
+  for a rerank or funnel, `retrieval/map10@16-2048`. The queries are the
+  evaluation split, the database is the training split; where they are the same,
+  no row finds itself. Files of an earlier run with other widths are removed.
   """
-  if checkpoint is None:
-    checkpoint = build.chosen(config, workdir)
   database_MD, database_label_M, _ = embeddings.load(
     workdir.embeddings, config.train_split
   )
@@ -43,7 +39,6 @@ def run(
     workdir.embeddings, config.eval_split
   )
   M = len(database_MD)
-  # Rows that query themselves would find themselves.
   is_same = config.eval_split == config.train_split
   most = M - 1 if is_same else M
   if not most:
@@ -51,11 +46,11 @@ def run(
   k = min(config.retrieval.k, most)
   methods = compare.plan(
     tuple(config.nesting_dims),
-    build.widths(config),
+    config_lib.measured_dims(config),
     k=k,
     shortlist=min(max(config.retrieval.shortlist, k), most),
   )
-  database = retrieval.prepare(database_MD, build.widths(config))
+  database = retrieval.prepare(database_MD, config_lib.measured_dims(config))
   # Searched from memory, as a server would.
   query_QD = np.asarray(query_QD)
   judge = compare.Judge(
@@ -96,7 +91,7 @@ def run(
 
 
 def _remove_all(folder: pathlib.Path) -> None:
-  """Removes what an earlier run has written; the record goes first."""
+  """Removes the files of an earlier run, its record first."""
   (folder / 'retrieval.json').unlink(missing_ok=True)
   for path in folder.glob('*.npz'):
     if re.fullmatch(r'\d+(-\d+)*', path.stem):

@@ -1,4 +1,4 @@
-"""The stages: what each runs, reads and leaves."""
+"""The table of stages: their functions, config fields and dependencies."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -20,16 +20,16 @@ from mrl_jax.workdir import Workdir
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """A stage and what it hangs on.
+  """A pipeline stage and its dependencies.
 
   Attributes:
-    run: does the work, with the checkpoint given.
-    outputs: the paths it leaves; it is to run again if one is gone.
-    fields: what it reads of the config, beside what training depends on.
+    run: runs the stage on a checkpoint.
+    outputs: returns the paths that it writes; it runs again if one is missing.
+    fields: the config fields that it reads, beside those of the training.
     needs: stages that must be finished before.
-    first: stages that are run before it if they are not finished.
-    shows: stages whose results it uses if they are there.
-    alone: the first process does it all; it has no part for the others.
+    first: stages that are run first if they are not finished.
+    shows: stages whose results it uses if they exist.
+    alone: whether only the first process runs it.
   """
 
   run: Callable[[ConfigDict, Workdir, Checkpoint], None]

@@ -2,8 +2,8 @@
 
 `<step>/model` holds the parameters and BatchNorm statistics, `<step>/optimizer`
 the step and the optimizer's state, `<step>/config` the config, `<step>/dataset`
-what the run was trained on, and `<step>/fingerprints` a number for each of the
-arrays and of the two others, as Orbax does not notice a flipped bit.
+the record of the training data, and `<step>/fingerprints` a checksum of each
+array and text, because Orbax does not notice a flipped bit.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,16 +30,17 @@ _UNMEASURED = -1.0
 class Checkpoints:
   """The checkpoints of a run, in `<directory>/<step>/`.
 
-  Saving is asynchronous, and atomic: a directory named by its step is whole.
-  Use as a context manager: leaving it waits for what is being saved.
+  Saving is asynchronous and atomic: a directory named by a step is whole. Use
+  as a context manager, which waits at its end for the save in progress.
   """
 
   def __init__(self, directory: str | os.PathLike, *, keep: int | None = None):
-    """Opens to read; with `keep`, to write.
+    """Opens for reading or, with `keep`, for writing.
 
-    `keep`: how many of the last to keep, beside the one of best score. One
-    process at a time may write: it clears away what a killed one left behind.
-    Raises ValueError, naming the directory, if a score cannot be read.
+    `keep` is the number of latest checkpoints to keep, beside the one with the
+    best score. Only one process at a time may write, as it removes what a
+    killed one left. Raises ValueError, naming the directory, if a score cannot
+    be read.
     """
     if keep is not None and keep < 1:
       raise ValueError(f'keep_checkpoints {keep}: must be at least 1')
@@ -68,7 +69,7 @@ class Checkpoints:
 
   def __exit__(self, error_type, *error) -> None:
     lost = error_type and issubclass(error_type, jax.errors.JaxRuntimeError)
-    # A save cannot end without a peer that is gone, and would be waited for.
+    # After a peer is gone a save never ends, so it is not waited for.
     if not (lost and jax.process_count() > 1):
       with self._saving():
         self._manager.close()
@@ -88,14 +89,14 @@ class Checkpoints:
     score: float | None = None,
     dataset: Mapping[str, Any] | None = None,
   ) -> None:
-    """Begins to save; waits first for the save before this one.
+    """Starts to save, after the previous save has finished.
 
     Args:
-      state: what is saved, under its step.
-      config: plain JSON types.
-      score: what the best checkpoint has most of, at least 0; None where it
-        was not measured.
-      dataset: what the run was trained on, plain JSON types; None: unknown.
+      state: the state, saved under its step.
+      config: the run's config, in plain JSON types.
+      score: at least 0, higher is better; None: not measured.
+      dataset: the record of the training data, in plain JSON types; None: it is
+        unknown.
 
     Raises:
       OSError: this save or the one before it fails.
@@ -103,7 +104,7 @@ class Checkpoints:
     model, optimizer = _split(state)
     step = int(state.step)
     arrays = {'model': model, 'optimizer': optimizer}
-    # Orbax warns of a save without metrics.
+    # Orbax warns about a save without metrics.
     metrics = {'score': _UNMEASURED if score is None else score}
     texts = {'config': config}
     if dataset is not None:
@@ -123,18 +124,18 @@ class Checkpoints:
       )
 
   def is_scored(self, step: int) -> bool:
-    """Whether the checkpoint was saved with a score, or given one."""
+    """Whether the checkpoint has a score."""
     return self._saved(step).score() not in (None, _UNMEASURED)
 
   def set_score(self, step: int, score: float) -> None:
-    """Gives a checkpoint a score that was saved without one."""
+    """Adds the score to a checkpoint that was saved without one."""
     if not jax.process_index():
       self._saved(step).set_score(score)
     sharding.barrier('score is written')
     self._manager.reload()
 
   def wait(self) -> None:
-    """Returns when what is being saved is whole. Raises OSError if not."""
+    """Waits for the save in progress. Raises OSError if it fails."""
     with self._saving():
       self._manager.wait_until_finished()
 
@@ -142,7 +143,7 @@ class Checkpoints:
   def _saving(self) -> Iterator[None]:
     try:
       yield
-    # Orbax and tensorstore raise many types of what fails in the background.
+    # Orbax and tensorstore raise many types for failures in the background.
     except Exception as error:
       line = ' '.join(str(error).split())[:300]
       raise OSError(
@@ -151,23 +152,23 @@ class Checkpoints:
       ) from error
 
   def restore(self, like: State, step: int) -> State:
-    """The state, in the shapes and shardings of `like`.
+    """Restores a state with the shapes and shardings of `like`.
 
-    Raises ValueError, naming the checkpoint, if it is damaged, if its arrays
-    are not those of `like`, or if it cannot be opened; so do the four below.
+    This and the methods below raise ValueError, naming the checkpoint, if it is
+    damaged, holds other arrays than `like`, or cannot be opened.
     """
     model, optimizer = _split(like)
     restored = self._restore(step, {'model': model, 'optimizer': optimizer})
     return State(**restored['model'], **restored['optimizer'])
 
   def restore_model(self, like: Mapping[str, Any], step: int) -> dict[str, Any]:
-    """The `params` and `batch_stats` alone, as `like` holds them."""
+    """Restores `params` and `batch_stats` alone, in the tree of `like`."""
     return self._restore(step, {'model': like})['model']
 
   def model_shapes(self, step: int) -> dict[str, Any]:
-    """What `restore_model` takes, as it was saved; all names are strings.
+    """The abstract arrays to give `restore_model`, on the first device.
 
-    On the first device, whatever it was saved from.
+    The names are strings, as they were saved.
     """
     on_first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     saved = self._saved(step)
@@ -178,19 +179,19 @@ class Checkpoints:
     )
 
   def read_config(self, step: int) -> dict[str, Any]:
-    """The config a checkpoint was written with."""
+    """The config that a checkpoint was saved with."""
     saved = self._saved(step)
     with saved.told_apart():
       return saved.read_item('config')
 
   def read_dataset(self, step: int) -> dict[str, Any] | None:
-    """What the run was trained on; None where it was not recorded."""
+    """The record of the training data; None if there is none."""
     saved = self._saved(step)
     with saved.told_apart():
       return saved.read_dataset()
 
   def _restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays of some items, which are those of `like`, and as saved."""
+    """Restores the items in `like`; checks their layout and fingerprints."""
     saved = self._saved(step)
     with saved.told_apart():
       numbers = saved.numbers(like)
@@ -214,7 +215,7 @@ class Checkpoints:
     return found
 
   def _check_scores(self) -> None:
-    """Orbax reads them all to begin with, and does not say which is damaged."""
+    """Checks all scores, as Orbax would not say which of them is damaged."""
     for path in pathlib.Path(self._directory).glob('*'):
       if path.name.isdecimal():
         saved = self._saved(int(path.name))
@@ -230,7 +231,7 @@ class Checkpoints:
 
 
 def _is_deleted_soon(folder: pathlib.Path) -> bool:
-  """Whether a run that trains is deleting an old checkpoint just now."""
+  """Whether a training is just now deleting this checkpoint."""
   for _ in range(5):
     if not folder.is_dir():
       return True

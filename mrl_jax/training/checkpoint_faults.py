@@ -1,7 +1,7 @@
-"""Tells apart what keeps a checkpoint from being restored.
+"""Finds out why a checkpoint cannot be restored.
 
-It may be damaged (a missing, cut or changed file), be of another model than the
-one that is to be filled, or be out of this process's reach.
+It may be damaged (a file is missing, cut or changed), hold another model, or be
+unreadable for this process.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,6 @@ _SCARCE = (
   *('RESOURCE_EXHAUSTED', 'Out of memory', 'No space left'),
   *('PERMISSION_DENIED', 'Permission denied'),
 )
-
-
 _DAMAGE = {
   'a file is missing': ('NOT_FOUND', 'FileNotFoundError'),
   'a file is cut short': ('OUT_OF_RANGE', 'Truncated', 'match actual length'),
@@ -32,7 +30,7 @@ class DamagedError(ValueError):
 def is_of_the_machine(error: BaseException) -> bool:
   """Whether an error is a lack of memory, space, files or permission."""
   if isinstance(error, OSError):
-    # A path that is missing, or is of another kind, belongs to the checkpoint.
+    # A missing path, or one of another kind, is a fault of the checkpoint.
     return error.errno not in _OF_THE_FILE
   return isinstance(error, MemoryError) or any(
     text in str(error) for text in _SCARCE
@@ -40,7 +38,7 @@ def is_of_the_machine(error: BaseException) -> bool:
 
 
 def text_of(error: BaseException, folder: os.PathLike) -> str:
-  """What an error says, in one line, with paths below `folder` cut to it."""
+  """An error as one line, with paths relative to `folder`."""
   if error.__cause__ and 'TensorStore details' in str(error):
     error = error.__cause__
   text = ' '.join(str(error).split()).partition(' [tensorstore_spec')[0]
@@ -48,7 +46,7 @@ def text_of(error: BaseException, folder: os.PathLike) -> str:
 
 
 def damage(text: str) -> str:
-  """What has happened to a file that could not be read, from `text_of`."""
+  """The kind of damage that an error line from `text_of` speaks of."""
   for what, signs in _DAMAGE.items():
     if any(sign in text for sign in signs):
       return what
@@ -69,17 +67,17 @@ def describe(tree: Any) -> dict[str, str]:
 
 
 def layout_number(described: Mapping[str, str]) -> int:
-  """32 bits that change with any name, dtype or shape."""
+  """A 32-bit checksum of all names, dtypes and shapes."""
   lines = sorted(f'{name} {what}' for name, what in described.items())
   return zlib.crc32('\n'.join(lines).encode())
 
 
 def misfit(there: Mapping[str, str], here: Mapping[str, str]) -> str:
-  """What differs first, and the setting that is likely to be the cause.
+  """The first array that differs, and the setting that is the likely cause.
 
   Args:
     there: `describe` of the checkpoint, names beginning with its items.
-    here: the same of the model that is to be filled.
+    here: `describe` of the model to restore.
 
   Returns:
     The end of a sentence; empty if nothing differs.
@@ -89,7 +87,7 @@ def misfit(there: Mapping[str, str], here: Mapping[str, str]) -> str:
   )
   if not differing:
     return ''
-  # The head of a model, and the optimizer's copy of it, follow the encoder.
+  # Differences in the encoder come before those of head and optimizer.
   name = min(
     differing, key=lambda x: (not x.startswith('model.'), '.head.' in x, x)
   )

@@ -1,4 +1,4 @@
-"""Several processes as one run: which they are, and how they end."""
+"""Joins several processes into one run, and ends them together."""
 
 from collections.abc import Iterator
 import contextlib
@@ -24,12 +24,12 @@ def joined(
   num_processes: int | None = None,
   process_id: int | None = None,
 ) -> Iterator[None]:
-  """Makes this process one of several, to the end of the block.
+  """Makes this process one of several for the duration of the block.
 
-  Comes before any device is used. All three arguments are given, or none: then
-  TPU pods, SLURM and Kubernetes are detected, and elsewhere nothing happens.
-  Among several processes an exception in the block ends this one at once, a
-  SystemExit with its line.
+  Enter it before any device is used. Give all three arguments or none; without
+  them TPU pods, SLURM and Kubernetes are detected, and elsewhere nothing
+  happens. Among several processes an exception in the block ends this process
+  at once, a SystemExit with its line.
 
   Raises ValueError for some but not all arguments, or impossible ones.
   """
@@ -50,7 +50,7 @@ def joined(
       failed = True
       _show(error)
   if failed:
-    # To leave in order is to wait for the others, who wait for this process.
+    # An orderly exit would wait for the others, which wait for this process.
     os._exit(1)
 
 
@@ -107,22 +107,22 @@ def _check_free(port: int) -> None:
 
 
 def _in_cluster() -> bool:
-  """Whether something has started several processes, as far as can be told.
+  """Whether a cluster has started several processes, as far as can be told.
 
-  `jax.distributed.initialize` finds out who they are, but would also wait for
-  others in an interactive SLURM shell.
+  `jax.distributed.initialize` would find them, but would also wait for others
+  in an interactive SLURM shell.
   """
   if _slurm_tasks() > 1:
     return True
   if 'JOB_COMPLETION_INDEX' in os.environ and _is_installed('kubernetes'):
     return True
-  # A TPU's hosts are listed on GKE, and asked for elsewhere.
+  # JAX finds the hosts of a TPU itself.
   chips = glob.glob('/dev/accel*') + glob.glob('/dev/vfio/[0-9]*')
   return bool(chips) and _is_installed('libtpu')
 
 
 def _slurm_tasks() -> int:
-  """The processes that srun has started; 1 outside of SLURM.
+  """The number of processes that srun has started; 1 outside of SLURM.
 
   Raises ValueError for variables that are missing, or contradict each other.
   """
@@ -130,7 +130,7 @@ def _slurm_tasks() -> int:
   if tasks < 2:
     return tasks
   numbers = ('SLURM_JOB_ID', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID')
-  # An empty one is as good as none.
+  # An empty variable counts as missing.
   names = (*numbers, 'SLURM_STEP_NODELIST')
   if missing := [name for name in names if not os.environ.get(name)]:
     raise ValueError(
@@ -158,9 +158,10 @@ def _is_installed(package: str) -> bool:
 
 @contextlib.contextmanager
 def _witness() -> Iterator[None]:
-  """Has a line printed if this process ends within the block.
+  """Starts a child that prints a line if this process dies within the block.
 
-  JAX's runtime aborts a process whose peers are gone, past all of Python.
+  JAX's runtime aborts a process whose peers are gone, without any Python code
+  being run.
   """
   line = (
     f'OSError: killed, or another process is gone (see its log); {_RESTART}'
@@ -169,7 +170,7 @@ def _witness() -> Iterator[None]:
   witness = subprocess.Popen(
     [sys.executable, '-IS', '-c', program, line],
     stdin=subprocess.PIPE,
-    # Ctrl-C is not for it.
+    # Ctrl-C must not reach it.
     start_new_session=True,
   )
   try:

@@ -1,4 +1,4 @@
-"""A number for each array of a tree, which changes with any of its bits."""
+"""Checksums of arrays that change with any of their bits."""
 
 import math
 from typing import Any
@@ -15,17 +15,17 @@ _BLOCK = 2**16
 
 
 def of_arrays(tree: Any) -> dict[str, int]:
-  """32 bits for each array, by its dotted path.
+  """A 32-bit checksum of each array, by its dotted path.
 
-  The words of an array, of 32 bits or less, are hashed with their positions,
-  and the hashes added up modulo 2^32. No two words have the same hash at a
-  position, so a change of one is always noticed, and a change of more but once
-  in 2^32. A sum has no order: how an array is split over devices and processes
-  makes no difference.
+  Each word of an array (at most 32 bits) is hashed with its position, and the
+  hashes are added modulo 2^32. At one position no two words have the same hash,
+  so a change of one word is always noticed, and a change of several is missed
+  once in 2^32. The order of a sum does not matter, so neither does how an array
+  is split over devices and processes.
 
-  Reads the arrays on the host, where no program has to be compiled for each
-  shape. With several processes all must call it; of an array that each of them
-  has whole, each reads its own.
+  The arrays are read on the host, where nothing is compiled for each shape.
+  With several processes all must call this; an array that is whole on each is
+  read by each.
   """
   named = {
     jax.tree_util.keystr(path, simple=True, separator='.'): x
@@ -50,7 +50,7 @@ def _is_spread(x: jax.Array) -> bool:
 
 
 def _own_sum(x: jax.Array) -> int:
-  """Of the parts of an array that no other process counts."""
+  """The sum over the parts of an array that belong to this process."""
   if x.is_fully_replicated:
     parts = x.addressable_shards[:1]
   else:
@@ -59,9 +59,9 @@ def _own_sum(x: jax.Array) -> int:
 
 
 def _part_sum(part: jax.Shard, shape: tuple[int, ...]) -> int:
-  """Of a part of an array of this shape."""
+  """The sum over a part of an array of this shape."""
   data = np.asarray(part.data, order='C')
-  # A last axis for the words of each element: two, where it has 64 bits.
+  # The last axis holds the words of an element: two if it has 64 bits.
   words = data[..., None].view(f'u{min(data.itemsize, 4)}')
   shape = (*shape, words.shape[-1])
   strides = [_SPACING * math.prod(shape[i + 1 :]) for i in range(len(shape))]
@@ -71,7 +71,7 @@ def _part_sum(part: jax.Shard, shape: tuple[int, ...]) -> int:
 
 
 def _sum(words: np.ndarray, key: int, strides: list[int]) -> int:
-  """Of the hashes of a block whose first word has this key."""
+  """The sum of the hashes of a block whose first word has this key."""
   if words.size > _BLOCK:
     axis = next(i for i, n in enumerate(words.shape) if n > 1)
     middle = words.shape[axis] // 2

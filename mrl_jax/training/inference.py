@@ -1,4 +1,4 @@
-"""What every width says of every example, in one pass over a split."""
+"""Evaluation, prediction and embedding with a trained model, batch by batch."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,12 +9,95 @@ from jax import numpy as jnp
 import numpy as np
 
 from mrl_jax import losses
-from mrl_jax.training import state as state_lib
+from mrl_jax.losses import metrics
 
 Arrays = Mapping[str, Any]
 
 
-def make_step(
+def one_behind(outputs: Iterable[Any]) -> Iterator[Any]:
+  """Yields each item only after the next one has been computed.
+
+  JAX returns from a jitted step before the device has finished. A caller that
+  fetches the item yielded here waits for the step before the one just started,
+  so the device always has work while the host decodes.
+  """
+  waiting = []
+  for item in outputs:
+    yield from waiting
+    waiting = [item]
+  yield from waiting
+
+
+def evaluation_model(
+  graphdef: nnx.GraphDef, params: Arrays, batch_stats: Arrays
+) -> nnx.Module:
+  """The model, with BatchNorm reading its running statistics."""
+  model = nnx.merge(graphdef, params, batch_stats)
+  # Encoders without BatchNorm have nothing to set.
+  return nnx.view(model, use_running_average=True, raise_if_not_found=False)
+
+
+def make_eval_step(
+  graphdef: nnx.GraphDef,
+  normalize: Callable[[jax.Array], jax.Array],
+  *,
+  dims: Sequence[int] | None = None,
+  flip: bool = False,
+  sharding: jax.sharding.Sharding | None = None,
+) -> Callable[[Arrays, Arrays, Arrays], Arrays]:
+  """Returns the jitted `(params, batch_stats, batch) -> sums` for `evaluate`.
+
+  The batch holds `image` (uint8 NHWC), `label` and `mask`; the sums are those
+  of `metrics.masked_sums`.
+
+  Args:
+    graphdef: the graph definition of a `models.Classifier`.
+    normalize: takes uint8 images to float32.
+    dims: the widths to evaluate; None: the nesting dims. Others with MRL-E
+      only.
+    flip: average the logits of each image and its mirror image.
+    sharding: the sharding of the sums; None leaves it to the compiler.
+  """
+
+  def eval_step(params, batch_stats, batch):
+    model = evaluation_model(graphdef, params, batch_stats)
+    image_NHWC = normalize(batch['image'])
+    embedding_ND = model.encoder(image_NHWC)
+    if flip:
+      # The heads are linear: the mean logits are those of the mean embedding.
+      embedding_ND += model.encoder(image_NHWC[:, :, ::-1])
+      embedding_ND /= 2
+    loss_GN, rank_GN = model.head.statistics(embedding_ND, batch['label'], dims)
+    mask_N = losses.counted(batch['label'], batch['mask'])
+    return metrics.masked_sums(loss_GN, rank_GN, mask_N)
+
+  return jax.jit(eval_step, out_shardings=sharding)
+
+
+def evaluate(
+  eval_step: Callable[[Arrays, Arrays, Arrays], Arrays],
+  params: Arrays,
+  batch_stats: Arrays,
+  batches: Iterable[Arrays],
+) -> dict[str, np.ndarray]:
+  """Adds up the sums of `make_eval_step` over all batches, in float64.
+
+  Raises ValueError if no example counts, or a loss is not finite.
+  """
+  totals = {}
+  for sums in run(eval_step, params, batch_stats, batches):
+    for name, value in sums.items():
+      totals[name] = totals.get(name, 0) + np.asarray(value, np.float64)
+  if not totals['count']:
+    raise ValueError(
+      'every image of the evaluation split is damaged, or has label -1'
+    )
+  if not np.isfinite(totals['loss']).all():
+    raise ValueError(f'the evaluation loss is not finite: {totals["loss"]}')
+  return totals
+
+
+def make_predict_step(
   graphdef: nnx.GraphDef,
   normalize: Callable[[jax.Array], jax.Array],
   *,
@@ -27,31 +110,32 @@ def make_step(
 ) -> Callable[[Arrays, Arrays, Arrays], dict[str, jax.Array]]:
   """Returns the jitted `(params, batch_stats, batch) -> outputs`.
 
-  Args:
-    graphdef: the static part of a `models.Classifier`.
-    normalize: of uint8 images.
-    dims: the widths, G of them; None: the head's. Others for MRL-E only.
-    members: for a set of other classes, those of the model that count as each:
-      its logit is the largest of theirs, and no other class is looked at.
-    flip: average the logits of each image and its mirror image.
-    saved_dims: of `dims`, those whose logits are put out.
-    embedding: put out the embedding.
-    sharding: of the outputs; None leaves it to the compiler.
+  The outputs are `loss` [G, N] in nats, `top` (the 5 best classes, int32
+  [G, N, 5], ties to the lower), the batch's `label` and `mask`, and on request
+  `logits` (float16 [len(saved_dims), N, C]) and `embedding` [N, D]. G is 0 for
+  a model without heads.
 
-  The outputs are `loss` [G, N] in nats, `top` (the first 5 classes, int32
-  [G, N, 5], ties to the lower), `label` and `mask` of the batch, and where
-  asked for `logits` (float16 [len(saved_dims), N, C]) and `embedding` [N, D].
-  G is 0 for a model without heads.
+  Args:
+    graphdef: the graph definition of a `models.Classifier`.
+    normalize: takes uint8 images to float32.
+    dims: the classifier dims, G of them; None: the nesting dims. Others with
+      MRL-E only.
+    members: for a set with other classes, the model's classes that count as
+      each: its logit is the largest of theirs, and all others are ignored.
+    flip: average the logits of each image and its mirror image.
+    saved_dims: those of `dims` whose logits are among the outputs.
+    embedding: whether the embedding is among the outputs.
+    sharding: the sharding of the outputs; None leaves it to the compiler.
   """
   member_SM = None if members is None else _padded(members)
 
-  def step(params, batch_stats, batch):
-    model = state_lib.evaluation_model(graphdef, params, batch_stats)
+  def predict_step(params, batch_stats, batch):
+    model = evaluation_model(graphdef, params, batch_stats)
     image_NHWC = normalize(batch['image'])
     embedding_ND = model.encoder(image_NHWC)
     read_ND = embedding_ND
     if flip:
-      # The heads are linear: their mean is that of the mean.
+      # The heads are linear: the mean logits are those of the mean embedding.
       read_ND = (embedding_ND + model.encoder(image_NHWC[:, :, ::-1])) / 2
     outputs = {'label': batch['label'], 'mask': batch['mask']}
     if embedding:
@@ -76,27 +160,39 @@ def make_step(
     outputs['top'] = jax.lax.top_k(logits_GNC, k)[1]
     return outputs
 
-  return jax.jit(step, out_shardings=sharding)
+  return jax.jit(predict_step, out_shardings=sharding)
+
+
+def make_embed_step(
+  graphdef: nnx.GraphDef,
+  normalize: Callable[[jax.Array], jax.Array],
+  *,
+  sharding: jax.sharding.Sharding | None = None,
+) -> Callable[[Arrays, Arrays, Arrays], jax.Array]:
+  """Returns the jitted `(params, batch_stats, batch) -> embedding_ND`.
+
+  `sharding` is that of the embeddings; None leaves it to the compiler.
+  """
+
+  def embed_step(params, batch_stats, batch):
+    model = evaluation_model(graphdef, params, batch_stats)
+    return model.encoder(normalize(batch['image']))
+
+  return jax.jit(embed_step, out_shardings=sharding)
 
 
 def run(
-  step: Callable[[Arrays, Arrays, Arrays], dict[str, jax.Array]],
+  step: Callable[[Arrays, Arrays, Arrays], Arrays],
   params: Arrays,
   batch_stats: Arrays,
   batches: Iterable[Arrays],
 ) -> Iterator[dict[str, np.ndarray]]:
-  """The outputs of each batch on the host, with its padding and its mask."""
-  pending = None
-  for batch in batches:
-    outputs = step(params, batch_stats, batch)
-    # One batch late, so that the host decodes while the device works.
-    if pending:
-      yield jax.device_get(pending)
-    pending = outputs
-  yield jax.device_get(pending)
+  """Yields the outputs of each batch on the host, with padding and mask."""
+  outputs = (step(params, batch_stats, batch) for batch in batches)
+  yield from map(jax.device_get, one_behind(outputs))
 
 
 def _padded(members: Sequence[Sequence[int]]) -> np.ndarray:
-  """As an array [S, M]; a class of fewer members has its first repeatedly."""
+  """Classes' members as [S, M]; a short row repeats its first member."""
   most = max(map(len, members))
   return np.array([[*row, *row[:1] * (most - len(row))] for row in members])

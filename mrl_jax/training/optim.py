@@ -15,7 +15,7 @@ SCHEDULES = ('cyclic', 'cosine', 'step', 'constant')
 
 
 def _rate(name: str, value: Any) -> Any:
-  """Takes a learning rate, or a schedule of it."""
+  """Checks a learning rate; a schedule is returned as it is."""
   return value if callable(value) else checks.number(0)(name, value)
 
 
@@ -49,7 +49,7 @@ def schedule(
   step_epochs: Sequence[float] = (),
   step_factor: float = 0.1,
 ) -> optax.Schedule:
-  """Learning rate as a function of the updates done.
+  """Returns the learning rate as a function of the updates done so far.
 
   `cyclic` is the triangle of the paper's recipe (appendix C): from 1e-4 of the
   peak at step 0 up to the peak at `peak_epoch`, down to 0 at the end; `cosine`
@@ -86,10 +86,10 @@ def schedule(
   name=checks.choice(*DECAY_MASKS),
 )
 def decay_mask(name: str) -> Callable[[optax.Params], optax.Params]:
-  """Which parameters weight decay applies to, as a function of the parameters.
+  """Returns a function that marks the parameters to which weight decay applies.
 
-  `all`: every one. `no_norm_no_bias`: kernels only. `reference`: what the
-  released code does, every parameter but those of modules named `bn…`, so the
+  `all`: every parameter. `no_norm_no_bias`: kernels only. `reference`, as in
+  the paper's released code: all but those of modules named `bn…`, so that the
   BatchNorm of each downsampling branch and the head's bias do decay.
   """
 
@@ -117,7 +117,7 @@ def sgd(
   weight_decay: float = 0.0,
   mask: str = 'all',
 ) -> optax.GradientTransformation:
-  """torch.optim.SGD: decay joins the gradient before the momentum."""
+  """SGD as in torch.optim: weight decay is added before the momentum."""
   return optax.chain(
     optax.add_decayed_weights(weight_decay, mask=decay_mask(mask)),
     optax.trace(decay=momentum),
@@ -133,10 +133,10 @@ def adamw(
   weight_decay: float = 0.0,
   mask: str = 'all',
 ) -> optax.GradientTransformation:
-  """torch.optim.AdamW: the decay, too, is multiplied by the learning rate.
+  """AdamW as in torch.optim: decay is multiplied by the learning rate as well.
 
-  The size of the loss does not matter to it: the sum over granularities needs
-  no other learning rate than a single head.
+  It does not depend on the scale of the loss, so the sum over nesting dims
+  needs the same learning rate as a single head.
   """
   return optax.adamw(
     learning_rate,

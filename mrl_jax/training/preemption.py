@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a run is to end soon, and to go on later."""
+"""Notices SIGTERM and Ctrl-C, so that a run can save before it ends."""
 
 from collections.abc import Iterable, Iterator
 import contextlib
@@ -11,22 +11,22 @@ from typing import Any, NoReturn
 import jax
 from jax.experimental import multihost_utils
 
-# What a shell reports of a process that SIGTERM ended.
+# The exit code by which a shell reports SIGTERM.
 EXIT_CODE = 128 + signal.SIGTERM
-# Seconds until a lost Ctrl-C is raised once more.
+# Seconds until a lost Ctrl-C is raised again.
 _AGAIN = 0.1
 
 
 class Stopped(Exception):
-  """Raised between two batches of an evaluation that is not to go on."""
+  """Raised between two batches of an evaluation that a signal has ended."""
 
 
 class Preemption:
   """Notices SIGTERM and Ctrl-C while used as a context manager.
 
-  The first one is left to the caller, who asks for it after every step; the
-  second ends the process at once. A flag cannot be lost, as a KeyboardInterrupt
-  is that is raised inside of a callback.
+  The first signal sets a flag that the caller asks for after every step; the
+  second ends the process at once. A flag cannot get lost, unlike a
+  KeyboardInterrupt raised inside a callback.
   """
 
   def __init__(self):
@@ -58,13 +58,13 @@ class Preemption:
 
   @property
   def name(self) -> str:
-    """What has been noticed."""
+    """The name of the signal."""
     return 'Ctrl-C' if self._number == signal.SIGINT else 'SIGTERM'
 
   def noticed(self, step: int) -> bool:
-    """Whether to save and end after this step, the same in all processes.
+    """Whether to save and end after this step; all processes agree.
 
-    To be asked after every step.
+    Must be called after every step.
     """
     if jax.process_count() > 1:
       return multihost_utils.reached_preemption_sync_point(step)
@@ -73,7 +73,8 @@ class Preemption:
   def until(self, batches: Iterable[Any]) -> Iterator[Any]:
     """Yields the batches, and raises Stopped once a signal has come.
 
-    With several processes it never does: they would not all stop at the same.
+    With several processes it never raises, as they would stop at different
+    batches.
     """
     for batch in batches:
       if self._number is not None:
@@ -81,30 +82,29 @@ class Preemption:
       yield batch
 
   def end(self) -> NoReturn:
-    """Ends as the signal says: by KeyboardInterrupt, or with EXIT_CODE."""
+    """Ends the process: KeyboardInterrupt for Ctrl-C, else EXIT_CODE."""
     if self._number == signal.SIGINT:
       raise KeyboardInterrupt
     sys.exit(EXIT_CODE)
 
   def end_if_noticed(self) -> None:
-    """Ends if a signal has come that nothing has acted upon."""
+    """Ends the process if a signal has come."""
     if self._number is not None:
       self.end()
 
 
 @contextlib.contextmanager
 def interrupts_heard() -> Iterator[None]:
-  """Raises a Ctrl-C once more that came where exceptions are ignored.
+  """Raises a Ctrl-C again if it came where Python ignores exceptions.
 
-  JAX clears up in a callback of Python's garbage collection. What is raised in
-  there is printed, and is lost.
+  JAX cleans up in a callback of Python's garbage collector, and an exception
+  raised there is printed and lost.
   """
   previous = sys.unraisablehook
 
   def hook(unraisable):
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-      # Later, when the callback has ended; a signal also wakes a thread that
-      # waits.
+      # Once the callback has ended. A signal also wakes a waiting thread.
       main = threading.main_thread().ident
       timer = threading.Timer(
         _AGAIN, signal.pthread_kill, (main, signal.SIGINT)

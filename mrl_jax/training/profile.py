@@ -1,4 +1,4 @@
-"""A trace of some training steps, as XProf and Perfetto read it."""
+"""Traces some training steps, for XProf and Perfetto."""
 
 import pathlib
 import re
@@ -8,9 +8,9 @@ import jax
 
 
 def parse(span: str) -> tuple[int, int]:
-  """The first step of START:STOP and the one after the last; '' is none.
+  """Parses START:STOP, the first traced step and the one after the last.
 
-  Raises ValueError for anything else, or a stop that is not after the start.
+  Empty text gives (0, 0). Raises ValueError for anything else.
   """
   if not span:
     return 0, 0
@@ -22,7 +22,7 @@ def parse(span: str) -> tuple[int, int]:
 
 
 class Profile:
-  """Writes the trace to a folder. A context manager: it is whole afterwards."""
+  """Writes the trace to a folder; use as a context manager."""
 
   def __init__(self, span: str, path: pathlib.Path):
     self._start, self._stop = parse(span)
@@ -36,9 +36,9 @@ class Profile:
     self._end()
 
   def before(self, step: int, state: Any) -> None:
-    """To be called before each step, with the state that goes into it."""
+    """Must be called before each step, with the state that enters it."""
     if step in (self._start, self._stop):
-      # The device may be a step behind; its work belongs to its own step.
+      # The device may still be working on the step before.
       jax.block_until_ready(state)
     if step == self._stop:
       self._end()

@@ -1,4 +1,4 @@
-"""Reads one checkpoint's folder, and checks that it is as it was saved."""
+"""Reads one checkpoint's folder and checks it against its fingerprints."""
 
 from collections.abc import Collection, Iterator, Mapping
 import contextlib
@@ -19,15 +19,15 @@ from mrl_jax.workdir import files
 
 # Items saved as JSON.
 _TEXTS = ('config', 'dataset', 'metrics')
-# Orbax's list of the items that a checkpoint was saved with.
+# Orbax's list of the items in a checkpoint.
 _ITEMS = '_CHECKPOINT_METADATA'
 
 
 class SavedStep:
   """The files of the checkpoint of one step.
 
-  Everything is to be called inside `told_apart`, which turns what the others
-  raise into a ValueError of one line.
+  Call the other methods inside `told_apart`, which turns what they raise into a
+  ValueError of one line.
   """
 
   def __init__(self, directory: str | os.PathLike, step: int):
@@ -36,7 +36,7 @@ class SavedStep:
 
   @contextlib.contextmanager
   def told_apart(self) -> Iterator[None]:
-    """Raises a ValueError that says whether the checkpoint is damaged."""
+    """Turns errors into a ValueError that says if the checkpoint is damaged."""
     if not self.folder.is_dir():
       raise ValueError(f'checkpoint {self.folder} is not there')
     try:
@@ -45,7 +45,7 @@ class SavedStep:
       raise ValueError(
         f'checkpoint {self.folder} is damaged ({error}){self._way_out()}'
       ) from error
-    # Orbax and tensorstore raise many types on damaged files.
+    # Orbax and tensorstore raise many types for damaged files.
     except Exception as error:
       line = faults.text_of(error, self.folder)
       if faults.is_of_the_machine(error):
@@ -59,7 +59,7 @@ class SavedStep:
       ) from error
 
   def items(self) -> frozenset[str]:
-    """The items that it was saved with."""
+    """The items that the checkpoint was saved with."""
     record = self._parse(_ITEMS)
     items = record.get('item_handlers')
     if not isinstance(items, dict):
@@ -67,18 +67,18 @@ class SavedStep:
     return frozenset(items)
 
   def numbers(self, items: Collection[str]) -> dict[str, int] | None:
-    """The saved fingerprints; None if there were none when it was saved.
+    """The saved fingerprints; None if the checkpoint was saved without.
 
-    Opens all files of the items, and of the fingerprints, first.
+    Opens all files of the items and of the fingerprints first.
     """
-    # Checkpoints had none before 2026-11-25. Orbax's list of items tells those
-    # from one whose folder of fingerprints is gone.
+    # Checkpoints had none before 2026-11-25. Orbax's list of items tells such a
+    # checkpoint from one whose fingerprints are lost.
     has_some = 'fingerprints' in self.items()
     self._check_within_reach([*items, *(['fingerprints'] if has_some else [])])
     return self._parse('fingerprints/metadata') if has_some else None
 
   def read_item(self, item: str) -> dict[str, Any]:
-    """The content of an item saved as JSON; one process alone may read it."""
+    """The content of an item saved as JSON. One process alone may call this."""
     saved = self.numbers([item])
     content = self._parse(f'{item}/metadata')
     expected = {'step': self._step, item: _text_number(content)}
@@ -88,7 +88,7 @@ class SavedStep:
     return content
 
   def check_score(self) -> None:
-    """Raises DamagedError if the score is not the one that was saved."""
+    """Raises DamagedError if the score has changed since it was saved."""
     items = self.items()
     if 'metrics' not in items:
       return
@@ -98,25 +98,25 @@ class SavedStep:
       raise DamagedError('metrics/metrics has no score')
     saved = {}
     if 'fingerprints' in items:
-      # Where they are damaged, the checkpoint is refused once it is restored.
+      # Damaged fingerprints are reported when the checkpoint is restored.
       with contextlib.suppress(DamagedError):
         saved = self._parse('fingerprints/metadata')
-    # Checkpoints had no number of the score before 2026-11-28.
+    # Scores had no fingerprint before 2026-11-28.
     if saved.get('metrics') not in (None, _text_number(content)):
       raise DamagedError('not as saved: metrics')
 
   def score(self) -> float | None:
-    """The score in the file, or None where there is no such file."""
+    """The score, or None if it has no file."""
     path = pathlib.Path(self.folder / 'metrics' / 'metrics')
     return files.read_json(path, missing={}).get('score')
 
   def set_score(self, score: float) -> None:
-    """Writes another score, and its fingerprint."""
+    """Replaces the score and its fingerprint."""
     content = {'score': score}
     path = pathlib.Path(self.folder / 'fingerprints' / 'metadata')
     numbers = files.read_json(path, missing={})
     if numbers:
-      # Without a number no score is refused, wherever this is interrupted.
+      # Without a fingerprint any score is accepted, so this may be interrupted.
       numbers.pop('metrics', None)
       files.write_json(path, numbers)
     files.write_json(pathlib.Path(self.folder / 'metrics' / 'metrics'), content)
@@ -124,11 +124,11 @@ class SavedStep:
       files.write_json(path, numbers | {'metrics': _text_number(content)})
 
   def read_dataset(self) -> dict[str, Any] | None:
-    """What the run was trained on; None where it was not recorded."""
+    """The record of the training data; None if there is none."""
     return self.read_item('dataset') if 'dataset' in self.items() else None
 
   def metadata(self, item: str, saved: Mapping[str, int] | None) -> Any:
-    """Orbax's description of an item's arrays, in their tree."""
+    """Orbax's description of an item's arrays, as a tree."""
     found = ocp.StandardCheckpointHandler().metadata(self.folder / item).tree
     if saved is not None:
       _check_layout(item, faults.describe(found), saved)
@@ -170,9 +170,9 @@ class SavedStep:
 
 
 def fingerprints(step: int, items: Mapping[str, Any]) -> dict[str, int]:
-  """A number for each array in the items, by its dotted path, and each text.
+  """Checksums of each array in the items, by dotted path, and of each text.
 
-  The step is among them: a directory under another's name is noticed, too.
+  The step is included, so that a renamed directory is noticed.
   """
   arrays = {name: item for name, item in items.items() if name not in _TEXTS}
   found = {'step': step, **fingerprint.of_arrays(arrays)}
@@ -187,7 +187,7 @@ def _text_number(content: Any) -> int:
 
 
 def layouts(items: Mapping[str, Any]) -> dict[str, int]:
-  """A number for the names, dtypes and shapes of each item's arrays."""
+  """Checksums of the names, dtypes and shapes of each item's arrays."""
   return {
     _layout(name): faults.layout_number(faults.describe(tree))
     for name, tree in items.items()
@@ -213,6 +213,6 @@ def _check_layout(
   expected = {name for name in saved if name.startswith(f'{item}.')}
   if names != expected:
     raise DamagedError(f'not as saved: the name {min(names ^ expected)}')
-  # Checkpoints had no number of the layout before 2026-11-28.
+  # Layouts had no checksum before 2026-11-28.
   if saved.get(_layout(item)) not in (None, faults.layout_number(described)):
     raise DamagedError(f'not as saved: {_layout(item)}')

@@ -1,4 +1,4 @@
-"""The device mesh, and how arrays lie on it."""
+"""The device mesh, and the shardings of arrays on it."""
 
 from collections.abc import Mapping, Sequence
 import hashlib
@@ -14,7 +14,7 @@ import numpy as np
 
 from mrl_jax import checks
 
-# Elements; a smaller array is not worth being split.
+# Elements of the smallest array that is worth splitting.
 _LEAST_SPLIT = 2**14
 
 
@@ -23,19 +23,19 @@ _LEAST_SPLIT = 2**14
   model=checks.whole(),
 )
 def make_mesh(data: int = 0, model: int = 1) -> jax.sharding.Mesh:
-  """A mesh of the axes `data` and `model` over the first devices.
+  """Makes a mesh with the axes `data` and `model` over the first devices.
 
   Args:
-    data: parts of a batch; 0: as many as there are devices for.
-    model: parts of the head's classes.
+    data: number of parts of a batch; 0: as many as there are devices for.
+    model: number of parts of the head's classes.
 
   Raises:
     ValueError: there are not as many devices, or, with several processes, some
       would be left out.
   """
   devices = jax.devices()
-  count = (data or len(devices) // max(model, 1)) * model
-  if data < 0 or not 0 < count <= len(devices):
+  count = (data or len(devices) // model) * model
+  if not 0 < count <= len(devices):
     raise ValueError(
       f'mesh data={data} (0 means all) x model={model}: there are '
       f'{len(devices)} devices'
@@ -63,12 +63,12 @@ def over_data(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 
 def of_state(tree: Any, mesh: jax.sharding.Mesh, *, fsdp: bool = False) -> Any:
-  """Where the arrays of a training state lie: the tree, of shardings.
+  """The sharding of each array of a training state, in its tree.
 
   The head's arrays are split by classes over `model`. With `fsdp` each large
-  array is split over `data`, too, along its longest axis that can be: the
+  array is also split over `data`, along its longest axis that can be: the
   compiler gathers it where it is used (ZeRO, arXiv 1910.02054, stage 3). All
-  else is on every device.
+  other arrays are replicated.
   """
 
   def place(path, x):
@@ -95,7 +95,7 @@ def of_state(tree: Any, mesh: jax.sharding.Mesh, *, fsdp: bool = False) -> Any:
 def check_batch_size(
   batch_size: int, mesh: jax.sharding.Mesh, micro_batches: int = 1
 ) -> None:
-  """Raises ValueError unless all devices have as many rows of each part."""
+  """Raises ValueError unless each part of a batch divides evenly."""
   num_parts = mesh.shape['data']
   if batch_size % (num_parts * micro_batches):
     parts = (
@@ -125,27 +125,27 @@ def shard_batch(
 
 
 def replicate(array: np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:
-  """The whole array on every device, from each process's own copy of it."""
+  """Puts an array whole on every device, from each process's own copy."""
   return jax.make_array_from_callback(
     array.shape, replicated(mesh), lambda index: array[index]
   )
 
 
 def to_host(array: jax.Array) -> np.ndarray:
-  """The whole of an array that may be spread over processes, as numpy."""
+  """Fetches an array that may be spread over processes, as numpy."""
   if array.is_fully_addressable:
     return np.asarray(array)
   return multihost_utils.process_allgather(array, tiled=True)
 
 
 def barrier(name: str) -> None:
-  """Waits until all processes have come here."""
+  """Waits until all processes have arrived."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
 def agreed(text: str) -> bool:
-  """Whether all processes have come here with the same text."""
+  """Whether all processes pass the same text."""
   if jax.process_count() == 1:
     return True
   digest = hashlib.sha256(text.encode()).digest()
@@ -154,7 +154,7 @@ def agreed(text: str) -> bool:
 
 
 def union(texts: Sequence[str]) -> list[str]:
-  """The texts of all processes, each once, sorted."""
+  """The distinct texts of all processes, sorted."""
   if jax.process_count() == 1:
     return sorted(set(texts))
   data = np.frombuffer(json.dumps(texts).encode(), np.uint8)

@@ -1,4 +1,4 @@
-"""Which parameters train: patterns that name parts of a model."""
+"""Selects the parameters that train, by patterns that name model parts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,10 +22,10 @@ PRESETS = {
 
 
 def parse(patterns: Sequence[str]) -> tuple[str, ...]:
-  """The patterns, one each; an entry may hold several, with commas between.
+  """Splits entries at their commas into patterns.
 
-  So the names of `PRESETS` are entries, too. Raises ValueError for an entry
-  that is no text, or is empty.
+  The names of `PRESETS` are entries, too. Raises ValueError for an entry that
+  is no text, or is empty.
   """
   if isinstance(patterns, str):
     patterns = (patterns,)
@@ -40,9 +40,9 @@ def parse(patterns: Sequence[str]) -> tuple[str, ...]:
 def matches(path: Sequence[Any], patterns: Sequence[str]) -> bool:
   """Whether the parameter at `path`, a tuple of names, trains.
 
-  A pattern names a module or a parameter by its dotted path, such as
-  `encoder.layer4.2.conv3`, and with it all that lies below; `encoder.` may be
-  left out. Without patterns everything trains.
+  A pattern is the dotted path of a module or parameter, such as
+  `encoder.layer4.2.conv3`, and matches all that lies below it; `encoder.` may
+  be left out. Without patterns every parameter trains.
   """
   names = '.'.join(map(str, path)) + '.'
   inner = names.removeprefix('encoder.')
@@ -54,9 +54,9 @@ def matches(path: Sequence[Any], patterns: Sequence[str]) -> bool:
 
 
 def split(params: Arrays, patterns: Sequence[str]) -> tuple[Arrays, Arrays]:
-  """The parameters that train, and the frozen ones, as nested dicts.
+  """Splits parameters into trainable and frozen ones, as nested dicts.
 
-  Raises ValueError naming the patterns that match nothing.
+  Raises ValueError, naming them, for patterns that match nothing.
   """
   patterns = parse(patterns)
   flat = traverse_util.flatten_dict(params)
@@ -80,7 +80,7 @@ def split(params: Arrays, patterns: Sequence[str]) -> tuple[Arrays, Arrays]:
 
 
 def merge(trained: Arrays, frozen: Arrays) -> dict[str, Any]:
-  """Puts together what `split` took apart."""
+  """Merges the two results of `split`."""
   return traverse_util.unflatten_dict(
     traverse_util.flatten_dict(trained) | traverse_util.flatten_dict(frozen)
   )

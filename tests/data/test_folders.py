@@ -1,5 +1,6 @@
 """Which files of a folder tree are images, and which trees are no set."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -12,6 +13,7 @@ from mrl_jax.data.images import formats
 from mrl_jax.data.sources import datasets
 from mrl_jax.data.sources import folders
 from mrl_jax.data.sources import image_tree
+from mrl_jax.stages import config as config_lib
 from tests import images
 
 
@@ -254,11 +256,11 @@ def test_an_old_run_on_a_folder_goes_on_as_it_was_begun(tmp_path, capsys):
   old = config.to_dict()
   del old['as_seen']
   (tmp_path / 'checkpoints').mkdir()
-  (tmp_path / 'config.json').write_text(stages.json.dumps(old))
-  assert stages._as_begun(config, tmp_path).as_seen == 'no'
+  (tmp_path / 'config.json').write_text(json.dumps(old))
+  assert config_lib.as_begun(config, tmp_path).as_seen == 'no'
   assert 'as_seen: no, as the run in' in capsys.readouterr().out
   assert config.as_seen == 'auto'
-  assert stages._as_begun(config, tmp_path / 'new').as_seen == 'auto'
+  assert config_lib.as_begun(config, tmp_path / 'new').as_seen == 'auto'
   # A dataset of TFDS was, and is, read as it is stored.
   config = digits_mrl.get_config()
-  assert stages._as_begun(config, tmp_path).as_seen == 'auto'
+  assert config_lib.as_begun(config, tmp_path).as_seen == 'auto'

@@ -28,6 +28,9 @@ from mrl_jax.interop.pytorch import load
 from mrl_jax.stages import build
 from mrl_jax.stages import export
 from mrl_jax.stages import init_from
+from mrl_jax.stages import inputs
+from mrl_jax.stages import recorded
+from mrl_jax.stages import trained as trained_lib
 from mrl_jax.training.checkpoint import Checkpoints
 from mrl_jax.workdir import embeddings
 from mrl_jax.workdir import files
@@ -76,7 +79,7 @@ def encoder(exported):
 
 def paths_of(config):
   """The images of the evaluation split, in its order."""
-  source = build.source(config, config.eval_split)
+  source = recorded.open_split(config, config.eval_split)
   root = pathlib.Path(source.folder)
   return source, [root / source.read(index).key for index in range(len(source))]
 
@@ -191,7 +194,7 @@ def test_the_heads_of_every_kind(kind, dims, tmp_path):
   config.nesting_dims = dims
   model = build.model(config, 3)
   graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-  trained = build.Trained(
+  trained = trained_lib.Trained(
     graphdef, *map(nnx.to_pure_dict, (params, batch_stats)), step=1
   )
   export._write_heads(tmp_path / 'heads.npz', trained)
@@ -320,7 +323,7 @@ def test_a_rule_of_another_step_is_left_out(exported, tmp_path, capsys):
   )
   path = copy.analysis / 'cascade.json'
   files.write_json(path, {'step': 1, **RULE._asdict()})
-  export.run(config, copy)
+  export.run(config, copy, trained_lib.chosen(config, copy))
   assert f'{path} is not of step' in capsys.readouterr().out
   assert not (copy.export / 'cascade.json').exists()
   assert 'cascade' not in (copy.export / 'README.md').read_text()
@@ -349,13 +352,13 @@ def test_the_artifact_needs_nothing_of_this_package(exported, tmp_path):
   command = [sys.executable, '-c', ALONE, workdir.export / 'encoder.stablehlo']
   subprocess.run([*command, tmp_path], check=True, cwd=tmp_path)
   mesh = jax.make_mesh((1,), ('data',), devices=jax.devices()[:1])
-  trained = build.trained(config, workdir, mesh, 2, needed_by='test')
+  trained = trained_lib.restore(config, workdir, mesh, 2, needed_by='test')
   model = nnx.merge(trained.graphdef, trained.params, trained.batch_stats)
   model.eval()
   rng = np.random.default_rng(0)
   for n in (1, 5):
     batch = rng.integers(0, 256, (n, 8, 8, 3), np.uint8)
-    expected_ND = model.encoder(build.normalize(config)(batch))
+    expected_ND = model.encoder(inputs.normalize(config)(batch))
     np.testing.assert_allclose(
       np.load(tmp_path / f'{n}.npy'), expected_ND, rtol=1e-6, atol=1e-6
     )
@@ -376,7 +379,7 @@ def test_other_encoders_take_any_batch_size(name):
   model = build.model(config, 2)
   graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
   arrays = map(nnx.to_pure_dict, (params, batch_stats))
-  trained = build.Trained(graphdef, *arrays, step=1)
+  trained = trained_lib.Trained(graphdef, *arrays, step=1)
   artifact = export._artifact(config, trained, export._preprocess(config))
   loaded = jax.export.deserialize(artifact)
   assert str(loaded.in_avals[0]) == 'uint8[n,16,16,3]'
@@ -443,7 +446,7 @@ def test_a_pytorch_model_loads_the_tensors(exported):
   module.load_state_dict(load_file(workdir.export / 'model.safetensors'))
   module.eval()
   mesh = jax.make_mesh((1,), ('data',), devices=jax.devices()[:1])
-  trained = build.trained(config, workdir, mesh, 2, needed_by='test')
+  trained = trained_lib.restore(config, workdir, mesh, 2, needed_by='test')
   model = nnx.merge(trained.graphdef, trained.params, trained.batch_stats)
   model.eval()
   rng = np.random.default_rng(0)
@@ -613,7 +616,7 @@ def test_an_export_is_the_same_bytes_again(exported, tmp_path):
   copy = stages.open_workdir(
     config, shutil.copytree(workdir.path, tmp_path / 'run')
   )
-  export.run(config, copy)
+  export.run(config, copy, trained_lib.chosen(config, copy))
   assert files_ == {
     path.name: path.read_bytes() for path in copy.export.iterdir()
   }
@@ -640,7 +643,7 @@ def test_an_interrupted_export_leaves_the_old_one(exported, monkeypatch):
 
   monkeypatch.setattr(model_card, 'text', interrupted)
   with pytest.raises(KeyboardInterrupt):
-    export.run(config, workdir)
+    export.run(config, workdir, trained_lib.chosen(config, workdir))
   after = {path: path.read_bytes() for path in workdir.export.iterdir()}
   assert after == before
   assert not (workdir.path / '.export.tmp').exists()

@@ -24,6 +24,7 @@ from mrl_jax.models import resnet
 from mrl_jax.models import torch_import
 from mrl_jax.models import vit
 from mrl_jax.stages import build
+from mrl_jax.stages import config as config_lib
 from mrl_jax.stages import import_torch
 from mrl_jax.stages import init_from
 from mrl_jax.workdir import Workdir
@@ -506,7 +507,7 @@ def test_a_workdir_of_a_config_is_evaluated_as_if_trained_here(
 def test_a_config_is_read_with_what_follows_the_colon(tmp_path):
   path = tmp_path / 'some.py'
   path.write_text("def get_config(x='1'):\n  return {'x': x}\n")
-  assert import_torch.read_config(str(path)) == {'x': '1'}
-  assert import_torch.read_config(f'{path}:2') == {'x': '2'}
+  assert config_lib.read(str(path)) == {'x': '1'}
+  assert config_lib.read(f'{path}:2') == {'x': '2'}
   with pytest.raises(ValueError, match=r"config 'no.py': there is no such"):
-    import_torch.read_config('no.py')
+    config_lib.read('no.py')

@@ -16,6 +16,7 @@ from mrl_jax.models import vit
 from mrl_jax.stages import check
 from mrl_jax.training import optim
 from mrl_jax.training import state as state_lib
+from mrl_jax.training import train_step as train_step_lib
 from mrl_jax.workdir import Workdir
 
 TINY = {
@@ -133,7 +134,7 @@ def test_micro_batches_skip_blocks_each_on_its_own():
   half = {'image': images(4), 'label': jnp.arange(4) % 3}
   twice = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), half)
   augment = lambda key, batch, step: (batch['image'], batch['label'])
-  make = lambda n: state_lib.make_train_step(
+  make = lambda n: train_step_lib.make_train_step(
     graphdef, optimizer, augment, seed=0, micro_batches=n
   )
   copy = lambda state: jax.tree.map(jnp.copy, state)

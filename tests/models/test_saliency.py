@@ -15,7 +15,7 @@ from mrl_jax import models
 from mrl_jax import stages
 from mrl_jax.models import saliency
 from mrl_jax.report import images as seen
-from mrl_jax.stages import build
+from mrl_jax.stages import recorded
 from mrl_jax.stages.analyze import baselines
 from mrl_jax.stages.analyze import examples
 from mrl_jax.stages.analyze import projection
@@ -131,9 +131,8 @@ def test_the_examples_on_which_widths_differ_come_first():
 
 def test_stages_write_what_the_report_reads(finished):
   config, workdir = finished
-  checkpoint = workdir.checkpoint(workdir.latest_step())
   for part in (projection, stage, baselines):
-    part.run(config, workdir, checkpoint)
+    part.run(config, workdir, workdir.checkpoint(workdir.latest_step()))
     assert all(path.exists() for path in part.outputs(config, workdir))
   folder = workdir.path / 'analysis'
   record = stages.files.read_json(folder / 'projection.json')
@@ -169,7 +168,7 @@ def test_thumbnails_are_those_of_the_rows(finished):
   projection.run(config, workdir, workdir.checkpoint(workdir.latest_step()))
   record = stages.files.read_json(workdir.path / 'analysis/projection.json')
   sheet = np.asarray(Image.open(workdir.path / 'analysis/projection.jpg'))
-  source = build.source(config, config.eval_split)
+  source = recorded.open_split(config, config.eval_split)
   thumbnail = record['thumbnail']
   for i in (0, 13, 69):
     example = source.read(record['rows'][i])
@@ -210,7 +209,7 @@ def test_an_image_that_cannot_be_read(finished, tmp_path):
 
 def test_embeddings_of_other_images_are_refused(finished):
   config, _ = finished
-  source = build.source(config, config.eval_split)
+  source = recorded.open_split(config, config.eval_split)
   label = (source.read(0).label + 1) % 10
   with pytest.raises(ValueError, match='run --mode=embed again'):
     examples.images(config, source, np.array([0]), np.array([label]))
@@ -224,4 +223,4 @@ def test_embeddings_come_first(finished, tmp_path, part):
   config, _ = finished
   workdir = stages.open_workdir(config, tmp_path / 'run')
   with pytest.raises(ValueError, match='run --mode=embed first'):
-    part.run(config, workdir, workdir.checkpoint(0))
+    part.run(config, workdir, workdir.checkpoint(workdir.latest_step()))

@@ -10,7 +10,7 @@ from mrl_jax import losses
 from mrl_jax import models
 from mrl_jax.models import resnet
 from mrl_jax.models import slimmable
-from mrl_jax.training import state as state_lib
+from mrl_jax.training import inference
 
 DIMS = (16, 64)
 VARIANT = resnet.VARIANTS['resnet8']
@@ -116,7 +116,7 @@ def test_what_is_evaluated_is_the_full_network(batch):
   model = make()
   plain = models.Classifier('resnet8', DIMS, 5, head='mrl_e', rngs=nnx.Rngs(0))
   graphdef, *state = nnx.split(model, nnx.Param, nnx.BatchStat)
-  evaluated = state_lib.evaluation_model(graphdef, *state)
+  evaluated = inference.evaluation_model(graphdef, *state)
   np.testing.assert_array_equal(
     evaluated(batch[0]), nnx.view(plain, use_running_average=True)(batch[0])
   )

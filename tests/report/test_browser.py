@@ -20,7 +20,7 @@ SOFTWARE_3D = ('--enable-unsafe-swiftshader',)
 @pytest.fixture(scope='module')
 def page(tmp_path_factory):
   config, workdir = analyses.make_run(tmp_path_factory.mktemp('run'))
-  report.run(config, workdir)
+  report.run(config, workdir, workdir.checkpoint(3))
   return workdir.report / 'index.html'
 
 

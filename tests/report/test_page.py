@@ -16,7 +16,7 @@ from tests.report import analyses
 def made(tmp_path_factory):
   """A config and a workdir whose report is written."""
   config, workdir = analyses.make_run(tmp_path_factory.mktemp('run'))
-  report.run(config, workdir)
+  report.run(config, workdir, workdir.checkpoint(3))
   return config, workdir
 
 
@@ -25,7 +25,7 @@ def test_what_is_missing_is_named(made, tmp_path):
   config, workdir = made
   bare = stages.open_workdir(config, tmp_path)
   shutil.copy(workdir.metrics, bare.metrics)
-  report.run(config, bare)
+  report.run(config, bare, bare.checkpoint(3))
   page = (bare.report / 'index.html').read_text()
   assert '--mode=retrieve,report' in page
   assert '--mode=analyze,report' in page
@@ -39,7 +39,7 @@ def test_one_width_alone_is_not_compared_with_itself(made, tmp_path):
   fixed.update(head='fixed', nesting_dims=(64,), eval_dims=())
   bare = stages.open_workdir(fixed, tmp_path)
   shutil.copy(workdir.metrics, bare.metrics)
-  report.run(fixed, bare)
+  report.run(fixed, bare, bare.checkpoint(3))
   page = (bare.report / 'index.html').read_text()
   assert '<em>76.00 %</em> at width 64.' in page
   assert 'class="dolls"' not in page
@@ -72,7 +72,7 @@ def test_what_belongs_to_another_checkpoint_is_left_out(made, tmp_path, capsys):
   )
   path = copy.path / 'analysis' / 'oracle.json'
   path.write_text(json.dumps(json.loads(path.read_text()) | {'step': 2}))
-  report.run(config, copy)
+  report.run(config, copy, copy.checkpoint(3))
   assert f'{path} is of another checkpoint' in capsys.readouterr().out
   assert 'plot-oracle' not in (copy.report / 'index.html').read_text()
   assert not (copy.report / 'oracle.svg').exists()
@@ -86,7 +86,7 @@ def test_a_file_that_is_gone_names_the_stage(made, tmp_path, name):
   )
   (copy.path / 'analysis' / name).unlink()
   with pytest.raises(ValueError, match=rf'{name}.* run --mode=analyze'):
-    report.run(config, copy)
+    report.run(config, copy, copy.checkpoint(3))
 
 
 def test_every_colour_has_one_for_the_dark_page(made):

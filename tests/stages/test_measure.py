@@ -9,23 +9,16 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default
 from mrl_jax import models
 from mrl_jax import retrieval
-from mrl_jax.stages import measure
+from mrl_jax.analysis import accuracy
+from mrl_jax.stages import evaluation_files
 from mrl_jax.terminal import tables
 from mrl_jax.training import inference
 
-
-@pytest.fixture
-def config():
-  config = default.get_config()
-  config.nesting_dims = (1, 2)
-  config.knn = 3
-  config.few_shot = {'shots': (1, 2), 'ways': (0, 10), 'repeats': 1}
-  return config
-
-
+SETTINGS = accuracy.Settings(
+  widths=(1, 2), neighbors=3, shots=(1, 2), ways=(0, 10), repeats=1, seed=0
+)
 # Three classes of the model, of which the first two are one of the set.
 OF_MODEL = np.array([0, 0, 1])
 TRAIN = np.array([[1, 0.1], [1, 0.2], [1, 0.3], [0.1, 1], [0.2, 1]], np.float32)
@@ -34,23 +27,25 @@ QUERY = np.array([[2, 0.1], [1, 3], [1, 2]], np.float32)
 
 
 def training():
-  return measure.Training(retrieval.prepare(TRAIN, (1, 2)), TRAIN, TRAIN_LABEL)
+  return accuracy.TrainingSet(
+    retrieval.prepare(TRAIN, (1, 2)), TRAIN, TRAIN_LABEL
+  )
 
 
-def seen(top_GNK, labels):
+def seen(top_GNK, labels, query_QD=QUERY):
   G, N, _ = top_GNK.shape
   loss_GN = np.arange(G * N).reshape(G, N)
-  return measure.Seen(loss_GN, top_GNK, labels, np.arange(N), None)
+  return accuracy.Outputs(
+    (1, 2), loss_GN, top_GNK, labels, np.arange(N), query_QD
+  )
 
 
-def test_a_set_with_classes_of_its_own(config):
+def test_a_set_with_classes_of_its_own():
   top_GNK = np.array([[[1, 0], [1, 0], [0, 1]], [[0, 1], [1, 0], [1, 0]]])
-  found = measure.measure(
-    config,
+  found = accuracy.measure(
+    SETTINGS,
     seen(top_GNK, np.array([0, 1, 1])),
-    QUERY,
     training(),
-    dims=(1, 2),
     num_set_classes=2,
     of_model_C=OF_MODEL,
   )
@@ -67,14 +62,12 @@ def test_a_set_with_classes_of_its_own(config):
   assert values['shot2way2@2'] == 100
 
 
-def test_an_example_with_several_labels_or_none(config):
+def test_an_example_with_several_labels_or_none():
   top_GNK = np.array([[[2, 0], [1, 0], [1, 0]]] * 2)
-  found = measure.measure(
-    config,
+  found = accuracy.measure(
+    SETTINGS,
     seen(top_GNK, np.array([0, 1, 1])),
-    QUERY,
     training(),
-    dims=(1, 2),
     num_set_classes=3,
     of_model_C=np.arange(3),
     labels=[(2, 0), (), (2,)],
@@ -87,25 +80,21 @@ def test_an_example_with_several_labels_or_none(config):
     name for name in found.values if name.startswith(('loss', 'shot'))
   ]
   with pytest.raises(ValueError, match='no example of the set has a label'):
-    measure.measure(
-      config,
+    accuracy.measure(
+      SETTINGS,
       seen(top_GNK, np.array([0, 1, 1])),
-      QUERY,
       training(),
-      dims=(1, 2),
       num_set_classes=3,
       of_model_C=np.arange(3),
       labels=[()] * 3,
     )
 
 
-def test_a_neighbour_of_a_class_that_the_set_lacks_is_wrong(config):
-  found = measure.measure(
-    config,
-    seen(np.zeros((2, 1, 1), int), np.array([0])),
-    QUERY[1:2],
+def test_a_neighbour_of_a_class_that_the_set_lacks_is_wrong():
+  found = accuracy.measure(
+    SETTINGS,
+    seen(np.zeros((2, 1, 1), int), np.array([0]), QUERY[1:2]),
     training(),
-    dims=(1, 2),
     num_set_classes=1,
     of_model_C=np.array([0, 0, -1]),
   )
@@ -113,14 +102,11 @@ def test_a_neighbour_of_a_class_that_the_set_lacks_is_wrong(config):
   assert found.notes == ['few-shot: left out, as all examples are of one class']
 
 
-def test_shots_that_a_class_cannot_give_are_told(config):
-  config.few_shot.shots = (2, 3)
-  found = measure.measure(
-    config,
+def test_shots_that_a_class_cannot_give_are_told():
+  found = accuracy.measure(
+    SETTINGS._replace(shots=(2, 3)),
     seen(np.zeros((2, 3, 1), int), np.array([0, 1, 1])),
-    QUERY,
     training(),
-    dims=(1, 2),
     num_set_classes=2,
     of_model_C=OF_MODEL,
   )
@@ -163,8 +149,8 @@ def test_no_cell_of_a_csv_is_a_formula(begin):
 
 def test_class_names_are_no_formulas(tmp_path):
   name = '=HYPERLINK("http://x","y")'
-  found = measure.Measured({'top1@8': 50.0}, np.array([[25.0]]), [], [])
-  measure.write(
+  found = accuracy.Measured({'top1@8': 50.0}, np.array([[25.0]]), [], [])
+  evaluation_files.write(
     tmp_path,
     'val',
     found,
@@ -190,7 +176,7 @@ def test_a_pass_is_the_heads_logits():
   normalize = lambda x: x / jnp.float32(255)
   members = ((2, 5), (3,))
   step, mapped = (
-    inference.make_step(
+    inference.make_predict_step(
       graphdef,
       normalize,
       flip=True,
@@ -219,12 +205,16 @@ def test_a_pass_is_the_heads_logits():
   np.testing.assert_allclose(found['loss'], expected, rtol=1e-4, atol=1e-5)
   np.testing.assert_array_equal(found['top'][..., 0], own.argmax(-1))
   assert found['top'].shape == (2, 6, 2)
-  collected = measure.collect(iter([found, found]))
+  collected = evaluation_files.collect(iter([found, found]), (4, 64))
   assert collected.loss_GN.shape == (2, 10)
   np.testing.assert_array_equal(
     collected.index_N, [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
   )
   with pytest.raises(ValueError, match=r'every image .* is damaged'):
-    measure.collect(iter([found | {'mask': np.zeros(6, bool)}]))
+    evaluation_files.collect(
+      iter([found | {'mask': np.zeros(6, bool)}]), (4, 64)
+    )
   with pytest.raises(ValueError, match='loss is not finite'):
-    measure.collect(iter([found | {'loss': np.full((2, 6), np.nan)}]))
+    evaluation_files.collect(
+      iter([found | {'loss': np.full((2, 6), np.nan)}]), (4, 64)
+    )

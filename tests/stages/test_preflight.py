@@ -17,7 +17,7 @@ from mrl_jax.data.sources import vectors
 from mrl_jax.interop import encoder
 from mrl_jax.report import paper_figures
 from mrl_jax.retrieval import __main__ as retrieval_command
-from mrl_jax.stages import build
+from mrl_jax.stages import recorded
 from mrl_jax.workdir import files
 from tests import images
 
@@ -122,7 +122,7 @@ def test_a_class_name_that_is_not_utf8(tmp_path, config):
   config.dataset = f'folder:{tmp_path}'
   config.train_split, config.eval_split = 'train', 'val'
   with pytest.raises(ValueError, match=r"class b'oak\\xff'.*not UTF-8"):
-    build.source(config, 'train')
+    recorded.open_split(config, 'train')
 
 
 def test_a_disk_without_room_for_a_checkpoint(tmp_path):

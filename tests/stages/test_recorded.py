@@ -104,15 +104,15 @@ def test_the_path_of_a_dataset_is_free(root, tmp_path):
 def test_labels_are_found_by_name(root, capsys):
   config = config_of()
   workdir = trained('run', config)
-  before = labels_of(build.source(config, 'val', workdir))
+  before = labels_of(recorded.open_mapped(config, 'val', workdir))
   assert set(before.values()) == {0, 1, 2}
   for split in ('train', 'val'):
     shutil.rmtree(root / split / 'ant')
-  opened = build.source(config, 'val', workdir)
+  opened = recorded.open_mapped(config, 'val', workdir)
   assert (opened.num_classes, opened.class_names) == (3, CLASSES)
   after = labels_of(opened)
   assert after == {key: before[key] for key in after} and len(after) == 6
-  build.source(config, 'val', workdir)
+  recorded.open_mapped(config, 'val', workdir)
   said = capsys.readouterr().out
   assert said.count('split val of dataset folder:d is not as it was') == 1
   assert 'class ant went' in said
@@ -173,13 +173,14 @@ def test_a_workdir_without_a_record_goes_on_and_says_so(root, capsys):
     stages.open_workdir(config_of('folder:elsewhere'), 'run')
   recorded.warn_if_unknown(config, workdir)
   assert 'was trained before classes were recorded' in capsys.readouterr().out
-  assert labels_of(build.source(config, 'val', workdir))['val/cat/120.png'] == 2
+  labels = labels_of(recorded.open_mapped(config, 'val', workdir))
+  assert labels['val/cat/120.png'] == 2
   # Nothing but the number is known of the classes.
   more = config_of(num_classes=5)
-  assert build.source(more, 'val', workdir).num_classes == 3
+  assert recorded.open_mapped(more, 'val', workdir).num_classes == 3
   assert 'num_classes 5: dataset folder:d has 3' in capsys.readouterr().out
   with pytest.raises(ValueError, match=r'num_classes 2: .* has 3 \(ant, birch'):
-    build.source(config_of(num_classes=2), 'val', workdir)
+    recorded.open_mapped(config_of(num_classes=2), 'val', workdir)
 
 
 @pytest.fixture(scope='module')

@@ -20,7 +20,9 @@ from mrl_jax import stages
 from mrl_jax.models import heads
 from mrl_jax.retrieval import metrics
 from mrl_jax.stages import build
+from mrl_jax.training import inference
 from mrl_jax.training import state as state_lib
+from mrl_jax.training import train_step as train_step_lib
 from mrl_jax.training.checkpoint import Checkpoints
 from mrl_jax.workdir import embeddings
 from mrl_jax.workdir import metrics_log
@@ -233,7 +235,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
   with monkeypatch.context() as patch:
     if where == 'evaluation':
       patch.setattr(
-        state_lib, 'evaluate', stop_at_the_second(state_lib.evaluate)
+        inference, 'evaluate', stop_at_the_second(inference.evaluate)
       )
     else:
       patch.setattr(Checkpoints, 'save', stop_at_the_second(Checkpoints.save))
@@ -279,7 +281,7 @@ def test_a_signal_saves_within_a_step(
   finished, tmp_path, monkeypatch, name, step
 ):
   config, workdir = finished
-  make_train_step = state_lib.make_train_step
+  make_train_step = train_step_lib.make_train_step
   number = getattr(signal, name)
   handler = signal.getsignal(number)
 
@@ -298,7 +300,7 @@ def test_a_signal_saves_within_a_step(
     return run
 
   with monkeypatch.context() as patch:
-    patch.setattr(state_lib, 'make_train_step', terminated)
+    patch.setattr(train_step_lib, 'make_train_step', terminated)
     ended = SystemExit if name == 'SIGTERM' else KeyboardInterrupt
     with pytest.raises(ended, match='143' if name == 'SIGTERM' else None):
       stages.run(config, tmp_path, ('train', 'embed'))
@@ -485,9 +487,9 @@ def test_folder_by_stream_with_a_damaged_image(
     flip_eval_resize=10,
   )
   config.retrieval.k = 5
-  steps, make_train_step = [], state_lib.make_train_step
+  steps, make_train_step = [], train_step_lib.make_train_step
   monkeypatch.setattr(
-    state_lib,
+    train_step_lib,
     'make_train_step',
     lambda *args, **kwargs: (
       steps.append(make_train_step(*args, **kwargs)) or steps[-1]

@@ -10,6 +10,7 @@ import pytest
 from configs import default
 import launch
 from mrl_jax.stages import check
+from mrl_jax.stages import fields
 from mrl_jax.terminal import arguments
 
 # ml_collections loads config files by it.
@@ -83,7 +84,7 @@ def list_fields(config, prefix=''):
 
 def test_every_list_of_the_default_config_has_its_rule():
   names = set(list_fields(default.get_config()))
-  assert names == FIELDS.keys() == check.LISTS.keys()
+  assert names == FIELDS.keys() == fields.LISTS.keys()
   assert launch  # It has flags read by this rule.
 
 
@@ -103,7 +104,7 @@ def test_an_empty_element_is_refused_by_the_name_of_the_field(text):
 
 @pytest.mark.parametrize('name', FIELDS)
 def test_an_element_of_another_type_is_refused_by_name(name):
-  wrong = '7' if check.LISTS[name] is str else "'x'"
+  wrong = '7' if fields.LISTS[name] is str else "'x'"
   if name == 'nesting_weights':
     wrong = "'x','y'"
   config = parse(f'--config.{name}={wrong}')

@@ -13,9 +13,11 @@ import pytest
 
 from mrl_jax import losses
 from mrl_jax import models
+from mrl_jax.training import inference
 from mrl_jax.training import optim
 from mrl_jax.training import sharding
 from mrl_jax.training import state as state_lib
+from mrl_jax.training import train_step as train_step_lib
 from mrl_jax.training.checkpoint import Checkpoints
 
 DIMS = (2, 8, 64)
@@ -39,7 +41,7 @@ def normalize(image_NHWC):
 
 # One compilation for all tests of a single device.
 GRAPHDEF, _ = create()
-TRAIN_STEP = state_lib.make_train_step(
+TRAIN_STEP = train_step_lib.make_train_step(
   GRAPHDEF, OPTIMIZER, augment, seed=0, weights_G=(2, 1, 1), label_smoothing=0.1
 )
 
@@ -74,7 +76,7 @@ def test_golden_step():
 
 
 def test_a_step_can_train_some_of_the_granularities():
-  step = state_lib.make_train_step(
+  step = train_step_lib.make_train_step(
     GRAPHDEF, OPTIMIZER, augment, seed=0, granularities_per_step=2
   )
   start = jax.device_get(fresh().params['head'])
@@ -95,7 +97,7 @@ def test_a_step_can_train_some_of_the_granularities():
 def test_micro_batches_are_averaged():
   quiet = lambda key, batch, step: (batch['image'], batch['label'])
   steps = [
-    state_lib.make_train_step(
+    train_step_lib.make_train_step(
       GRAPHDEF, OPTIMIZER, quiet, seed=0, micro_batches=count
     )
     for count in (1, 2)
@@ -113,7 +115,7 @@ def test_micro_batches_are_averaged():
 
 def test_the_step_is_traced_once():
   traced = chex.assert_max_traces(augment, n=1)
-  step = state_lib.make_train_step(GRAPHDEF, OPTIMIZER, traced, seed=0)
+  step = train_step_lib.make_train_step(GRAPHDEF, OPTIMIZER, traced, seed=0)
   state = fresh()
   for i in range(3):
     state, _ = step(state, batch(i))
@@ -134,8 +136,8 @@ def test_randomness_is_a_function_of_seed_and_step():
     state = dataclasses.replace(state, step=jnp.array(step, jnp.int32))
     return float(STEPS[seed](state, batch(0))[1]['loss'])
 
-  other = state_lib.make_train_step(GRAPHDEF, OPTIMIZER, augment, seed=1)
-  first = state_lib.make_train_step(GRAPHDEF, OPTIMIZER, augment, seed=0)
+  other = train_step_lib.make_train_step(GRAPHDEF, OPTIMIZER, augment, seed=1)
+  first = train_step_lib.make_train_step(GRAPHDEF, OPTIMIZER, augment, seed=0)
   STEPS = {0: first, 1: other}
   assert loss(0, 0) == loss(0, 0)
   assert len({loss(0, 0), loss(0, 1), loss(1, 0)}) == 3
@@ -148,7 +150,7 @@ def test_eight_devices_equal_one():
     state = create()[1]
     layout = sharding.of_state(state, mesh, fsdp=fsdp)
     state = jax.device_put(state, layout)
-    step = state_lib.make_train_step(
+    step = train_step_lib.make_train_step(
       GRAPHDEF,
       OPTIMIZER,
       augment,
@@ -283,7 +285,7 @@ def test_keep_none():
 def test_evaluation_sums_are_exact(head):
   graphdef, state = create(head=head)
   dims = (2, 5, 64) if head == 'mrl_e' else None
-  step = state_lib.make_eval_step(graphdef, normalize, dims=dims)
+  step = inference.make_eval_step(graphdef, normalize, dims=dims)
   rng = np.random.default_rng(0)
   examples = {
     'image': rng.integers(0, 256, (6, 8, 8, 3), np.uint8),
@@ -304,7 +306,7 @@ def test_evaluation_sums_are_exact(head):
 
 def test_flipped_evaluation_averages_the_logits():
   graphdef, state = create()
-  step = state_lib.make_eval_step(graphdef, normalize, flip=True)
+  step = inference.make_eval_step(graphdef, normalize, flip=True)
   rng = np.random.default_rng(0)
   image_NHWC = rng.integers(0, 256, (6, 8, 8, 3), np.uint8)
   label_N = rng.integers(0, 10, 6).astype(np.int32)

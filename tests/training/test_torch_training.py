@@ -12,6 +12,7 @@ from mrl_jax import nesting
 from mrl_jax.models import resnet
 from mrl_jax.training import optim
 from mrl_jax.training import state as state_lib
+from mrl_jax.training import train_step as train_step_lib
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
 torch_resnet = pytest.importorskip('benchmarks.torch_resnet')
@@ -110,7 +111,7 @@ def train(head):
     schedule, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, mask='reference'
   )
   graphdef, state = create(head, optimizer)
-  train_step = state_lib.make_train_step(
+  train_step = train_step_lib.make_train_step(
     graphdef,
     optimizer,
     lambda key, batch, step: (batch['image'], batch['label']),

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from mrl_jax import models
+from mrl_jax.training import inference
 from mrl_jax.training import optim
 from mrl_jax.training import sharding
 from mrl_jax.training import state as state_lib
+from mrl_jax.training import train_step as train_step_lib
 from mrl_jax.training import trainable
 from mrl_jax.training.checkpoint import Checkpoints
 
@@ -40,7 +42,7 @@ def create(patterns):
 
 def make_step(patterns, **kwargs):
   graphdef, state = create(patterns)
-  step = state_lib.make_train_step(
+  step = train_step_lib.make_train_step(
     graphdef, OPTIMIZER, augment, seed=0, trainable=patterns, **kwargs
   )
   return step, state
@@ -185,7 +187,7 @@ def test_nothing_goes_backward_below_what_trains():
     return step.lower(state, batch(0)).compile().cost_analysis()['flops']
 
   graphdef, state = create(('head',))
-  forward = state_lib.make_embed_step(graphdef, jnp.asarray)
+  forward = inference.make_embed_step(graphdef, jnp.asarray)
   forward = forward.lower(state.params, state.batch_stats, batch(0))
   forward = forward.compile().cost_analysis()['flops']
   # The heads' own work is small beside the encoder's.
@@ -213,7 +215,7 @@ def test_in_parts_and_on_many_devices_it_is_the_same(last_step):
   mesh = sharding.make_mesh(2, 2)
   graphdef, state = create(LAST)
   layout = sharding.of_state(state, mesh, fsdp=True)
-  step = state_lib.make_train_step(
+  step = train_step_lib.make_train_step(
     graphdef,
     OPTIMIZER,
     augment,

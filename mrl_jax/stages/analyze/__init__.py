@@ -1,4 +1,4 @@
-"""What the widths of a trained model know together, from what was saved."""
+"""Analyses the saved predictions and embeddings of a model over its widths."""
 
 from collections.abc import Mapping, Sequence
 import pathlib
@@ -15,7 +15,6 @@ from mrl_jax.analysis import superclass
 from mrl_jax.data.sources import eval_sets
 from mrl_jax.losses import metrics
 from mrl_jax.report.records import Setting
-from mrl_jax.stages import build
 from mrl_jax.stages import recorded
 from mrl_jax.stages.analyze import baselines
 from mrl_jax.stages.analyze import projection
@@ -51,10 +50,10 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
 
 
 def _parts(config: ConfigDict) -> tuple[types.ModuleType, ...]:
-  """What else is written of a run.
+  """The parts of the stage that can run here.
 
-  Of vectors there are no pictures; and a checkpoint is opened by all processes
-  together, while one alone runs this stage.
+  Vectors have no pictures. Only one process runs this stage, and a checkpoint
+  must be opened by all processes together.
   """
   if config.embeddings or jax.process_count() > 1:
     return (baselines,)
@@ -62,24 +61,19 @@ def _parts(config: ConfigDict) -> tuple[types.ModuleType, ...]:
 
 
 class _Evaluated(TypedDict):
-  """What is read of the evaluation's val.json."""
+  """The fields of evaluation/val.json that this stage reads."""
 
   widths: list[int]
   few_shot: list[Setting]
 
 
-def run(
-  config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint | None = None
-) -> None:
+def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   """Writes analysis/*.json, a table as Markdown and CSV, and prints it.
 
-  Accuracies are in percent. The numbers for each width go to metrics.jsonl,
-  too, as `analysis/…@<width>`. `checkpoint` is the one that both are of; None:
-  what the config says. Raises ValueError if what evaluate or embed write is
-  missing, or of another checkpoint.
+  Accuracies are in percent. The numbers for each width are written to
+  metrics.jsonl as well, as `analysis/…@<width>`. Raises ValueError if the files
+  of evaluate or embed are missing, or belong to another checkpoint.
   """
-  if checkpoint is None:
-    checkpoint = build.chosen(config, workdir)
   dims = tuple(config.nesting_dims)
   saved = predictions.load(workdir.predictions, config.eval_split, dims)
   embedding_ND, label_N, manifest = embeddings.load(
@@ -137,7 +131,7 @@ def run(
 
 
 def _remove_all(folder: pathlib.Path) -> None:
-  """Removes what an earlier run has written, of other settings perhaps."""
+  """Removes the records of an earlier run, which may have other settings."""
   for name in (*_NAMES, 'superclass', 'baselines', 'projection', 'saliency'):
     (folder / f'{name}.json').unlink(missing_ok=True)
 
@@ -145,7 +139,11 @@ def _remove_all(folder: pathlib.Path) -> None:
 def load_groups(
   superclasses: str, class_names: Sequence[str]
 ) -> tuple[np.ndarray, tuple[str, ...]] | None:
-  """Of a mapping file, or of one that comes with the project; '': None."""
+  """Reads a mapping from classes to superclasses.
+
+  `superclasses` is a JSON file, or wordnet_30 for the one that comes with the
+  package; None is returned if it is empty.
+  """
   if not superclasses:
     return None
   path = files.local(superclasses, 'superclasses')

@@ -1,4 +1,4 @@
-"""1-NN with the embedding at each width, and with projections of all of it."""
+"""1-NN with prefixes, and with projections of the full embedding."""
 
 import pathlib
 from typing import Any
@@ -7,39 +7,41 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from mrl_jax import retrieval
-from mrl_jax.retrieval import projections as baselines
-from mrl_jax.stages import build
+from mrl_jax.retrieval import projections
+from mrl_jax.stages import config as config_lib
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import checksums
 from mrl_jax.workdir import embeddings
 from mrl_jax.workdir import Workdir
 
-# Numbers in the rows, and multiply-adds at the full width, beyond which a
-# random sample is searched, and said to be one. All of CIFAR-10 at width 64 is
-# within; of ImageNet at 2048 9,765 rows and 1,600 queries are.
+# Limits on the numbers in the database and the multiply-adds of a search at
+# the full width. Beyond them a random sample is searched, and the record says
+# so. CIFAR-10 at width 64 is searched whole; of ImageNet at 2048, 9,765 rows
+# and 1,600 queries are.
 _NUMBERS, _PRODUCTS = 2e7, 3.2e10
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   del config
-  return [workdir.path / 'analysis' / 'baselines.json']
+  return [workdir.analysis / 'baselines.json']
 
 
 def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   """Writes analysis/baselines.json: 1-NN accuracy in percent.
 
-  `nested` searches prefixes; PCA, SVD, random dims and a random projection are
-  of the full embedding, fitted on the training split, and cut to each width.
+  `nested` searches prefixes. PCA, SVD, random dims and a random projection are
+  taken of the full embedding, fitted on the training split, and cut to each
+  width.
   """
-  record = measure(config, workdir, build.widths(config))
+  record = measure(config, workdir, config_lib.measured_dims(config))
   record |= checkpoint.as_json()
-  checksums.write(workdir.path / 'analysis' / 'baselines.json', record)
+  checksums.write(workdir.analysis / 'baselines.json', record)
 
 
 def measure(
   config: ConfigDict, workdir: Workdir, dims: tuple[int, ...]
 ) -> dict[str, Any]:
-  """The content of baselines.json at these widths."""
+  """Computes the content of baselines.json at these widths."""
   database_MD, database_label_M, manifest = embeddings.load(
     workdir.embeddings, config.train_split
   )
@@ -83,21 +85,21 @@ def knn1(
   seed: int,
   leave_one_out: bool | np.ndarray = False,
 ) -> dict[str, list[float | None]]:
-  """1-NN accuracy in percent at each width, by name of what is searched.
+  """1-NN accuracy in percent at each width, by name of the projection.
 
-  None where a row or query is all zero at the width, as with random dims that
-  a ReLU left at 0: it has no cosine.
+  None where a row or query is all zero at the width and so has no cosine, as
+  happens to random dims after a ReLU.
   """
   D, last = database_MD.shape[1], dims[-1]
-  projections = {
+  functions = {
     'nested': lambda x_ND: x_ND,
-    'PCA': baselines.principal(database_MD, last, center=True),
-    'SVD': baselines.principal(database_MD, last),
-    'random dims': baselines.selection(D, last, seed=seed),
-    'random projection': baselines.gaussian(D, last, seed=seed),
+    'PCA': projections.principal(database_MD, last, center=True),
+    'SVD': projections.principal(database_MD, last),
+    'random dims': projections.selection(D, last, seed=seed),
+    'random projection': projections.gaussian(D, last, seed=seed),
   }
   found = {}
-  for name, project in projections.items():
+  for name, project in functions.items():
     row_MW, query_QW = project(database_MD), project(query_QD)
     alive = [
       dim

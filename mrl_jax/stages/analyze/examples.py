@@ -1,7 +1,6 @@
-"""Some of the exported examples, seen again: their images, and the model."""
+"""Finds the images of some exported examples again."""
 
 from collections.abc import Sequence
-import functools
 
 import jax
 from ml_collections import ConfigDict
@@ -12,19 +11,14 @@ from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.images import decode
 from mrl_jax.data.sources.example import Source
 from mrl_jax.models import Classifier
-from mrl_jax.stages import build
-from mrl_jax.training import sharding
-from mrl_jax.training import state as state_lib
-from mrl_jax.workdir import Checkpoint
-from mrl_jax.workdir import Workdir
 
 
 def rows_to_indices(
   source: Source, damaged: Sequence[str], rows: np.ndarray
 ) -> np.ndarray:
-  """Where in the source the rows of the exported embeddings come from.
+  """The indices in the source of some rows of the exported embeddings.
 
-  Damaged images have no row; only if there are any is the source read through.
+  Damaged images have no row, so if there are any the source is read through.
   """
   if not damaged:
     return rows
@@ -36,10 +30,10 @@ def rows_to_indices(
 def images(
   config: ConfigDict, source: Source, indices: np.ndarray, label_N: np.ndarray
 ) -> np.ndarray:
-  """The evaluation views, uint8 [N, S, S, 3].
+  """The images as for evaluation, uint8 [N, S, S, 3].
 
-  Raises ValueError, naming the example, if one cannot be read, or its label is
-  not the exported one.
+  Raises ValueError, naming the example, if one cannot be read, or has another
+  label than the exported one.
   """
   views = []
   damage = DamageLog(0)
@@ -61,14 +55,14 @@ def images(
 
 
 def read_image(config: ConfigDict, path: str) -> np.ndarray:
-  """The evaluation view of a file as it is seen, uint8 [S, S, 3].
+  """An image file prepared as for evaluation, uint8 [S, S, 3].
 
   Raises ValueError if it cannot be read.
   """
   try:
     with open(path, 'rb') as file:
       data = file.read()
-    # Of any size, also where the dataset's images all have the right one.
+    # A file may have any size, even if the dataset is not resized.
     resize = config.eval_resize or config.eval_image_size
     return decode.view(
       data,
@@ -81,56 +75,10 @@ def read_image(config: ConfigDict, path: str) -> np.ndarray:
 
 
 def name(class_names: Sequence[str], label: int) -> str:
-  """Of a class; its number where the model has more than the dataset names."""
+  """The name of a class, or its number if the dataset has no name for it."""
   return class_names[label] if label < len(class_names) else str(label)
 
 
-class Trained:
-  """The trained model on one device, and its step."""
-
-  def __init__(
-    self,
-    config: ConfigDict,
-    workdir: Workdir,
-    num_classes: int,
-    *,
-    needed_by: str,
-    checkpoint: Checkpoint | None = None,
-  ):
-    """As `build.trained` takes them, and raises."""
-    self._trained = build.trained(
-      config,
-      workdir,
-      sharding.make_mesh(1),
-      num_classes,
-      needed_by=needed_by,
-      checkpoint=checkpoint,
-    )
-    self.step = self._trained.step
-
-  def __call__(self, function, *arrays: np.ndarray):
-    """What `function(model, *arrays)` returns, jitted, as numpy arrays."""
-    graphdef, params, batch_stats, _ = self._trained
-
-    @jax.jit
-    def run(params, batch_stats, *arrays):
-      model = state_lib.evaluation_model(graphdef, params, batch_stats)
-      return function(model, *arrays)
-
-    return jax.device_get(run(params, batch_stats, *arrays))
-
-
 def probabilities(model: Classifier, embedding_ND: jax.Array) -> jax.Array:
-  """Of all classes at every width, [G, N, C]."""
+  """Probabilities of all classes at every nesting dim, [G, N, C]."""
   return jax.nn.softmax(model.head(embedding_ND))
-
-
-def normalized(config: ConfigDict, function):
-  """`function(model, image_NHWC)` on uint8 images."""
-  normalize = build.normalize(config)
-
-  @functools.wraps(function)
-  def run(model, image_NHWC):
-    return function(model, normalize(image_NHWC))
-
-  return run

@@ -1,4 +1,4 @@
-"""Maps of the embedding at each width, with what each width says."""
+"""Draws 2-D and 3-D maps of the embedding at each width."""
 
 import pathlib
 
@@ -7,55 +7,58 @@ import numpy as np
 from PIL import Image
 
 from mrl_jax.analysis import structure
-from mrl_jax.stages import build
+from mrl_jax.stages import recorded
+from mrl_jax.stages import trained as trained_lib
 from mrl_jax.stages.analyze import examples
+from mrl_jax.training import sharding
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import checksums
 from mrl_jax.workdir import embeddings
 from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
 
-# More points than these are no clearer, and slow on a phone.
+# More points make a map no clearer, and are slow on a phone.
 _EXAMPLES = 600
 _CLASSES = 10
-# Pixels: a side of a thumbnail, in steps of a JPEG's blocks so that neighbours
-# do not run into each other.
+# Largest side of a thumbnail in pixels, and the side of a JPEG's blocks, of
+# which it is a multiple so that neighbours do not blend.
 _LARGEST, _BLOCK = 64, 8
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   del config
-  folder = workdir.path / 'analysis'
+  folder = workdir.analysis
   return [folder / 'projection.json', folder / 'projection.jpg']
 
 
 def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   """Writes analysis/projection.json and .jpg, a sheet of thumbnails.
 
-  A random 600 examples of the evaluation split, of ten classes where there are
-  more: PCA to 2 and 3 dims and t-SNE at each nesting dim, and the class that
-  each predicts.
+  The maps show at most 600 random examples of at most ten classes of the
+  evaluation split: PCA to 2 and 3 dims and t-SNE at each nesting dim, with the
+  class that is predicted there.
   """
   embedding_ND, label_N, manifest = embeddings.load(
     workdir.embeddings, config.eval_split
   )
-  source = build.source(config, config.eval_split, workdir)
+  source = recorded.open_mapped(config, config.eval_split, workdir)
   dims = tuple(config.nesting_dims)
   rows = _sample(label_N, config.seed)
   embedding_ND, label_N = np.array(embedding_ND[rows]), label_N[rows]
   indices = examples.rows_to_indices(source, manifest['damaged'], rows)
   image_NHWC = examples.images(config, source, indices, label_N)
-  trained = examples.Trained(
+  trained = trained_lib.restore(
     config,
     workdir,
+    sharding.make_mesh(1),
     source.num_classes,
     needed_by='analyze',
     checkpoint=checkpoint,
   )
-  probability_GNC = trained(examples.probabilities, embedding_ND)
+  probability_GNC = trained.apply(examples.probabilities, embedding_ND)
   prediction_GN = probability_GNC.argmax(-1)
   known = sorted({*label_N.tolist(), *prediction_GN.ravel().tolist()})
-  folder = workdir.path / 'analysis'
+  folder = workdir.analysis
   sheet_json = _write_sheet(folder, image_NHWC)
   maps = {
     'pca2': structure.project(embedding_ND, dims, components=2),
@@ -92,7 +95,7 @@ def _sample(label_N: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _even(points: list[np.ndarray]) -> list:
-  """Each cloud centred and of one size, so that only its shape changes."""
+  """Centres the maps and scales them to one size, so that shapes compare."""
   centred = [x_NK - x_NK.mean(0, keepdims=True) for x_NK in points]
   sizes = [np.quantile(np.abs(x_NK), 0.99) for x_NK in centred]
   even = [
@@ -102,6 +105,7 @@ def _even(points: list[np.ndarray]) -> list:
 
 
 def _write_sheet(folder: pathlib.Path, image_NHWC: np.ndarray) -> dict:
+  """Writes the thumbnails as one image; returns its layout."""
   N, size = image_NHWC.shape[:2]
   side = min(_LARGEST, -(-size // _BLOCK) * _BLOCK)
   columns = int(np.ceil(np.sqrt(N)))

@@ -8,9 +8,12 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from mrl_jax.models import saliency
-from mrl_jax.stages import build
+from mrl_jax.stages import inputs
 from mrl_jax.stages import recorded
+from mrl_jax.stages import trained as trained_lib
 from mrl_jax.stages.analyze import examples
+from mrl_jax.stages.trained import Trained
+from mrl_jax.training import sharding
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import checksums
 from mrl_jax.workdir import embeddings
@@ -18,44 +21,43 @@ from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
 
 _IMAGES = 8
-# Examples to choose them from.
+# Random examples from which they are chosen.
 _POOL = 2000
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   del config
-  folder = workdir.path / 'analysis'
+  folder = workdir.analysis
   return [folder / 'saliency.json', folder / 'saliency.npz']
 
 
 def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
-  """Writes analysis/saliency.json and .npz, of eight examples.
+  """Writes analysis/saliency.json and .npz for eight examples.
 
-  Those on whose class the widths differ most, at most one of each class while
-  there are others.
+  They are those on whose class the widths disagree most, one of each class
+  while there are enough classes.
   """
   embedding_ND, label_N, manifest = embeddings.load(
     workdir.embeddings, config.eval_split
   )
-  source = build.source(config, config.eval_split, workdir)
-  trained = examples.Trained(
+  source = recorded.open_mapped(config, config.eval_split, workdir)
+  trained = trained_lib.restore(
     config,
     workdir,
+    sharding.make_mesh(1),
     source.num_classes,
     needed_by='analyze',
     checkpoint=checkpoint,
   )
   rng = np.random.default_rng(config.seed)
   pool = rng.permutation(len(label_N))[:_POOL]
-  probability_GNC = trained(
+  probability_GNC = trained.apply(
     examples.probabilities, np.array(embedding_ND[pool])
   )
   rows = pool[_telling(probability_GNC.argmax(-1), label_N[pool])]
   indices = examples.rows_to_indices(source, manifest['damaged'], rows)
   image_NHWC = examples.images(config, source, indices, label_N[rows])
-  found, rollout_Nhw = trained(
-    examples.normalized(config, saliency.explain), image_NHWC
-  )
+  found, rollout_Nhw = _explained(config, trained, image_NHWC)
   labels = label_N[rows].tolist()
   titles = [examples.name(source.class_names, label) for label in labels]
   record = describe(
@@ -67,27 +69,29 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     step=manifest['step'],
   )
   record |= checkpoint.as_json()
-  folder = workdir.path / 'analysis'
+  folder = workdir.analysis
   write(folder, record, image_NHWC, found.heat_GNhw, rollout_Nhw)
 
 
 def explain(
   config: ConfigDict, workdir: Workdir, paths: Sequence[str]
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray | None]:
-  """Of images given: what `write` takes of them.
+  """Explains the images at these paths; returns arguments of `write`.
 
-  Raises ValueError for an image that cannot be read, or no checkpoint.
+  Raises ValueError if an image cannot be read, or there is no checkpoint.
   """
   if not paths:
     raise ValueError('no images: name at least one')
   image_NHWC = np.stack([examples.read_image(config, path) for path in paths])
   class_names = recorded.class_names(config, workdir)
-  trained = examples.Trained(
-    config, workdir, len(class_names), needed_by='saliency'
+  trained = trained_lib.restore(
+    config,
+    workdir,
+    sharding.make_mesh(1),
+    len(class_names),
+    needed_by='saliency',
   )
-  found, rollout_Nhw = trained(
-    examples.normalized(config, saliency.explain), image_NHWC
-  )
+  found, rollout_Nhw = _explained(config, trained, image_NHWC)
   record = describe(
     config,
     class_names,
@@ -99,6 +103,16 @@ def explain(
   return record, image_NHWC, found.heat_GNhw, rollout_Nhw
 
 
+def _explained(
+  config: ConfigDict, trained: Trained, image_NHWC: np.ndarray
+) -> tuple[saliency.Saliency, np.ndarray | None]:
+  """Grad-CAM and attention rollout of uint8 images."""
+  normalize = inputs.normalize(config)
+  return trained.apply(
+    lambda model, image: saliency.explain(model, normalize(image)), image_NHWC
+  )
+
+
 def write(
   folder: pathlib.Path,
   record: Mapping[str, Any],
@@ -108,7 +122,7 @@ def write(
 ) -> None:
   """Writes saliency.json, and saliency.npz: `image`, `heat` and `rollout`.
 
-  `rollout` is there for transformers only.
+  `rollout`, the attention rollout, is written for transformers only.
   """
   arrays = {'image': image_NHWC, 'heat': heat_GNhw.astype(np.float32)}
   if rollout_Nhw is not None:
@@ -133,7 +147,7 @@ def describe(
 ) -> dict[str, Any]:
   """The content of saliency.json.
 
-  `labels` are None where they are not known; `titles` name the images.
+  `labels` are None where they are unknown; `titles` name the images.
   """
   known = {*found.class_GN.ravel().tolist(), *labels} - {None}
   return {
@@ -150,8 +164,8 @@ def describe(
 
 
 def _telling(prediction_GN: np.ndarray, label_N: np.ndarray) -> np.ndarray:
-  """Rows on which the widths differ most, a class at most once at first."""
-  # A width that sees what the narrowest does not comes before all else.
+  """Rows on which the widths disagree most, first one of each class."""
+  # First come examples that the widest width gets right and the narrowest not.
   gains_N = (prediction_GN[0] != label_N) & (prediction_GN[-1] == label_N)
   kinds_N = np.array([len(np.unique(x_G)) for x_G in prediction_GN.T])
   order = np.lexsort((-kinds_N, ~gains_N))
