@@ -13,13 +13,14 @@ import functools
 import inspect
 import math
 import operator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax import numpy as jnp
 import numpy as np
 
 Rule = Callable[[str, Any], Any]
+_Function = TypeVar('_Function', bound=Callable)
 # Numbers are computed with in float32.
 _LARGEST = float(np.finfo(np.float32).max)
 _KINDS = {
@@ -31,7 +32,7 @@ _KINDS = {
 }
 
 
-def takes(**rules: Rule) -> Callable[[Callable], Callable]:
+def takes(**rules: Rule) -> Callable[[_Function], _Function]:
   """Has the arguments of a function pass these rules, by their names."""
 
   def decorate(function):

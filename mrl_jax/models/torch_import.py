@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from mrl_jax.models import geometry
 from mrl_jax.stages import import_torch
 from mrl_jax.terminal import arguments
+from mrl_jax.terminal import config_names
 from mrl_jax.terminal import ending
 
 
@@ -53,11 +54,13 @@ def main(argv: Sequence[str] | None = None) -> None:
   add('--pooling', default='', help='token, mean or mean_then_norm')
   add('--output_stride', type=int, default=0, help='8 or 16: a dilated ResNet')
   args = parser.parse_args(argv)
+  config_names.make_importable()
   with ending.in_one_line():
     import_torch.write(
       args.file,
       args.out,
-      config=args.config and import_torch.read_config(args.config),
+      config=args.config
+      and import_torch.read_config(config_names.path(args.config)),
       nesting_dims=args.nesting_dims,
       prefix=args.prefix,
       options={name: getattr(args, name) for name in geometry.OPTIONS},
