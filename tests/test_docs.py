@@ -24,6 +24,7 @@ def code_blocks(page: pathlib.Path, *languages: str) -> list[tuple[str, str]]:
   return [(name, text) for name, text in found if name in languages]
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs(tmp_path, data_dir, monkeypatch):
   (tmp_path / 'launch.py').symlink_to(ROOT / 'launch.py')
   (tmp_path / 'configs').symlink_to(ROOT / 'configs')
