@@ -46,5 +46,6 @@ def test_the_tree_is_that_of_the_repository():
 
 def test_it_is_short_and_its_links_exist():
   assert len(README.splitlines()) <= 250
-  for target in re.findall(r'\]\(((?!http)[^)#]+)\)', README):
+  links = re.findall(r'\]\(((?!http)[^)#]+)\)|src="([^"]+)"', README)
+  for target in (link or source for link, source in links):
     assert (ROOT / target).exists(), target
