@@ -34,13 +34,23 @@ QUICK = (
 _TESTS = pathlib.Path(__file__).parent
 
 
+def pytest_ignore_collect(collection_path, config):
+  """Spares `-m quick` the imports of the other files."""
+  is_other = collection_path.name.startswith('test_') and not _is_quick(
+    collection_path
+  )
+  return True if is_other and config.option.markexpr == 'quick' else None
+
+
 def pytest_collection_modifyitems(items):
   for item in items:
-    path = item.path.relative_to(_TESTS)
-    names = {path.as_posix(), path.parts[0]}
-    is_slow = item.get_closest_marker('slow')
-    if names & {*QUICK} and not is_slow:
+    if _is_quick(item.path) and not item.get_closest_marker('slow'):
       item.add_marker('quick')
+
+
+def _is_quick(path: pathlib.Path) -> bool:
+  path = path.relative_to(_TESTS)
+  return path.as_posix() in QUICK or path.parts[0] in QUICK
 
 
 @pytest.fixture(scope='session')
