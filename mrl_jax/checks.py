@@ -14,13 +14,14 @@ import functools
 import inspect
 import math
 import operator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax import numpy as jnp
 import numpy as np
 
 Rule = Callable[[str, Any], Any]
+_Function = TypeVar('_Function', bound=Callable)
 # Numbers are used in float32.
 _LARGEST = float(np.finfo(np.float32).max)
 _KINDS = {
@@ -32,7 +33,7 @@ _KINDS = {
 }
 
 
-def takes(**rules: Rule) -> Callable[[Callable], Callable]:
+def takes(**rules: Rule) -> Callable[[_Function], _Function]:
   """A decorator that passes the named arguments through these rules."""
 
   def decorate(function):

@@ -7,6 +7,7 @@ import sys
 
 import jax
 from jax import numpy as jnp
+import numpy as np
 
 from mrl_jax import checks
 
@@ -63,7 +64,7 @@ def validate(nesting_dims: Sequence[int], dim: int) -> tuple[int, ...]:
 
 @checks.takes(num_granularities=checks.whole())
 def validate_weights(
-  weights_G: Sequence[float] | Sequence[str] | str | None,
+  weights_G: Sequence[float] | Sequence[str] | np.ndarray | str | None,
   num_granularities: int,
 ) -> tuple[float, ...]:
   """Returns a loss weight for each nesting dim; None or empty means all ones.

@@ -1,5 +1,7 @@
 """Eight simulated devices, strict broadcasting, and the digits once for all."""
 
+import pathlib
+
 import jax
 import pytest
 
@@ -8,6 +10,47 @@ from mrl_jax.data.sources import datasets
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+# The tests of `-m quick`: folders and files that take seconds.
+QUICK = (
+  'analysis/test_analysis.py',
+  'data/test_orientation.py',
+  'data/test_rgb.py',
+  'losses/test_losses.py',
+  'losses/test_metrics.py',
+  'retrieval/test_metrics.py',
+  'retrieval/test_numbers.py',
+  'retrieval/test_projections.py',
+  'retrieval/test_quantized.py',
+  'terminal/test_config_names.py',
+  'terminal/test_ending.py',
+  'terminal/test_lists.py',
+  'test_docs.py',
+  'test_nesting.py',
+  'test_readme.py',
+  'training/test_trainable.py',
+  'workdir',
+)
+_TESTS = pathlib.Path(__file__).parent
+
+
+def pytest_ignore_collect(collection_path, config):
+  """Spares `-m quick` the imports of the other files."""
+  is_other = collection_path.name.startswith('test_') and not _is_quick(
+    collection_path
+  )
+  return True if is_other and config.option.markexpr == 'quick' else None
+
+
+def pytest_collection_modifyitems(items):
+  for item in items:
+    if _is_quick(item.path) and not item.get_closest_marker('slow'):
+      item.add_marker('quick')
+
+
+def _is_quick(path: pathlib.Path) -> bool:
+  path = path.relative_to(_TESTS)
+  return path.as_posix() in QUICK or path.parts[0] in QUICK
 
 
 @pytest.fixture(scope='session')

@@ -26,6 +26,7 @@ from mrl_jax.models import geometry
 from mrl_jax.stages import config as config_lib
 from mrl_jax.stages import import_torch
 from mrl_jax.terminal import arguments
+from mrl_jax.terminal import config_names
 from mrl_jax.terminal import ending
 
 
@@ -54,11 +55,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   add('--pooling', default='', help='token, mean or mean_then_norm')
   add('--output_stride', type=int, default=0, help='8 or 16: a dilated ResNet')
   args = parser.parse_args(argv)
+  config_names.make_importable()
   with ending.in_one_line():
     import_torch.write(
       args.file,
       args.out,
-      config=args.config and config_lib.read(args.config),
+      config=args.config and config_lib.read(config_names.path(args.config)),
       nesting_dims=args.nesting_dims,
       prefix=args.prefix,
       options={name: getattr(args, name) for name in geometry.OPTIONS},
