@@ -28,7 +28,6 @@ QUICK = (
   'test_docs.py',
   'test_nesting.py',
   'test_readme.py',
-  'training/test_trainable.py',
   'workdir',
 )
 _TESTS = pathlib.Path(__file__).parent
