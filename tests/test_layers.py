@@ -16,10 +16,11 @@ LAYERS = (
   ('data',),
   ('interop',),
   ('stages',),
-  ('compare', 'explain'),
+  ('compare', 'explain', 'launch'),
 )
 # The command keeps its name, and makes a workdir, which is the work of a stage.
 EXCEPTIONS = {
+  ('mrl_jax.models.torch_import', 'mrl_jax.stages.config'),
   ('mrl_jax.models.torch_import', 'mrl_jax.stages.import_torch'),
 }
 
