@@ -27,6 +27,7 @@ from mrl_jax.interop.pytorch import file as torch_file
 from mrl_jax.interop.pytorch import load
 from mrl_jax.stages import build
 from mrl_jax.stages import export
+from mrl_jax.stages import export_records
 from mrl_jax.stages import init_from
 from mrl_jax.stages import inputs
 from mrl_jax.stages import recorded
@@ -380,7 +381,8 @@ def test_other_encoders_take_any_batch_size(name):
   graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
   arrays = map(nnx.to_pure_dict, (params, batch_stats))
   trained = trained_lib.Trained(graphdef, *arrays, step=1)
-  artifact = export._artifact(config, trained, export._preprocess(config))
+  preprocess = export_records.preprocess(config)
+  artifact = export._artifact(config, trained, preprocess)
   loaded = jax.export.deserialize(artifact)
   assert str(loaded.in_avals[0]) == 'uint8[n,16,16,3]'
   assert str(loaded.out_avals[0]) == f'float32[n,{model.encoder.num_features}]'

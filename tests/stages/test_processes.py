@@ -283,6 +283,8 @@ def test_slurm_is_detected_by_its_step(tasks, several, monkeypatch):
   """A shell within an allocation of many tasks is a step of one."""
   monkeypatch.setenv('SLURM_NTASKS', '2')
   monkeypatch.setenv('SLURM_STEP_NUM_TASKS', tasks)
+  for name in ('JOB_ID', 'PROCID', 'LOCALID', 'STEP_NODELIST'):
+    monkeypatch.setenv(f'SLURM_{name}', '1')
   assert distributed._in_cluster() == several
 
 

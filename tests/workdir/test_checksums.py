@@ -131,7 +131,7 @@ def test_a_report_shows_nothing_damaged(tmp_path):
   path, arrays_path = tmp_path / 'saliency.json', tmp_path / 'saliency.npz'
   np.savez(arrays_path, heat=np.zeros(9))
   checksums.write(path, {'step': 1, 'dims': [2, 4]}, [arrays_path])
-  assert report._read(path, 1) == {'step': 1, 'dims': [2, 4]}
+  assert report._read_checked(path) == {'step': 1, 'dims': [2, 4]}
   for damaged_path in (path, arrays_path):
     whole = damaged_path.read_bytes()
     for place in range(0, 8 * len(whole), 97):
@@ -139,7 +139,7 @@ def test_a_report_shows_nothing_damaged(tmp_path):
       damaged[place // 8] ^= 1 << place % 8
       damaged_path.write_bytes(damaged)
       with pytest.raises(ValueError, match='delete it and run --mode=analyze'):
-        report._read(path, 1)
+        report._read_checked(path)
     damaged_path.write_bytes(whole)
 
 
