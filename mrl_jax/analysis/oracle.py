@@ -56,7 +56,7 @@ def agreement(prediction_GN: np.ndarray) -> np.ndarray:
 
 
 @checks.takes(
-  right_GN=checks.booleans('GN'),
+  right_GN=checks.booleans('GN', empty=True),
   label_N=checks.integers('N'),
   num_classes=checks.whole(),
 )
