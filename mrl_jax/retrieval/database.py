@@ -180,6 +180,7 @@ def queries(
     raise ValueError(
       f'queries of {query_QD.dtype} for a database of {dtype}: must be the same'
     )
+  forks.check()
   norm_Q1 = block_norms(query_QD, dims=(shape[1],))
   check_norms(norm_Q1[:, 0], 'queries')
   return query_QD

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from mrl_jax import checks
-from mrl_jax import forks
 from mrl_jax import nesting
 from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval import inputs
@@ -125,7 +124,6 @@ class Quantized:
     if importlib.util.find_spec('faiss'):
       import faiss
 
-      forks.check()
       # The counting variant keeps rows in order, so that lower ids win ties.
       distance_QK, ids_QK = faiss.knn_hamming(
         np.packbits(is_above_Qd, axis=1), self.code_MB, k, variant='mc'
