@@ -123,7 +123,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def _mistake(error: Exception, argv: list[str]) -> str:
-  """What is wrong with the command line, or the config file that it names."""
+  """Describes the mistake in the command line, or in its config file."""
   path = next(
     (arg.partition('=')[2] for arg in argv if arg.startswith('--config=')), ''
   )
@@ -143,7 +143,7 @@ def _mistake(error: Exception, argv: list[str]) -> str:
 
 
 def _refuse_twice(argv: list[str]) -> None:
-  """Of other flags the last counts; lists might be meant to be joined."""
+  """Refuses a list given twice: the user may expect them to be joined."""
   names = [arg.partition('=')[0].lstrip('-') for arg in argv]
   for name in names:
     if (

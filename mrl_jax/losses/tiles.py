@@ -43,7 +43,7 @@ _TILE = Tile(64, 128)
 
 
 class _Kernel(NamedTuple):
-  """What a kernel does with a tile's logits.
+  """The work of a kernel on a tile's logits.
 
   `write` is called with a granularity, its logits [C, N], their classes' ids,
   the platform, and references to the arrays by row and to the result. `output`

@@ -1,4 +1,4 @@
-"""What a search returns, and what it cost."""
+"""The result of a search, and its cost."""
 
 from collections.abc import Sequence
 import dataclasses

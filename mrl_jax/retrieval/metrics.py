@@ -212,7 +212,7 @@ def _num_relevant(num_relevant, counted_Q, hits_Q):
 
 
 def _relevant(neighbor_label_QK, query_label_Q, k):
-  """Which neighbours are relevant, of queries with a label; which those are.
+  """Relevant neighbours of the queries with a label, and which those are.
 
   Returns bool [queries with a label, k] and bool [Q].
   """

@@ -52,7 +52,7 @@ class FolderSource:
     return Example(data, label, self._prefix + name, self._as_seen)
 
   def listing(self) -> dict[str, str]:
-    """What each class folder holds, by its name: `<count> files <digest>`.
+    """A text `<count> files <digest>` for each class folder, by its name.
 
     The digest changes with the files' names below the class folder, their sizes
     and order, and with the first bytes of the first file, which tell folders

@@ -158,7 +158,7 @@ def _prepare_digits(data_dir: str) -> tfds.core.DatasetBuilder:
 
 
 def _command(dataset: str, data_dir: str) -> str:
-  """What to download by hand, and the command that prepares a dataset."""
+  """Names the manual downloads, and the command that prepares a dataset."""
   command = [f'--dataset={dataset}', f'--data_dir={data_dir}']
   archives = _ARCHIVES.get(dataset.partition('/')[0].partition(':')[0])
   first = ''

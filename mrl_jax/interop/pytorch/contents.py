@@ -1,4 +1,4 @@
-"""What a PyTorch checkpoint holds: its encoder, classifier and names."""
+"""The contents of a PyTorch checkpoint: encoder, classifier and names."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -68,7 +68,7 @@ class Classifier:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-  """What a checkpoint holds.
+  """The encoder and classifier that a checkpoint holds.
 
   Attributes:
     encoder: key of `models.ENCODERS`.

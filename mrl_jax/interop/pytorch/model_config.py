@@ -1,4 +1,4 @@
-"""What the config.json beside a checkpoint says of the model in it."""
+"""The settings of a model that the config.json beside it states."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -10,7 +10,7 @@ from mrl_jax.models import geometry
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """What a config.json says of a model.
+  """The settings of a model that a config.json states.
 
   Attributes:
     source: path of the config.json.

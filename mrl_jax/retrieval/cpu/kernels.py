@@ -40,7 +40,7 @@ class Hits(NamedTuple):
 
 
 class Tails(NamedTuple):
-  """What `bounds` appends to prefixes of `width` of queries and rows."""
+  """Columns that `bounds` appends to prefixes (`width`) of queries and rows."""
 
   width: int
   query_QA: np.ndarray
