@@ -1,6 +1,16 @@
 """Eight simulated devices, strict broadcasting, and the digits once for all."""
 
+import os
 import pathlib
+import tempfile
+
+# All processes of a test run share what they compile. A size makes JAX lock the
+# folder, so that none reads a file half written.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  _cache = tempfile.TemporaryDirectory(prefix='mrl_jax_xla_')
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _cache.name
+  os.environ['JAX_COMPILATION_CACHE_MAX_SIZE'] = str(2**33)
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 
 import jax
 import pytest

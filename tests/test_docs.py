@@ -1,6 +1,5 @@
 """The tutorial's code runs, and what the pages name is there."""
 
-import os
 import pathlib
 import re
 import shlex
@@ -47,7 +46,6 @@ def _run(folder, data_dir, *args: str) -> str:
   run = subprocess.run(
     [sys.executable, *args],
     cwd=folder,
-    env={'JAX_COMPILATION_CACHE_DIR': str(folder / 'xla'), **os.environ},
     capture_output=True,
     text=True,
   )

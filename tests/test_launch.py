@@ -1,6 +1,5 @@
 """The command line: flags, errors in one line, and a run that is killed."""
 
-import os
 import pathlib
 import signal
 import subprocess
@@ -24,19 +23,18 @@ SHORT = (
 )
 
 
-def start(*args, cache):
+def start(*args):
   return subprocess.Popen(
     [sys.executable, 'launch.py', *args],
     cwd=ROOT,
-    env={**os.environ, 'JAX_COMPILATION_CACHE_DIR': str(cache)},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
   )
 
 
-def launch(*args, cache):
-  process = start(*args, cache=cache)
+def launch(*args):
+  process = start(*args)
   out, err = process.communicate(timeout=120)
   return process.returncode, out, err
 
@@ -59,7 +57,7 @@ def launch(*args, cache):
 )
 def test_mistakes_get_one_line(args, line, tmp_path):
   workdir = tmp_path / 'run'
-  code, out, err = launch(*args, f'--workdir={workdir}', cache=tmp_path / 'xla')
+  code, out, err = launch(*args, f'--workdir={workdir}')
   assert code == 1
   assert not out
   assert err.startswith('ValueError: ') and line in err
@@ -69,11 +67,10 @@ def test_mistakes_get_one_line(args, line, tmp_path):
 
 def test_killed_and_started_again_it_ends_in_the_same_bits(data_dir, tmp_path):
   args = (*SHORT, f'--config.data_dir={data_dir}')
-  cache = tmp_path / 'xla'
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-  code, _, err = launch(*args, f'--workdir={whole}', cache=cache)
+  code, _, err = launch(*args, f'--workdir={whole}')
   assert code == 0, err
-  process = start(*args, f'--workdir={killed}', cache=cache)
+  process = start(*args, f'--workdir={killed}')
   deadline = time.time() + 60
   while not list(killed.glob('checkpoints/*0')):
     assert process.poll() is None and time.time() < deadline
@@ -81,7 +78,7 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(data_dir, tmp_path):
   process.send_signal(signal.SIGKILL)
   process.communicate()
   assert not (killed / 'stages.json').exists()
-  code, out, err = launch(*args, f'--workdir={killed}', cache=cache)
+  code, out, err = launch(*args, f'--workdir={killed}')
   assert code == 0, err
   assert 'train: resumes at step' in out
   first, second = (read_arrays(path) for path in (whole, killed))

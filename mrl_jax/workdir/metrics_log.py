@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import time
 from typing import BinaryIO
 
 import jax
@@ -42,6 +43,8 @@ class MetricWriter:
 
     self._board = tensorboardX.SummaryWriter(
       str(path.parent / 'tensorboard'),
+      # Names of one second would be equal, and the later file the only one.
+      filename_suffix=f'.{time.time_ns()}',
       purge_step=None if resume_step is None else resume_step + 1,
       # The writer's thread ends on a full disk; a short queue would then block.
       max_queue=1_000_000,

@@ -25,6 +25,12 @@ def test_one_object_a_line(tmp_path):
   assert list((tmp_path / 'tensorboard').iterdir())
 
 
+def test_each_writer_has_a_tensorboard_file_of_its_own(tmp_path):
+  for step in range(3):  # Within a second.
+    write(tmp_path / 'metrics.jsonl', (step,))
+  assert len(list((tmp_path / 'tensorboard').iterdir())) == 3
+
+
 def test_resuming_drops_what_will_be_written_again(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   write(path, (1, 2, 3))
