@@ -21,7 +21,6 @@ from mrl_jax.stages import recorded
 from mrl_jax.stages import trained as trained_lib
 from mrl_jax.stages.trained import Trained
 from mrl_jax.training import inference
-from mrl_jax.training import sharding
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import checksums
 from mrl_jax.workdir import files
@@ -60,18 +59,9 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     reads; not for vectors.
   - `checksums.json`: the checksums of all these files, which are checked when
     an export is opened.
-  `checkpoint` is the one to read; None: what the config says.
   """
   class_names = recorded.class_names(config, workdir)
-  mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
-  trained = trained_lib.restore(
-    config,
-    workdir,
-    mesh,
-    len(class_names),
-    needed_by='export',
-    checkpoint=checkpoint,
-  )
+  trained = trained_lib.restore(config, workdir, checkpoint, len(class_names))
   if jax.process_index():
     return
   about = export_records.about(config, workdir, trained, class_names)

@@ -27,6 +27,7 @@ from mrl_jax.stages import config as config_lib
 from mrl_jax.stages import recorded
 from mrl_jax.training import fingerprint
 from mrl_jax.training.checkpoint import Checkpoints
+from mrl_jax.training.state import arrays_of
 from mrl_jax.training.state import State
 from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
@@ -225,28 +226,19 @@ def _fresh_head(abstract: nnx.Module, seed: int) -> heads.MatryoshkaHead:
   )
 
 
-def _arrays(model: models.Classifier) -> dict[str, Any]:
-  _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-  return {
-    'params': nnx.to_pure_dict(params),
-    'batch_stats': nnx.to_pure_dict(batch_stats),
-  }
-
-
 def _is_saved(model: models.Classifier, workdir: Workdir) -> bool:
   """Whether the checkpoint holds this model, from a killed import."""
   path = workdir.checkpoints / str(_STEP) / 'fingerprints' / 'metadata'
   saved = files.read_json(path, missing={})
-  found = fingerprint.of_arrays({'model': _arrays(model)})
+  found = fingerprint.of_arrays({'model': arrays_of(model)})
   return found.items() <= saved.items()
 
 
 def _save(
   model: models.Classifier, workdir: Workdir, dataset: Provenance | None
 ) -> None:
-  state = State(
-    step=jnp.array(_STEP, jnp.int32), **_arrays(model), opt_state={}
-  )
+  step = jnp.array(_STEP, jnp.int32)
+  state = State(step, **arrays_of(model), opt_state={})
   workdir.write_config()
   with Checkpoints(workdir.checkpoints, keep=1) as checkpoints:
     checkpoints.save(

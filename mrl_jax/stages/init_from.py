@@ -15,7 +15,10 @@ from mrl_jax.data.sources import provenance
 from mrl_jax.data.sources.provenance import Provenance
 from mrl_jax.interop.pytorch import load
 from mrl_jax.models import geometry
+from mrl_jax.training import fingerprint
 from mrl_jax.training.checkpoint import Checkpoints
+from mrl_jax.training.checkpoint_faults import describe
+from mrl_jax.training.state import arrays_of
 from mrl_jax.workdir import files
 
 
@@ -98,12 +101,12 @@ def _from_run(
     restored = checkpoints.restore_model(checkpoints.model_shapes(step), step)
   encoder, head = (_part(restored, name) for name in ('encoder', 'head'))
   where = f'{directory / str(step)} ({recorded["encoder"]})'
-  _check_shapes(_shapes(encoder), _shapes(_state(model.encoder)), where)
+  _check_encoder(describe(encoder), describe(arrays_of(model.encoder)), where)
   _update(model.encoder, encoder)
   has_head = (
     recorded['head'] == model.head.kind
     and tuple(recorded['nesting_dims']) == model.head.nesting_dims
-    and _shapes(head) == _shapes(_state(model.head))
+    and describe(head) == describe(arrays_of(model.head))
   )
   if has_head and dataset and class_names is not None:
     order = provenance.labels(class_names, dataset.class_names)
@@ -131,32 +134,11 @@ def _find(path: str) -> tuple[pathlib.Path, int | None]:
   )
 
 
-def _state(module: nnx.Module) -> dict[str, Any]:
-  kinds = {'params': nnx.Param, 'batch_stats': nnx.BatchStat}
-  return {
-    name: nnx.to_pure_dict(nnx.state(module, kind))
-    for name, kind in kinds.items()
-  }
-
-
 def _part(restored: Mapping[str, Any], name: str) -> dict[str, Any]:
   return {kind: tree.get(name, {}) for kind, tree in restored.items()}
 
 
-def _dotted(path: tuple) -> str:
-  # The index of a list is text in a checkpoint, but a number in a model.
-  return jax.tree_util.keystr(path, simple=True, separator='.')
-
-
-def _named(tree: Any) -> dict[str, jax.Array]:
-  return {_dotted(path): x for path, x in jax.tree.leaves_with_path(tree)}
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-  return {name: x.shape for name, x in _named(tree).items()}
-
-
-def _check_shapes(there, here, where: str) -> None:
+def _check_encoder(there, here, where: str) -> None:
   differing = sorted(
     name for name in there | here if there.get(name) != here.get(name)
   )
@@ -169,7 +151,7 @@ def _check_shapes(there, here, where: str) -> None:
 
 
 def _update(module: nnx.Module, tree: Mapping[str, Any]) -> None:
-  named = _named(tree)
-  fill = lambda path, _: named[_dotted(path)]
-  for part in jax.tree.map_with_path(fill, _state(module)).values():
+  there, here = fingerprint.by_path(tree), arrays_of(module)
+  leaves = [there[name] for name in fingerprint.by_path(here)]
+  for part in jax.tree.unflatten(jax.tree.structure(here), leaves).values():
     nnx.update(module, part)

@@ -30,8 +30,7 @@ def read(workdir: Workdir) -> Provenance | None:
     return None
   # All processes open `Checkpoints` together, and one alone may need this.
   saved = SavedStep(workdir.checkpoints, step)
-  with saved.told_apart():
-    content = saved.read_dataset()
+  content = saved.read('dataset')
   where = f'checkpoint {saved.folder}'
   return None if content is None else provenance.parse(content, where)
 

@@ -180,15 +180,11 @@ class Checkpoints:
 
   def read_config(self, step: int) -> dict[str, Any]:
     """The config that a checkpoint was saved with."""
-    saved = self._saved(step)
-    with saved.told_apart():
-      return saved.read_item('config')
+    return self._saved(step).read('config')
 
   def read_dataset(self, step: int) -> dict[str, Any] | None:
     """The record of the training data; None if there is none."""
-    saved = self._saved(step)
-    with saved.told_apart():
-      return saved.read_dataset()
+    return self._saved(step).read('dataset')
 
   def _restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
     """Restores the items in `like`; checks their layout and fingerprints."""

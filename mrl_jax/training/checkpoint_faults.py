@@ -12,6 +12,8 @@ import zlib
 
 import jax
 
+from mrl_jax.training import fingerprint
+
 _OF_THE_FILE = frozenset([None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR])
 _SCARCE = (
   *('RESOURCE_EXHAUSTED', 'Out of memory', 'No space left'),
@@ -59,10 +61,8 @@ def describe(tree: Any) -> dict[str, str]:
   The arrays may be abstract, or Orbax's metadata.
   """
   return {
-    jax.tree_util.keystr(
-      path, simple=True, separator='.'
-    ): f'{jax.numpy.dtype(x.dtype).name} {[*x.shape]}'
-    for path, x in jax.tree.leaves_with_path(tree)
+    name: f'{jax.numpy.dtype(x.dtype).name} {[*x.shape]}'
+    for name, x in fingerprint.by_path(tree).items()
   }
 
 

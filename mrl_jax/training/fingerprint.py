@@ -14,6 +14,14 @@ _SPACING = 0x9E3779B9
 _BLOCK = 2**16
 
 
+def by_path(tree: Any) -> dict[str, Any]:
+  """The leaves of a tree by dotted path, in order; list indices are text."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='.'): x
+    for path, x in jax.tree.leaves_with_path(tree)
+  }
+
+
 def of_arrays(tree: Any) -> dict[str, int]:
   """A 32-bit checksum of each array, by its dotted path.
 
@@ -27,10 +35,7 @@ def of_arrays(tree: Any) -> dict[str, int]:
   With several processes all must call this; an array that is whole on each is
   read by each.
   """
-  named = {
-    jax.tree_util.keystr(path, simple=True, separator='.'): x
-    for path, x in jax.tree.leaves_with_path(tree)
-  }
+  named = by_path(tree)
   for x in named.values():
     x.copy_to_host_async()
   # Threads were no faster: numpy's calls on a block are too short for them.

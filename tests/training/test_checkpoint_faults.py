@@ -7,7 +7,6 @@ import random
 import shutil
 
 import chex
-from etils import epath
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -236,7 +235,7 @@ def test_what_cannot_be_opened_is_not_damaged(path, monkeypatch, number):
 
   like = state_of(2)
   with Checkpoints(path) as checkpoints, monkeypatch.context() as patch:
-    patch.setattr(type(epath.Path(path)), 'open', fail)
+    patch.setattr(type(path), 'open', fail)
     with pytest.raises(ValueError) as error:
       checkpoints.restore(like, 2)
   line = str(error.value)
