@@ -64,23 +64,18 @@ def run(
       continue
     # All stages of a command read the same checkpoint, even while a training
     # goes on in the workdir.
-    checkpoint = checkpoint or _choose(config, workdir)
+    checkpoint = checkpoint or trained_lib.chosen(config, workdir)
+    if not sharding.agreed(json.dumps(checkpoint)):
+      raise ValueError(
+        f'the processes found different checkpoints in {workdir.checkpoints}, '
+        'where a training goes on: start again'
+      )
     if is_finished(mode, config, workdir, checkpoint):
       terminal.say(f'{mode}: already finished in {workdir.path}, skipped')
       continue
     _run_stage(mode, config, workdir, checkpoint, done)
     if mode == 'train':
       checkpoint = None
-
-
-def _choose(config: ConfigDict, workdir: Workdir) -> Checkpoint:
-  checkpoint = trained_lib.chosen(config, workdir)
-  if not sharding.agreed(json.dumps(checkpoint)):
-    raise ValueError(
-      f'the processes found different checkpoints in {workdir.checkpoints}, '
-      'where a training goes on: start again'
-    )
-  return checkpoint
 
 
 def _check_modes(
@@ -143,15 +138,13 @@ def open_recorded(path: str | os.PathLike) -> tuple[ConfigDict, Workdir]:
 
 def _check_outside(config: ConfigDict, workdir: Workdir) -> None:
   """Refuses a workdir among the images, where it would become a class."""
-  entries = config.eval_sets
-  folders = [eval_sets.parse(entry).dataset for entry in entries]
+  folders = [eval_sets.parse(entry).dataset for entry in config.eval_sets]
   if not config.embeddings:
     folders.append(config.dataset)
   splits = (config.train_split, config.eval_split)
   for dataset in folders:
     for folder in datasets.class_roots(dataset, splits):
-      inside = os.path.join(os.path.realpath(folder), '')
-      if os.path.join(os.path.realpath(workdir.path), '').startswith(inside):
+      if workdir.path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(
           f'workdir {workdir.path} lies in the images of {dataset}, where it '
           'would be taken for a class: give a --workdir outside of it'
@@ -183,7 +176,10 @@ def _run_stage(
       others = (*stage.needs, *stage.first)
       check_needs(name, others, config, workdir, checkpoint)
       workdir.unmark(name)
-      _remove_temporary(name, config, workdir)
+      # Of a killed run. Not in the workdir itself, where a training may write.
+      outputs = stage.outputs(config, workdir)
+      for folder in {path.parent for path in outputs} - {workdir.path}:
+        files.remove_temporary(folder)
     terminal.say(f'{name}: {config.name} in {workdir.path}')
     start = time.perf_counter()
     if not (stage.alone and jax.process_index()):
@@ -196,14 +192,6 @@ def _run_stage(
     sharding.barrier(f'{name} is marked')
   done.add(name)
   terminal.say(f'{name}: finished in {seconds:.1f} s')
-
-
-def _remove_temporary(name, config, workdir) -> None:
-  """Removes temporary files that a killed run of the stage has left."""
-  folders = {path.parent for path in STAGES[name].outputs(config, workdir)}
-  # Not in the workdir itself, where a training may be writing.
-  for folder in folders - {workdir.path}:
-    files.remove_temporary(folder)
 
 
 def _use_compilation_cache() -> None:

@@ -13,6 +13,7 @@ from mrl_jax.models import geometry
 from mrl_jax.models import slimmable
 from mrl_jax.models import vit
 from mrl_jax.stages import analyze
+from mrl_jax.stages import build
 from mrl_jax.stages import config as config_lib
 from mrl_jax.stages import fields
 from mrl_jax.stages import inputs
@@ -32,6 +33,8 @@ def check(config: ConfigDict) -> None:
   rate, smoothing = config.learning_rate, config.label_smoothing
   require('learning_rate', rate, 0 < rate < math.inf, 'positive')
   require('label_smoothing', smoothing, 0 <= smoothing < 1, 'in [0, 1)')
+  ok = _numbers(config.betas, 2) and all(0 <= x < 1 for x in config.betas)
+  require('betas', config.betas, ok, 'two numbers in [0, 1)')
   profile.parse(config.profile)
   _check_analysis(config)
   _check_start(config)
@@ -39,7 +42,8 @@ def check(config: ConfigDict) -> None:
   _check_vectors(config)
   _check_images(config)
   _check_encoder(config)
-  _check_schedule(config)
+  # Its rules are those of the optimizer and the schedule.
+  build.optimizer(config, steps_per_epoch=2**20)
   _check_dims(config)
 
 
@@ -159,20 +163,6 @@ def _check_analysis(config: ConfigDict) -> None:
   temperature = config.cascade.temperature
   ok = 0 < temperature < math.inf
   require('cascade.temperature', temperature, ok, 'positive')
-
-
-def _check_schedule(config: ConfigDict) -> None:
-  epochs = config.num_epochs
-  betas = config.betas
-  ok = _numbers(betas, 2) and all(0 <= beta < 1 for beta in betas)
-  require('betas', betas, ok, 'two numbers in [0, 1)')
-  if config.schedule in ('cyclic', 'cosine'):
-    ok = config.peak_epoch < epochs
-    require('peak_epoch', config.peak_epoch, ok, f'below num_epochs={epochs}')
-  if config.schedule == 'step':
-    steps = config.step_epochs
-    ok = _numbers(steps, len(steps)) and list(steps) == sorted(set(steps))
-    require('step_epochs', steps, ok, 'increasing numbers')
 
 
 def _check_dims(config: ConfigDict) -> None:

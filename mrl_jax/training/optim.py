@@ -58,10 +58,12 @@ def schedule(
   """
   total = num_epochs * steps_per_epoch
   peak = round(peak_epoch * steps_per_epoch)
-  if name in ('cyclic', 'cosine') and not 0 <= peak < total:
+  if name in ('cyclic', 'cosine') and peak >= total:
     raise ValueError(
-      f'peak_epoch {peak_epoch}: must be in [0, num_epochs={num_epochs})'
+      f'peak_epoch {peak_epoch}: must be below num_epochs={num_epochs}'
     )
+  if name == 'step' and list(step_epochs) != sorted(set(step_epochs)):
+    raise ValueError(f'step_epochs {step_epochs}: must be increasing numbers')
   if name == 'constant':
     return optax.constant_schedule(learning_rate)
   if name == 'step':
