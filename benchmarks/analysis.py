@@ -169,7 +169,7 @@ def _evaluation(args) -> list[timing.Row]:
     step = inference.make_predict_step(
       graphdef,
       lambda image: augment.normalize(image, mean=MEAN, std=STD),
-      saved_dims=dims,
+      inference.Wanted(saved_dims=dims),
     )
     functions[f'{name}: {len(dims)}'] = lambda step=step, parts=parts: (
       jax.block_until_ready(step(*parts, batch))

@@ -120,11 +120,9 @@ def linear_baselines(
   `probe` it is left out.
   """
   config, workdir = run.config, run.workdir
-  row_MD, row_label_M, _ = embeddings.load(
-    workdir.embeddings, config.train_split
-  )
-  query_QD, query_label_Q, manifest = embeddings.load(
-    workdir.embeddings, config.eval_split
+  (*rows, _), (*queries, manifest) = (
+    embeddings.load(workdir.embeddings, split)
+    for split in (config.train_split, config.eval_split)
   )
   if not workdir.checkpoint(manifest['step']).has_made(manifest):
     raise ValueError(
@@ -137,13 +135,11 @@ def linear_baselines(
   head = restored['params']['head']
   kernel_DC, bias_C = (np.asarray(head[name]) for name in ('kernel', 'bias'))
   D, C = kernel_DC.shape
-  found = {'SVD': low_rank(kernel_DC, bias_C, query_QD, query_label_Q, dims)}
+  found = {'SVD': low_rank(kernel_DC, bias_C, *queries, dims)}
   if probe:
     found['Rand. LP'] = linear_probe.top1(
-      row_MD,
-      row_label_M,
-      query_QD,
-      query_label_Q,
+      linear_probe.Rows(*rows),
+      linear_probe.Rows(*queries),
       dims,
       num_classes=C,
       order_D=projections.random_order(D, seed=config.seed),

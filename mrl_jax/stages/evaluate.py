@@ -107,11 +107,13 @@ def _predict(
   step = inference.make_predict_step(
     trained.graphdef,
     inputs.normalize(config),
-    dims=dims,
-    members=eval_set.members,
-    flip=config.eval_flip,
-    saved_dims=nesting_dims if 'logits' in kinds else (),
-    embedding=not is_own,
+    inference.Wanted(
+      dims,
+      eval_set.members,
+      config.eval_flip,
+      saved_dims=nesting_dims if 'logits' in kinds else (),
+      embedding=not is_own,
+    ),
     sharding=sharding.replicated(trained.mesh),
   )
   damage = DamageLog(config.max_damaged)
