@@ -22,13 +22,9 @@ from mrl_jax.training import sharding
 class Crops(NamedTuple):
   """How training images are cut to a square.
 
-  Attributes:
-    sizes: the side in pixels, by the epoch from which on it is used; epoch 0
-      must be one.
-    scale: range of the share of the area in a random crop, see
-      `decode.random_resized_crop`; None: the central square is taken.
-    resize: resize the shorter side before the central square is taken; False:
-      images must have the right size.
+  `sizes` has the side in pixels by the epoch from which on it is used, 0 among
+  them. `scale` is that of `decode.random_resized_crop`; None takes the central
+  square, after the shorter side is resized if `resize`.
   """
 
   sizes: Mapping[int, int]

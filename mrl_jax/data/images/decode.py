@@ -36,9 +36,8 @@ def open_rgb(
     as_seen: turn the image as its EXIF orientation says, and lay transparent
       pixels over white; else both are as they are stored.
 
-  Raises:
-    DamagedImageError: the image cannot be decoded, has too many pixels (which
-      is known from its header), or `rgb.to_rgb` refuses it.
+  Raises DamagedImageError if the image cannot be decoded, has too many pixels
+  (which is known from its header), or `rgb.to_rgb` refuses it.
   """
   # Pillow raises a dozen types of exceptions for files that are cut short.
   try:
@@ -111,18 +110,10 @@ def evaluation_view(
 ) -> np.ndarray:
   """Resizes the shorter side to `resize` and cuts out the central square.
 
-  Args:
-    image: an RGB image.
-    resize: pixels of the shorter side, bilinear with antialiasing; 0: the image
-      is taken as it is.
-    size: pixels of the square's side, at most `resize`.
-
-  Returns:
-    uint8 [size, size, 3].
-
-  Raises:
-    DamagedImageError: the image would become huge.
-    ValueError: `resize` is 0 and the image is not a square of `size`.
+  Returns uint8 [size, size, 3] of an RGB image; both are pixels, `size` at most
+  `resize`. Resizing is bilinear with antialiasing; 0 takes the image as it is.
+  Raises DamagedImageError if the image would become huge, and ValueError if
+  `resize` is 0 and the image is not a square of `size`.
   """
   width, height = image.size
   if not resize and (width, height) != (size, size):
@@ -153,20 +144,10 @@ def random_resized_crop(
 ) -> np.ndarray:
   """Cuts out a random box and resizes it, as torchvision's RandomResizedCrop.
 
-  Args:
-    data: an encoded image.
-    rng: where boxes are drawn; after ten that do not fit, the central box is
-      taken.
-    size: pixels of the result's side.
-    scale: range of the box's area, as a share of the image's.
-    ratio: range of the box's aspect ratio, drawn uniformly in its logarithm.
-    as_seen: see `open_rgb`; the box lies in the image as it is seen.
-
-  Returns:
-    uint8 [size, size, 3].
-
-  Raises:
-    DamagedImageError: see `open_rgb`.
+  The box's area, a share of the image's, is uniform in `scale`; its aspect
+  ratio is log-uniform in `ratio`. After ten boxes that do not fit, the central
+  one is taken. With `as_seen`, see `open_rgb`, it lies in the image as it is
+  seen. Returns uint8 [size, size, 3]; raises DamagedImageError as `open_rgb`.
   """
   frame = jpeg_box.read_frame(data)
   if frame:

@@ -27,12 +27,8 @@ _MOST_IMAGES = 256
 class Shard(NamedTuple):
   """A file to write, and all that its bytes depend on.
 
-  Attributes:
-    path: the file.
-    record_path: the file with what is known of it, once it is there.
-    split: the split that it belongs to.
-    part: the examples in it.
-    jpeg: how images are made smaller; None leaves them as they are.
+  Once it is there, its record is at `record_path`. `part` are the examples in
+  it; `jpeg` says how images are made smaller, None leaves them as they are.
   """
 
   path: pathlib.Path
@@ -116,9 +112,7 @@ def write_metadata(
 ) -> None:
   """Writes the files by which TFDS recognises a dataset.
 
-  Args:
-    shard: any shard of the dataset.
-    records: the records of all shards, in their order.
+  Takes any of its shards, and the records of all, in their order.
   """
   out = shard.path.parent
   template = tfds.core.ShardedFileTemplate(

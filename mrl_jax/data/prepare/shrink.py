@@ -31,16 +31,9 @@ def reencode(
   """Makes an RGB JPEG of an image, with the pixels that training reads.
 
   Returns `data` itself if `keep_small` allows, it can be decoded, and (where
-  `as_seen`) it stands upright as it is stored.
-
-  Args:
-    data: an encoded image.
-    settings: the size and quality.
-    as_seen: see `decode.open_rgb`; what is written has no EXIF data, and needs
-      none.
-
-  Raises:
-    DamagedImageError: it cannot be decoded.
+  `as_seen`, see `decode.open_rgb`) it stands upright as it is stored. What is
+  written has no EXIF data, and needs none. Raises DamagedImageError if the
+  image cannot be decoded.
   """
   try:
     header = formats.open_image(data)

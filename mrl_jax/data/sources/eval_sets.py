@@ -24,19 +24,12 @@ TABLES = pathlib.Path(__file__).parent / 'tables'
 
 
 class _Known(NamedTuple):
-  """A published evaluation set for models of ImageNet's classes.
+  """A published evaluation set for models of ImageNet's classes."""
 
-  Attributes:
-    dataset: its name in TFDS; empty: TFDS does not have it.
-    split: the split to evaluate.
-    table: the file in `tables` with its classes; empty: ImageNet's 1,000.
-    border: pixels around each image that are not part of it.
-  """
-
-  dataset: str
+  dataset: str  # Its name in TFDS; empty: TFDS does not have it.
   split: str
-  table: str = ''
-  border: int = 0
+  table: str = ''  # The file in `tables` with its classes; else ImageNet's.
+  border: int = 0  # Pixels around each image that are not part of it.
 
 
 KNOWN = {

@@ -16,14 +16,9 @@ _DIGESTED = 64
 
 
 class Vectors:
-  """The rows of a split; they stay on disk until they are read.
+  """The rows [N, D] of a split, which stay on disk until they are read.
 
-  Attributes:
-    num_classes: labels are below it.
-    width: D, the numbers in a row.
-    label_N: the labels of all rows, int32.
-    name: `vectors`.
-    version: empty.
+  D is `width`; the labels `label_N`, int32, are below `num_classes`.
   """
 
   def __init__(
@@ -124,8 +119,7 @@ def open_vectors(
     train_split: the split whose labels are counted for `num_classes`.
     num_classes: the number of classes; 0: one more than the largest label.
 
-  Raises:
-    ValueError: there is no such split, or its arrays do not fit each other.
+  Raises ValueError if there is no such split, or its arrays do not fit.
   """
   path = files.local(embeddings, 'embeddings')
   if path.is_file():
