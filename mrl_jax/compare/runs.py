@@ -21,21 +21,13 @@ _KINDS = {'mrl': 'MRL', 'mrl_e': 'MRL-E', 'fixed': 'FF'}
 
 
 class Run(NamedTuple):
-  """A finished run.
+  """A finished run; accuracies are in percent, by width."""
 
-  Attributes:
-    kind: MRL, MRL-E, FF or Slim.
-    config: the config that it was trained with.
-    workdir: its workdir.
-    linear: top-1 of the heads in percent, by width.
-    neighbor: 1-NN accuracy in percent, by width.
-  """
-
-  kind: str
+  kind: str  # MRL, MRL-E, FF or Slim.
   config: ConfigDict
   workdir: Workdir
-  linear: dict[int, float]
-  neighbor: dict[int, float]
+  linear: dict[int, float]  # Top-1 of the heads.
+  neighbor: dict[int, float]  # 1-NN.
 
 
 def read(path: str) -> Run:

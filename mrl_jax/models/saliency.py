@@ -44,11 +44,8 @@ def grad_cam(model: Classifier, image_NHWC: jax.Array) -> Saliency:
   One forward pass serves all widths. Each width then has one backward pass for
   all images, from the logits to the last stage's activations and no further. A
   transformer's last stage only passes on the class token, so there the stage
-  before it is explained, by a backward pass through one block.
-
-  Args:
-    model: the model, in evaluation mode.
-    image_NHWC: float images, normalised.
+  before it is explained, by a backward pass through one block. The model is in
+  evaluation mode, and the images are normalised floats.
   """
   names = model.encoder.stage_names
   features = model.encoder.features(image_NHWC)
@@ -78,11 +75,8 @@ def attention_rollout(encoder: nnx.Module, image_NHWC: jax.Array) -> jax.Array:
   Multiplies the attention matrices of all blocks, each averaged over heads and
   then with the identity, which stands for the shortcut. The result shows how
   much the class token gathers from each patch, whatever the class and width.
-  The largest value of each image is 1.
-
-  Args:
-    encoder: a `vit.ViT`, in evaluation mode.
-    image_NHWC: float images, normalised.
+  The largest value of each image is 1. The encoder is a `vit.ViT` in evaluation
+  mode, and the images are normalised floats.
   """
   features = encoder.features(image_NHWC)
   rollout_NTT = None

@@ -91,15 +91,10 @@ class Checkpoints:
   ) -> None:
     """Starts to save, after the previous save has finished.
 
-    Args:
-      state: the state, saved under its step.
-      config: the run's config, in plain JSON types.
-      score: at least 0, higher is better; None: not measured.
-      dataset: the record of the training data, in plain JSON types; None: it is
-        unknown.
-
-    Raises:
-      OSError: this save or the one before it fails.
+    The state is saved under its step. Config and dataset, the record of the
+    training data (None: unknown), are plain JSON types. The score is at least
+    0, higher is better; None: not measured. Raises OSError if this save or the
+    one before it fails.
     """
     model, optimizer = _split(state)
     step = int(state.step)

@@ -75,12 +75,8 @@ def layout_number(described: Mapping[str, str]) -> int:
 def misfit(there: Mapping[str, str], here: Mapping[str, str]) -> str:
   """The first array that differs, and the setting that is the likely cause.
 
-  Args:
-    there: `describe` of the checkpoint, names beginning with its items.
-    here: `describe` of the model to restore.
-
-  Returns:
-    The end of a sentence; empty if nothing differs.
+  Takes what `describe` returns of the checkpoint, with names that begin with
+  its items, and of the model to restore. Returns the end of a sentence.
   """
   differing = sorted(
     name for name in there | here if there.get(name) != here.get(name)

@@ -48,15 +48,10 @@ def make_eval_step(
   """Returns the jitted `(params, batch_stats, batch) -> sums` for `evaluate`.
 
   The batch holds `image` (uint8 NHWC), `label` and `mask`; the sums are those
-  of `metrics.masked_sums`.
-
-  Args:
-    graphdef: the graph definition of a `models.Classifier`.
-    normalize: takes uint8 images to float32.
-    dims: the widths to evaluate; None: the nesting dims. Others with MRL-E
-      only.
-    flip: average the logits of each image and its mirror image.
-    sharding: the sharding of the sums; None leaves it to the compiler.
+  of `metrics.masked_sums`. `graphdef` is that of a `models.Classifier`;
+  `normalize` takes uint8 images to float32; `dims` are the widths to evaluate,
+  None the nesting dims, others with MRL-E only; `flip` averages the logits of
+  each image and its mirror image; `sharding` is that of the outputs.
   """
 
   def eval_step(params, batch_stats, batch):

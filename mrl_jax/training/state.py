@@ -37,15 +37,10 @@ def create(
 ) -> tuple[nnx.GraphDef, State]:
   """Splits a new model into its graph definition and a State of step 0.
 
-  Args:
-    model: the model. BatchNorm layers whose scale and bias are both frozen are
-      put in evaluation mode.
-    optimizer: holds state for the trainable parameters only.
-    trainable: patterns of the parameters that train, see `trainable.matches`;
-      empty: all parameters.
-
-  Raises:
-    ValueError: a pattern matches no parameter.
+  `trainable` holds patterns of the parameters that train, see
+  `trainable.matches`; the optimizer has state for these only. BatchNorm layers
+  whose scale and bias are both frozen are put in evaluation mode. Raises
+  ValueError if a pattern matches no parameter.
   """
   _freeze_norms(model, trainable_lib.parse(trainable))
   arrays = arrays_of(model)

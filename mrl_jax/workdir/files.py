@@ -113,16 +113,10 @@ def read_json(
 ) -> Any:
   """Reads a JSON file, and checks it against a schema.
 
-  Args:
-    path: the file.
-    schema: a type that msgspec knows: a `msgspec.Struct`, or a plain type such
-      as `dict[str, int]`; by default, any JSON object.
-    missing: the value returned where there is no file; None raises
-      FileNotFoundError.
-
-  Raises:
-    ValueError: the file cannot be read, is not JSON, or not of the schema. The
-      message names the file and the field.
+  The schema is a type that msgspec knows, by default any JSON object. `missing`
+  is returned where there is no file; None raises FileNotFoundError. Raises
+  ValueError, naming file and field, if the file cannot be read, is not JSON, or
+  not of the schema.
   """
   try:
     data = pathlib.Path(path).read_bytes()
