@@ -110,10 +110,7 @@ def _artifact(
 
 @contextlib.contextmanager
 def _without_source_paths() -> Iterator[None]:
-  """Keeps the paths of source files out of lowered programs.
-
-  The same model then gives the same bytes on every machine.
-  """
+  """Makes the same model give the same bytes on every machine."""
   name = 'jax_traceback_in_locations_limit'
   before = getattr(jax.config, name)
   jax.config.update(name, 0)
@@ -174,10 +171,7 @@ def _write_tensors(
 
 
 def _sorted(data: bytes) -> bytes:
-  """A safetensors file with its metadata sorted.
-
-  The library writes them in another order each time.
-  """
+  """Sorts a file's metadata, whose order safetensors changes each time."""
   start = 8 + int.from_bytes(data[:8], 'little')
   header = json.loads(data[8:start])
   header['__metadata__'] = dict(sorted(header['__metadata__'].items()))

@@ -30,16 +30,10 @@ def initialise(
   """Copies the parameters that `config.init_from` names into a fresh model.
 
   They come from a workdir, or from a PyTorch file. The head is copied if kind,
-  nesting dims and classes are the same, and else stays fresh.
-
-  Args:
-    config: the config of the new run.
-    model: the model, changed in place.
-    class_names: the model's classes, by which those of a run's head are found.
-      None, or a run without a record of its own: the order is the same.
-
-  Raises:
-    ValueError: there is no checkpoint, or its encoder is another.
+  nesting dims and classes are the same, and else stays fresh. Its classes are
+  found by `class_names`, those of the model; without them, or without a record
+  in that run, their order is the same. Raises ValueError if there is no
+  checkpoint, or its encoder is another.
   """
   if not config.init_from:
     return

@@ -126,11 +126,7 @@ def open_for_training(
   else:
     names = _classes_to_train(config, workdir, first)
   here = provenance.record(opened, names)
-  if not sharding.agreed(json.dumps(provenance.plain(here))):
-    raise ValueError(
-      f'the processes find other files in {name_of(config)}: give all of them '
-      'the same'
-    )
+  _check_agreed(config, json.dumps(provenance.plain(here)))
   train, evaluation = (
     _mapped(config, split, opened[split], there or here) for split in splits
   )
@@ -180,12 +176,16 @@ def digest(config: ConfigDict, workdir: Workdir) -> str:
       listing = there.splits.get(split, {}) if there else {}
     listings.append(provenance.digest(listing))
   found = '-'.join(listings)
+  _check_agreed(config, found)
+  return found
+
+
+def _check_agreed(config: ConfigDict, found: str) -> None:
   if not sharding.agreed(found):
     raise ValueError(
       f'the processes find other files in {name_of(config)}: give all of them '
       'the same'
     )
-  return found
 
 
 def name_of(config: ConfigDict) -> str:
@@ -231,8 +231,7 @@ def _check_count(
 ) -> None:
   """Refuses a head with another number of classes than the dataset.
 
-  How its classes relate to the dataset's is unknown. A model with more classes
-  that was trained before classes were recorded is accepted.
+  A model with more classes, from before classes were recorded, is accepted.
   """
   if config.num_classes in (0, opened.num_classes):
     return

@@ -140,8 +140,7 @@ def _begin(workdir: Workdir, state: state_lib.State) -> None:
 def _open_writer(workdir: Workdir, start_step: int) -> MetricWriter:
   """Opens the metrics, and drops the rows of later steps, with a line.
 
-  A killed run has left such rows, or a checkpoint has been deleted. Stages that
-  read it must run again.
+  Such rows are of a killed run, or of a checkpoint that has been deleted.
   """
   if not jax.process_index():
     workdir.unmark(*workdir.stages_after(start_step))

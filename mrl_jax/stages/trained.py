@@ -65,15 +65,9 @@ def restore(
 ) -> Trained:
   """Restores the model of a checkpoint, on every device of the mesh.
 
-  Args:
-    config: the config of the run.
-    workdir: its workdir.
-    checkpoint: the checkpoint to read.
-    num_classes: the number of classes, where the config leaves it open.
-    mesh: the devices; None: those that the config names.
-
-  Raises:
-    ValueError: the checkpoint is not there any more.
+  `num_classes` is used where the config leaves it open; a mesh of None means
+  the devices that the config names. Raises ValueError if the checkpoint is not
+  there any more.
   """
   if mesh is None:
     mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
