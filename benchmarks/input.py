@@ -170,7 +170,7 @@ def _resume(source: Source, folder: pathlib.Path) -> timing.Row:
   """Beside it, how long the order of an epoch of ImageNet takes."""
   seconds = []
   for _ in range(5):
-    order.epoch_order.__wrapped__.cache_clear()
+    order.epoch_order.cache_clear()
     start = time.perf_counter()
     opened = datasets.open_source(str(folder), 'train')
     first = _take(opened, RESUME_STEP, 1)[0]

@@ -84,7 +84,8 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     # Training has a row of its own, without neighbours.
     writer.replace(trained.step, values, prefix=f'{_OWN}/knn1')
   if config.flip_eval_image_size:
-    table = tables.flipped(values, config_lib.classifier_dims(config))
+    dims = config_lib.classifier_dims(config)
+    table = tables.widths(values, dims, 'val_flip/')
     terminal.say(
       f'at {config.flip_eval_image_size} pixels, averaged with mirror images\n'
       + terminal.table(table)

@@ -93,7 +93,10 @@ def _from_run(
     recorded = checkpoints.read_config(step)
     dataset = _read_provenance(checkpoints, directory, step)
     restored = checkpoints.restore_model(checkpoints.model_shapes(step), step)
-  encoder, head = (_part(restored, name) for name in ('encoder', 'head'))
+  encoder, head = (
+    {kind: tree.get(name, {}) for kind, tree in restored.items()}
+    for name in ('encoder', 'head')
+  )
   where = f'{directory / str(step)} ({recorded["encoder"]})'
   _check_encoder(describe(encoder), describe(arrays_of(model.encoder)), where)
   _update(model.encoder, encoder)
@@ -126,10 +129,6 @@ def _find(path: str) -> tuple[pathlib.Path, int | None]:
     f'init_from {path!r}: must be a workdir with checkpoints, one of them, or '
     f'a file of PyTorch ({", ".join(load.SUFFIXES)})'
   )
-
-
-def _part(restored: Mapping[str, Any], name: str) -> dict[str, Any]:
-  return {kind: tree.get(name, {}) for kind, tree in restored.items()}
 
 
 def _check_encoder(there, here, where: str) -> None:

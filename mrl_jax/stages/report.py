@@ -1,6 +1,6 @@
 """Writes a run's results as one HTML page, and as figures for papers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import pathlib
 from typing import Any
 
@@ -82,7 +82,7 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     f'{config.name}: nested embeddings',
     headline.make(workdir.config, values, retrieved),
     sections,
-    footer=' '.join(_missing(retrieved, analyses)),
+    footer=_missing(retrieved, analyses),
   )
   paper.write(
     workdir.report,
@@ -103,23 +103,17 @@ def _read(path: pathlib.Path, checkpoint: Checkpoint) -> dict[str, Any] | None:
   """Reads a record; None if it is missing or belongs to another checkpoint."""
   if not path.exists():
     return None
-  record = files.checked(
-    _read_checked(path), str(path), records_lib.SCHEMAS[path.stem]
-  )
+  stage = 'retrieve' if path.name == 'retrieval.json' else 'analyze'
+  sealed = checksums.read(path, f'delete it and run --mode={stage}')
+  # The page shows a search by its record alone, and others by their files, too.
+  if stage == 'analyze':
+    sealed.check(*(sealed.files or ()))
+  schema = records_lib.SCHEMAS[path.stem]
+  record = files.checked(sealed.record, str(path), schema)
   if not checkpoint.has_made(record):
     terminal.say(f'report: {path} is of another checkpoint, left out')
     return None
   return record
-
-
-def _read_checked(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a record, and checks the arrays and pictures that it names."""
-  stage = 'retrieve' if path.name == 'retrieval.json' else 'analyze'
-  sealed = checksums.read(path, f'delete it and run --mode={stage}')
-  # The page shows a search by its record alone.
-  if stage == 'analyze':
-    sealed.check(*(sealed.files or ()))
-  return sealed.record
 
 
 def _with(record: Mapping[str, Any] | None, make, *args) -> Iterator[Section]:
@@ -127,19 +121,15 @@ def _with(record: Mapping[str, Any] | None, make, *args) -> Iterator[Section]:
     yield make(record, *args)
 
 
-def _missing(
-  retrieved: Mapping[str, Any] | None, analyses: Mapping[str, Any]
-) -> Sequence[str]:
+def _missing(retrieved: Mapping | None, analyses: Mapping[str, Any]) -> str:
   """A sentence for each stage whose results are not on the page."""
   lines = []
   if retrieved is None:
     lines.append('Not here: retrieval; --mode=retrieve,report adds it.')
-  lacking = [
-    what for name, what in _ANALYSES.items() if what and analyses[name] is None
-  ]
-  if lacking:
+  missing = [name for name, record in analyses.items() if record is None]
+  if lacking := [_ANALYSES[name] for name in missing if _ANALYSES[name]]:
     lines.append(
       f'Not here: {", ".join(lacking)}; --mode=analyze,report adds what there '
       'is to know.'
     )
-  return lines
+  return ' '.join(lines)

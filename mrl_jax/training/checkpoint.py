@@ -192,7 +192,8 @@ class Checkpoints:
         f'checkpoint {saved.folder} is of another model than this, and not '
         f'damaged: {line}'
       )
-    args = {name: _restore_like(tree) for name, tree in like.items()}
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(like))
+    args = {k: ocp.args.StandardRestore(x) for k, x in shapes.items()}
     with saved.told_apart():
       restored = self._manager.restore(step, args=ocp.args.Composite(**args))
       found = {name: restored[name] for name in like}
@@ -233,9 +234,3 @@ def _is_deleted_soon(folder: pathlib.Path) -> bool:
 def _split(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
   model = {'params': state.params, 'batch_stats': state.batch_stats}
   return model, {'step': state.step, 'opt_state': state.opt_state}
-
-
-def _restore_like(tree: Any) -> ocp.args.StandardRestore:
-  return ocp.args.StandardRestore(
-    jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
-  )
