@@ -56,12 +56,6 @@ class Encoder(nnx.Module):
       x = self._run(name, x, None)
     return self._pool(x)
 
-  def _run(self, name: str, x: jax.Array, key: jax.Array | None) -> jax.Array:
-    raise NotImplementedError
-
-  def _pool(self, x: jax.Array) -> jax.Array:
-    raise NotImplementedError
-
 
 def drop_path(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
   """Skips a branch for some examples: stochastic depth (arXiv 1603.09382).

@@ -11,13 +11,10 @@ from mrl_jax.models import Classifier
 
 
 class Saliency(NamedTuple):
-  """A heatmap for the prediction of every width on every image.
+  """A heatmap for the class predicted by every width on every image.
 
-  Attributes:
-    heat_GNhw: heatmaps in [0, 1] at the resolution of the last stage; all 0
-      where nothing speaks for the class.
-    class_GN: the predicted class, which the heatmap explains.
-    probability_GN: the probability of that class.
+  Heatmaps are in [0, 1], at the resolution of the last stage; all 0 where
+  nothing speaks for the class.
   """
 
   heat_GNhw: jax.Array

@@ -99,9 +99,8 @@ def write(
   if latest > _STEP or (latest and 'train' in workdir.marks()):
     raise used
   model = nnx.eval_shape(lambda: build.model(config, num_classes))
-  has_head = checkpoint.fill(
-    model, encoder=config.encoder, options=geometry.options(config)
-  )
+  traits = geometry.options(config)
+  has_head = checkpoint.fill(model, encoder=config.encoder, options=traits)
   if not has_head and config.head != 'none':
     model.head = _fresh_head(model.head, config.seed)
   with workdir.locked('train'):
@@ -111,9 +110,7 @@ def write(
       raise used
     seconds = time.perf_counter() - start
     stages.mark_finished('train', workdir, seconds)
-  variant = geometry.changed(
-    models.ENCODERS[config.encoder], **geometry.options(config)
-  )
+  variant = geometry.changed(models.ENCODERS[config.encoder], **traits)
   for line in form.remarks(variant, pixels):
     terminal.say(line)
   terminal.say(

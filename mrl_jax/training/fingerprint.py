@@ -43,15 +43,10 @@ def of_arrays(tree: Any) -> dict[str, int]:
   if jax.process_count() > 1:
     total = multihost_utils.process_allgather(np.array(sums, np.uint32))
     total = total.sum(0, dtype=np.uint32).tolist()
-    sums = [
-      total[i] if _is_spread(x) else sums[i]
-      for i, x in enumerate(named.values())
-    ]
+    for i, x in enumerate(named.values()):
+      if not (x.is_fully_addressable or x.is_fully_replicated):
+        sums[i] = total[i]
   return dict(zip(named, sums, strict=True))
-
-
-def _is_spread(x: jax.Array) -> bool:
-  return not (x.is_fully_addressable or x.is_fully_replicated)
 
 
 def _own_sum(x: jax.Array) -> int:

@@ -100,23 +100,17 @@ def evaluate(
 
 
 class Wanted(NamedTuple):
-  """What `make_predict_step` is to compute.
+  """Settings of `make_predict_step`; `dims` and `flip` as in `make_eval_step`.
 
-  Attributes:
-    dims: the classifier dims, G of them; None: the nesting dims. Others with
-      MRL-E only.
-    members: for a set with other classes, the model's classes that count as
-      each: its logit is the largest of theirs, and all others are ignored.
-    flip: average the logits of each image and its mirror image.
-    saved_dims: those of `dims` whose logits are among the outputs.
-    embedding: whether the embedding is among the outputs.
+  For a set with other classes, `members` are the model's classes that count as
+  each: its logit is the largest of theirs, and all others are ignored.
   """
 
   dims: Sequence[int] | None = None
   members: Sequence[Sequence[int]] | None = None
   flip: bool = False
-  saved_dims: Sequence[int] = ()
-  embedding: bool = False
+  saved_dims: Sequence[int] = ()  # Those of `dims` whose logits are returned.
+  embedding: bool = False  # Whether the embedding is returned.
 
 
 def make_predict_step(

@@ -84,9 +84,7 @@ def schedule(
   return lambda step: jnp.interp(step, knots, values)
 
 
-@checks.takes(
-  name=checks.choice(*DECAY_MASKS),
-)
+@checks.takes(name=checks.choice(*DECAY_MASKS))
 def decay_mask(name: str) -> Callable[[optax.Params], optax.Params]:
   """Returns a function that marks the parameters to which weight decay applies.
 

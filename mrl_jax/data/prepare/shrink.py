@@ -13,16 +13,12 @@ from mrl_jax.data.images import orientation
 class JpegSettings(NamedTuple):
   """How large the JPEGs are.
 
-  Attributes:
-    max_side: pixels of the longer side; a larger image is scaled down, bicubic
-      with antialiasing.
-    quality: the quality of a new JPEG, 1 to 100.
-    keep_small: leave an RGB JPEG that is small enough as it is.
+  A larger image is scaled down, bicubic with antialiasing.
   """
 
-  max_side: int
-  quality: int = 90
-  keep_small: bool = True
+  max_side: int  # Pixels of the longer side.
+  quality: int = 90  # 1 to 100.
+  keep_small: bool = True  # Leave an RGB JPEG that is small enough as it is.
 
 
 def reencode(

@@ -106,22 +106,14 @@ def check(entries: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class EvalSet:
-  """An opened evaluation set.
+  """An opened evaluation set; labels are positions in `class_names`."""
 
-  Attributes:
-    name: the prefix of its metrics.
-    source: the examples; labels are positions in `class_names`.
-    class_names: the set's classes.
-    members: for each class of the set, the model's classes that count as it;
-      None: the model's classes are the set's.
-    labels: returns all right classes of an example, by its index; None: the
-      example's label is the only one.
-  """
-
-  name: str
+  name: str  # The prefix of its metrics.
   source: Source
   class_names: tuple[str, ...]
+  # For each class the model's classes that count as it; None: the same classes.
   members: tuple[tuple[int, ...], ...] | None = None
+  # Returns all right classes of an example by its index; None: its label.
   labels: Callable[[int], tuple[int, ...]] | None = None
 
   def of_model(self, num_classes: int) -> np.ndarray:
