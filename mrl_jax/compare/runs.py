@@ -148,13 +148,15 @@ def low_rank(
   dims: Sequence[int],
 ) -> dict[int, float]:
   """Top-1 in percent of the classifier's best approximation of each rank."""
+  counted_Q = query_label_Q != losses.IGNORED
   u_DR, s_R, v_RC = np.linalg.svd(kernel_DC, full_matrices=False)
   found = {}
   for dim in dims:
     if dim < len(kernel_DC):
       reduced_QR = query_QD @ (u_DR[:, :dim] * s_R[:dim])
       logits_QC = reduced_QR @ v_RC[:dim] + bias_C
-      found[dim] = _percent(logits_QC.argmax(1), query_label_Q)
+      right_Q = (logits_QC.argmax(1) == query_label_Q)[counted_Q]
+      found[dim] = 100 * float(right_Q.mean())
   return found
 
 
@@ -178,8 +180,3 @@ def neighbor_baselines(
     for name, shown in names.items()
   }
   return found, record['sampled']
-
-
-def _percent(predicted_Q, label_Q) -> float:
-  counted_Q = label_Q != losses.IGNORED
-  return 100 * float((predicted_Q == label_Q)[counted_Q].mean())

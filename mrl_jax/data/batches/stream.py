@@ -63,12 +63,13 @@ class Stream:
     *,
     mesh: jax.sharding.Mesh,
     seed: int,
-    num_threads: int,
+    num_threads: int = 0,
   ):
     self.steps_per_epoch = order.steps_per_epoch(len(source), batch_size)
     self._source, self._seed = source, seed
     self._batch_size, self._mesh = batch_size, mesh
     self._num_threads = num_threads
+    self._rows = np.array(sharding.local_rows(batch_size, mesh))
 
   def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
     """The batch of each step from `start_step` on."""
@@ -81,9 +82,6 @@ class Stream:
     del step  # The batch has the step's images only.
     return batch['image'], batch['label']
 
-  def _visits(self, epoch: int) -> np.ndarray:
-    return order.epoch_order(self._seed, epoch, len(self._source))
-
 
 class StreamBatches(Stream):
   """Batches of images, uint8 [N, size, size, 3], decoded in threads.
@@ -92,26 +90,14 @@ class StreamBatches(Stream):
   image is replaced by the next example in the order.
   """
 
-  def __init__(
-    self,
-    source: Source,
-    batch_size: int,
-    *,
-    mesh: jax.sharding.Mesh,
-    seed: int,
-    crops: Crops,
-    damage: DamageLog,
-    num_threads: int = 0,
-  ):
-    super().__init__(
-      source, batch_size, mesh=mesh, seed=seed, num_threads=num_threads
-    )
-    self._rows = sharding.local_rows(batch_size, mesh)
+  def __init__(self, *args, crops: Crops, damage: DamageLog, **options):
+    """Takes the arguments of `Stream`, and how images are cut."""
+    super().__init__(*args, **options)
     self._crops, self._damage = crops, damage
 
   def _positions(self, step: int) -> list[tuple[int, int]]:
     epoch, step = divmod(step, self.steps_per_epoch)
-    return [(epoch, step * self._batch_size + row) for row in self._rows]
+    return [(epoch, int(x)) for x in step * self._batch_size + self._rows]
 
   def _stack(self, examples) -> dict[str, np.ndarray]:
     images, labels = zip(*examples, strict=True)
@@ -119,7 +105,7 @@ class StreamBatches(Stream):
 
   def _read(self, where: tuple[int, int]) -> tuple[np.ndarray, int]:
     epoch, position = where
-    visits = self._visits(epoch)
+    visits = order.epoch_order(self._seed, epoch, len(self._source))
     for attempt in range(len(visits)):
       index = visits[(position + attempt) % len(visits)]
       example = read_checked(self._source, int(index))

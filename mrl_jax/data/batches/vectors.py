@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from mrl_jax.data.batches import evaluation
+from mrl_jax.data.batches import order
 from mrl_jax.data.batches.stream import Stream
 from mrl_jax.data.sources.vectors import Vectors
 from mrl_jax.training import sharding
@@ -25,19 +26,12 @@ def load(source: Vectors) -> tuple[np.ndarray, np.ndarray]:
 class StreamVectors(Stream):
   """Training batches of vectors, float32 [N, D], under the name `image`."""
 
-  def __init__(
-    self,
-    source: Vectors,
-    batch_size: int,
-    *,
-    mesh: jax.sharding.Mesh,
-    seed: int,
-  ):
-    # One item a batch: numpy gathers rows faster than several threads do.
-    super().__init__(source, batch_size, mesh=mesh, seed=seed, num_threads=1)
-    self._rows = np.array(sharding.local_rows(batch_size, mesh))
+  def __init__(self, *args, **options):
+    """Takes the arguments of `Stream`."""
+    super().__init__(*args, num_threads=1, **options)
 
   def _positions(self, step: int) -> list[int]:
+    # One item a batch: numpy gathers rows faster than several threads do.
     return [step]
 
   def _stack(self, read) -> dict[str, np.ndarray]:
@@ -45,7 +39,8 @@ class StreamVectors(Stream):
 
   def _read(self, step: int) -> dict[str, np.ndarray]:
     epoch, step = divmod(step, self.steps_per_epoch)
-    positions_B = self._visits(epoch)[step * self._batch_size + self._rows]
+    visits_N = order.epoch_order(self._seed, epoch, len(self._source))
+    positions_B = visits_N[step * self._batch_size + self._rows]
     return {
       'image': self._source.read(positions_B),
       'label': self._source.label_N[positions_B],
