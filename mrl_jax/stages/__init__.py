@@ -22,7 +22,7 @@ from mrl_jax.stages.finished import is_finished
 from mrl_jax.stages.finished import mark_finished
 from mrl_jax.stages.stage import STAGES
 from mrl_jax.training import sharding
-from mrl_jax.training.checkpoint import Checkpoints
+from mrl_jax.training.saved_step import SavedStep
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
@@ -110,11 +110,10 @@ def open_workdir(config: ConfigDict, path: str | os.PathLike) -> Workdir:
     read_dataset=lambda workdir: recorded.digest(config, workdir),
   )
   if step := workdir.latest_step():
-    with Checkpoints(workdir.checkpoints) as checkpoints:
-      trained = checkpoints.read_config(step)
-      if checkpoints.read_dataset(step) is None:
-        workdir.compare_dataset_by_name()
-    workdir.check_config(trained, workdir.checkpoints / str(step))
+    saved = SavedStep(workdir.checkpoints, step)
+    if saved.read('dataset') is None:
+      workdir.compare_dataset_by_name()
+    workdir.check_config(saved.read('config'), saved.folder)
   return workdir
 
 

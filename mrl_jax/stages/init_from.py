@@ -18,6 +18,7 @@ from mrl_jax.models import geometry
 from mrl_jax.training import fingerprint
 from mrl_jax.training.checkpoint import Checkpoints
 from mrl_jax.training.checkpoint_faults import describe
+from mrl_jax.training.saved_step import SavedStep
 from mrl_jax.training.state import arrays_of
 from mrl_jax.workdir import files
 
@@ -70,15 +71,13 @@ def read_provenance(config: ConfigDict) -> Provenance | None:
   """
   if not config.init_from or load.is_file(config.init_from):
     return None
-  directory, step = _find(config.init_from)
-  with Checkpoints(directory) as checkpoints:
-    step = checkpoints.latest_step if step is None else step
-    return _read_provenance(checkpoints, directory, step)
+  return read_record(SavedStep(*_find(config.init_from)))
 
 
-def _read_provenance(checkpoints, directory, step) -> Provenance | None:
-  content = checkpoints.read_dataset(step)
-  where = str(directory / str(step))
+def read_record(saved: SavedStep) -> Provenance | None:
+  """A checkpoint's record of its training data; None without one."""
+  content = saved.read('dataset')
+  where = f'checkpoint {saved.folder}'
   return None if content is None else provenance.parse(content, where)
 
 
@@ -88,16 +87,15 @@ def _from_run(
   class_names: Sequence[str] | None,
 ) -> tuple[str, bool]:
   directory, step = _find(config.init_from)
+  saved = SavedStep(directory, step)
+  recorded, dataset = saved.read('config'), read_record(saved)
   with Checkpoints(directory) as checkpoints:
-    step = checkpoints.latest_step if step is None else step
-    recorded = checkpoints.read_config(step)
-    dataset = _read_provenance(checkpoints, directory, step)
     restored = checkpoints.restore_model(checkpoints.model_shapes(step), step)
   encoder, head = (
     {kind: tree.get(name, {}) for kind, tree in restored.items()}
     for name in ('encoder', 'head')
   )
-  where = f'{directory / str(step)} ({recorded["encoder"]})'
+  where = f'{saved.folder} ({recorded["encoder"]})'
   _check_encoder(describe(encoder), describe(arrays_of(model.encoder)), where)
   _update(model.encoder, encoder)
   has_head = (
@@ -115,16 +113,15 @@ def _from_run(
   return where, has_head
 
 
-def _find(path: str) -> tuple[pathlib.Path, int | None]:
-  """The directory of checkpoints, and the step if `path` names one."""
+def _find(path: str) -> tuple[pathlib.Path, int]:
+  """The directory of checkpoints, and the step in `path`, else the latest."""
   given = pathlib.Path(path).expanduser().absolute()
   if given.name.isdecimal() and (given / 'model').is_dir():
     return given.parent, int(given.name)
   for directory in (given / 'checkpoints', given):
-    if directory.is_dir() and any(
-      entry.name.isdecimal() for entry in directory.iterdir()
-    ):
-      return directory, None
+    steps = [int(x.name) for x in directory.glob('*') if x.name.isdecimal()]
+    if steps:
+      return directory, max(steps)
   raise ValueError(
     f'init_from {path!r}: must be a workdir with checkpoints, one of them, or '
     f'a file of PyTorch ({", ".join(load.SUFFIXES)})'

@@ -26,13 +26,9 @@ from mrl_jax.workdir import Workdir
 def read(workdir: Workdir) -> Provenance | None:
   """The newest checkpoint's record of its training data; None without one."""
   step = workdir.latest_step()
-  if not step:
-    return None
   # All processes open `Checkpoints` together, and one alone may need this.
   saved = SavedStep(workdir.checkpoints, step)
-  content = saved.read('dataset')
-  where = f'checkpoint {saved.folder}'
-  return None if content is None else provenance.parse(content, where)
+  return init_from.read_record(saved) if step else None
 
 
 def warn_if_unknown(config: ConfigDict, workdir: Workdir) -> None:

@@ -173,14 +173,6 @@ class Checkpoints:
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_first), tree
     )
 
-  def read_config(self, step: int) -> dict[str, Any]:
-    """The config that a checkpoint was saved with."""
-    return self._saved(step).read('config')
-
-  def read_dataset(self, step: int) -> dict[str, Any] | None:
-    """The record of the training data; None if there is none."""
-    return self._saved(step).read('dataset')
-
   def _restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
     """Restores the items in `like`; checks their layout and fingerprints."""
     saved = self._saved(step)
