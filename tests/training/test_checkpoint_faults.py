@@ -72,9 +72,8 @@ def refusal(path, like, step=2):
 
 
 def test_what_the_run_was_trained_on_is_saved(path):
-  with Checkpoints(path) as checkpoints:
-    assert SavedStep(path, 2).read('dataset') == DATASET
-    assert SavedStep(path, 2).read('config') == CONFIG
+  assert SavedStep(path, 2).read('dataset') == DATASET
+  assert SavedStep(path, 2).read('config') == CONFIG
   (path / '2/dataset/metadata').write_text('{"class_names": ["b", "a"]}')
   damaged = r'2 is damaged \(not as saved: dataset\)'
   with pytest.raises(ValueError, match=damaged):
@@ -215,10 +214,7 @@ def make_old(folder, *items):
 
 def test_the_first_checkpoint_has_none_before_it(path):
   (path / '1/config/metadata').unlink()
-  with (
-    Checkpoints(path) as checkpoints,
-    pytest.raises(ValueError, match=r'missing\); there is none before it$'),
-  ):
+  with pytest.raises(ValueError, match=r'missing\); there is none before it$'):
     SavedStep(path, 1).read('config')
   with pytest.raises(ValueError, match=r'checkpoint .*/3 is not there'):
     SavedStep(path, 3).read('config')
