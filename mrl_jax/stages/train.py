@@ -47,8 +47,12 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   del checkpoint
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch_size(config.batch_size, mesh, config.micro_batches)
-  if config.loss_kernel == 'pallas':
-    _check_can_tile(mesh)
+  platform = jax.default_backend()
+  if config.loss_kernel == 'pallas' and (platform == 'cpu' or mesh.size > 1):
+    raise ValueError(
+      f"loss_kernel 'pallas' on {mesh.size} {platform} devices: "
+      'must be one GPU or TPU'
+    )
   damage = DamageLog(config.max_damaged)
   dataset, source, eval_source = recorded.open_for_training(config, workdir)
   kind = 'vectors' if config.embeddings else 'images'
@@ -87,7 +91,11 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   )
   eval_batches = inputs.evaluation_batches(config, eval_source, mesh, damage)
   with contextlib.ExitStack() as stack:
-    _begin(workdir, state)
+    if not jax.process_index():
+      workdir.write_config()
+      size = sum(x.nbytes for x in jax.tree.leaves(state))
+      files.check_space(workdir.path, size, 'a checkpoint')
+    sharding.barrier('config is written')
     checkpoints = stack.enter_context(
       Checkpoints(workdir.checkpoints, keep=config.keep_checkpoints)
     )
@@ -128,15 +136,6 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     loop.run()
 
 
-def _begin(workdir: Workdir, state: state_lib.State) -> None:
-  """Writes the config, and checks that the disk has room for a checkpoint."""
-  if not jax.process_index():
-    workdir.write_config()
-    size = sum(x.nbytes for x in jax.tree.leaves(state))
-    files.check_space(workdir.path, size, 'a checkpoint')
-  sharding.barrier('config is written')
-
-
 def _open_writer(workdir: Workdir, start_step: int) -> MetricWriter:
   """Opens the metrics, and drops the rows of later steps, with a line.
 
@@ -152,12 +151,3 @@ def _open_writer(workdir: Workdir, start_step: int) -> MetricWriter:
       'stages have to run again'
     )
   return writer
-
-
-def _check_can_tile(mesh: jax.sharding.Mesh) -> None:
-  platform = jax.default_backend()
-  if platform == 'cpu' or mesh.size > 1:
-    raise ValueError(
-      f"loss_kernel 'pallas' on {mesh.size} {platform} devices: "
-      'must be one GPU or TPU'
-    )

@@ -93,11 +93,8 @@ def decay_mask(name: str) -> Callable[[optax.Params], optax.Params]:
   BatchNorm of each downsampling branch and the head's bias do decay.
   """
 
-  def decays(path: tuple, parameter: jax.Array) -> bool:
-    del parameter
-    names = [
-      str(getattr(key, 'key', getattr(key, 'name', key))) for key in path
-    ]
+  def decays(path: tuple, _: jax.Array) -> bool:
+    names = jax.tree_util.keystr(path, simple=True, separator='.').split('.')
     if name == 'no_norm_no_bias':
       return 'kernel' in names
     return name == 'all' or not any(part.startswith('bn') for part in names)

@@ -45,7 +45,7 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
     *(workdir.analysis / f'{name}.json' for name in names),
     workdir.analysis / 'table.md',
     workdir.analysis / 'table.csv',
-    *(x for part in _parts(config) for x in part.outputs(config, workdir)),
+    *(workdir.analysis / x for part in _parts(config) for x in part.FILES),
   ]
 
 

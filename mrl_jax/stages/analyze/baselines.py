@@ -1,6 +1,5 @@
 """1-NN with prefixes, and with projections of the full embedding."""
 
-import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -19,11 +18,7 @@ from mrl_jax.workdir import Workdir
 # so. CIFAR-10 at width 64 is searched whole; of ImageNet at 2048, 9,765 rows
 # and 1,600 queries are.
 _NUMBERS, _PRODUCTS = 2e7, 3.2e10
-
-
-def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  del config
-  return [workdir.analysis / 'baselines.json']
+FILES = ('baselines.json',)
 
 
 def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:

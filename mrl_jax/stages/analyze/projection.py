@@ -13,18 +13,13 @@ from mrl_jax.workdir import checksums
 from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
 
+FILES = ('projection.json', 'projection.jpg')
 # More points make a map no clearer, and are slow on a phone.
 _EXAMPLES = 600
 _CLASSES = 10
 # Largest side of a thumbnail in pixels, and the side of a JPEG's blocks, of
 # which it is a multiple so that neighbours do not blend.
 _LARGEST, _BLOCK = 64, 8
-
-
-def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  del config
-  folder = workdir.analysis
-  return [folder / 'projection.json', folder / 'projection.jpg']
 
 
 def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:

@@ -19,15 +19,10 @@ from mrl_jax.workdir import checksums
 from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
 
+FILES = ('saliency.json', 'saliency.npz')
 _IMAGES = 8
 # Random examples from which they are chosen.
 _POOL = 2000
-
-
-def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  del config
-  folder = workdir.analysis
-  return [folder / 'saliency.json', folder / 'saliency.npz']
 
 
 def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
