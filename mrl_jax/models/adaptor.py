@@ -62,7 +62,6 @@ class Adaptor(nnx.Module):
     self, row_ND: jax.Array, *, key: jax.Array | None = None
   ) -> jax.Array:
     """Float vectors [N, D] to float32 embeddings [N, D]; nothing is random."""
-    del key
     mean_1D = self.mean[...][None]
     x_ND = (row_ND.astype(jnp.float32) - mean_1D) / self.scale[...]
     branch_ND = self.up(nnx.relu(self.down(x_ND)))

@@ -38,7 +38,9 @@ def check(config: ConfigDict) -> None:
   profile.parse(config.profile)
   _check_analysis(config)
   _check_start(config)
-  _check_no_head(config)
+  if config.head == 'none':
+    off = {'save': (), 'flip_eval_image_size': 0, 'slimmable': False}
+    _require_off(config, off, 'head none')
   _check_vectors(config)
   _check_images(config)
   _check_encoder(config)
@@ -85,26 +87,20 @@ def _check_start(config: ConfigDict) -> None:
   )
 
 
-def _check_no_head(config: ConfigDict) -> None:
-  for name, off in (
-    ('save', ()),
-    ('flip_eval_image_size', 0),
-    ('slimmable', False),
-  ):
-    ok = config.head != 'none' or config[name] == off
-    require(name, config[name], ok, f'{off} with head none')
-
-
 def _check_vectors(config: ConfigDict) -> None:
   ok = (config.encoder == 'adaptor') == bool(config.embeddings)
   right = 'given, a folder or .npy file, with the encoder adaptor, and no other'
   require('embeddings', config.embeddings, ok, right)
   ok = config.embeddings or not config.labels
   require('labels', config.labels, ok, 'empty without embeddings')
-  for name, off in (('eval_flip', False), ('flip_eval_image_size', 0)):
-    ok = not config.embeddings or config[name] == off
-    right = f'{off} with embeddings, which have no mirror images'
-    require(name, config[name], ok, right)
+  if config.embeddings:
+    off = {'eval_flip': False, 'flip_eval_image_size': 0}
+    _require_off(config, off, 'embeddings, which have no mirror images')
+
+
+def _require_off(config: ConfigDict, off: dict, why: str) -> None:
+  for name, value in off.items():
+    require(name, config[name], config[name] == value, f'{value} with {why}')
 
 
 def _check_images(config: ConfigDict) -> None:

@@ -41,7 +41,6 @@ _ANALYSES = {
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  del config
   return [workdir.report / 'index.html']
 
 

@@ -20,7 +20,6 @@ from mrl_jax.workdir.metrics_log import MetricWriter
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  del config
   return [workdir.retrieval / 'retrieval.json']
 
 

@@ -32,7 +32,6 @@ _FIT_ROWS = 32768
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  del config
   return [workdir.checkpoints]
 
 
@@ -44,7 +43,6 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   ends an epoch, the evaluation is left to the run that resumes. Raises
   ValueError at a step whose loss is not finite; earlier checkpoints stay.
   """
-  del checkpoint
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch_size(config.batch_size, mesh, config.micro_batches)
   platform = jax.default_backend()
