@@ -50,18 +50,11 @@ def top1(
   optimum of this convex loss to within its noise; a seed gives the same
   numbers.
 
-  Args:
-    rows: the rows to fit, read a batch at a time; those of label -1 are left
-      out.
-    queries: the rows to classify; those of label -1 do not count.
-    dims: the widths of the prefixes.
-    num_classes: the number of classes, C.
-    order_D: the order of the dims that prefixes are of; None means as stored.
-    seed: the seed of the order in which rows are visited.
-
-  Raises:
-    ValueError: dims do not fit, a label is outside [0, C), or a row is not
-      finite.
+  It is fitted to `rows`, read a batch at a time, and classifies `queries`; rows
+  of label -1 do not count. Prefixes, of the widths `dims`, are of dims in the
+  order `order_D`, None as stored. `seed` orders the visits of the rows. Raises
+  ValueError if dims do not fit, a label is outside [0, num_classes), or a row
+  is not finite.
   """
   D = rows.row_ND.shape[1]
   dims = nesting.validate(dims, D)

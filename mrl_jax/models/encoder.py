@@ -12,16 +12,11 @@ class Encoder(nnx.Module):
 
   A subclass sets the attributes, and defines `_run`, which applies one stage,
   and `_pool`, which turns the last stage's activations into the embedding.
-
-  Attributes:
-    num_features: width D of the embedding.
-    stage_names: names of the stages, in order.
-    dtype: dtype of the computation; parameters are float32.
   """
 
-  num_features: int
-  stage_names: tuple[str, ...]
-  dtype: jnp.dtype
+  num_features: int  # Width D of the embedding.
+  stage_names: tuple[str, ...]  # In order.
+  dtype: jnp.dtype  # Of the computation; parameters are float32.
 
   def __call__(
     self, image_NHWC: jax.Array, *, key: jax.Array | None = None

@@ -40,7 +40,7 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   ]
   if not config.embeddings:
     names.append(export_folder.TENSORS)
-  if _rule_path(workdir).exists():
+  if (workdir.analysis / 'cascade.json').exists():
     names.append(export_folder.CASCADE)
   return [workdir.export / name for name in names]
 
@@ -130,13 +130,9 @@ def _write_heads(path: pathlib.Path, trained: Trained) -> None:
   np.savez(path, **jax.device_get(arrays))
 
 
-def _rule_path(workdir: Workdir) -> pathlib.Path:
-  return workdir.analysis / 'cascade.json'
-
-
 def _rule(workdir: Workdir, checkpoint: Checkpoint) -> dict | None:
   """The cascade that analyze fitted on the checkpoint, or None."""
-  path = _rule_path(workdir)
+  path = workdir.analysis / 'cascade.json'
   if not path.exists():
     return None
   rule = checksums.read(path, 'delete it and run --mode=analyze,export').record

@@ -31,14 +31,11 @@ class Crops(NamedTuple):
   scale: tuple[float, float] | None
   resize: bool = True
 
-  def size(self, epoch: int) -> int:
-    return self.sizes[max(first for first in self.sizes if first <= epoch)]
-
   def cut(
     self, example: Example, rng: np.random.Generator, epoch: int
   ) -> np.ndarray:
     """Decodes an example, uint8 [size, size, 3]."""
-    size = self.size(epoch)
+    size = self.sizes[max(first for first in self.sizes if first <= epoch)]
     if self.scale is None:
       resize = size if self.resize else 0
       return evaluation.decode_view(example, resize=resize, size=size)

@@ -28,13 +28,11 @@ def open_rgb(
 ) -> Image.Image:
   """Decodes an image to RGB; grey, palette, CMYK and alpha are converted.
 
-  Args:
-    data: an encoded image; if it holds several pictures, the first is taken.
-    at_least: width and height (of the image as it is stored) that are enough: a
-      JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is no smaller.
-    above: only a JPEG with more pixels than this is decoded smaller.
-    as_seen: turn the image as its EXIF orientation says, and lay transparent
-      pixels over white; else both are as they are stored.
+  Of several pictures the first is taken. A JPEG with more than `above` pixels
+  is decoded at 1/2, 1/4 or 1/8 of its size if that is no smaller than
+  `at_least`, width and height of the image as it is stored. `as_seen` turns the
+  image as its EXIF orientation says, and lays transparent pixels over white;
+  else both are as they are stored.
 
   Raises DamagedImageError if the image cannot be decoded, has too many pixels
   (which is known from its header), or `rgb.to_rgb` refuses it.

@@ -109,15 +109,12 @@ def open_vectors(
 ) -> Vectors:
   """Opens a split of vectors that were computed elsewhere.
 
-  Args:
-    embeddings: a folder of `<split>-x.npy` (floats [N, D]) and `<split>-y.npy`
-      (integers [N]), as the stage embed writes them, or a workdir with such a
-      folder; or one .npy file of rows.
-    split: a split of the folder; of one file, `val` is a random tenth of the
-      rows and `train` the others.
-    labels: the .npy file of the labels, where `embeddings` is a file.
-    train_split: the split whose labels are counted for `num_classes`.
-    num_classes: the number of classes; 0: one more than the largest label.
+  `embeddings` is a folder of `<split>-x.npy`, floats [N, D], and of
+  `<split>-y.npy`, integers [N], as the stage embed writes them, or a workdir
+  with such a folder; or one .npy file of rows, with its `labels` in another. Of
+  one file the split `val` is a random tenth of the rows, and `train` the
+  others. `num_classes` of 0 means one more than the largest label of
+  `train_split`.
 
   Raises ValueError if there is no such split, or its arrays do not fit.
   """
