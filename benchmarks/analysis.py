@@ -1,4 +1,4 @@
-"""All analyses of a run, and evaluation at all widths beside one.
+"""Times all analyses of a run, and evaluation at all widths beside one.
 
     python -m benchmarks.analysis [--json=FILE] [--examples=50000]
                                   [--classes=1000] [--width=2048]

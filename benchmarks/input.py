@@ -1,4 +1,4 @@
-"""The stream input by threads, beside FFCV; its resumption and its memory.
+"""Times streamed input by threads, beside FFCV; its resumption and memory.
 
     python -m benchmarks.input [--images=DIR] [--json=FILE]
                                [--peer=ffcv --ffcv_python=PYTHON]
@@ -167,7 +167,7 @@ def _resident_bytes() -> int:
 
 
 def _resume(source: Source, folder: pathlib.Path) -> timing.Row:
-  """Beside it, how long the order of an epoch of ImageNet takes."""
+  """Times a resumption, and the order of an epoch of ImageNet beside it."""
   seconds = []
   for _ in range(5):
     order.epoch_order.cache_clear()

@@ -1,12 +1,12 @@
-"""Every field of a config, with its unit, at the defaults the others share.
+"""Has every field of a config with its unit, and the values others share.
 
-Variants derive from this one in a few lines. Any field can be set from the
-command line: `--config.batch_size=512`. A list is typed with commas between its
-elements, and one element alone as it is: `--config.nesting_dims=8,64,512`,
-`--config.save=logits,labels`, `--config.eval_sets=imagenet_a,folder:/path`.
-What reads as a number is one, all else is text. Quotes make text of what is
-between them, commas included: `--config.eval_sets="'folder:/a,b'"`. `()` is the
-empty list. A list that is given twice is refused.
+Other configs derive from this one in a few lines. Any field can be set on the
+command line: `--config.batch_size=512`. The elements of a list are separated by
+commas, and one element stands alone: `--config.nesting_dims=8,64,512`,
+`--config.save=logits,labels`, `--config.eval_sets=imagenet_a,folder:/path`. An
+element that reads as a number is a number, any other is text. Text in quotes
+keeps its commas: `--config.eval_sets="'folder:/a,b'"`. `()` is the empty list.
+A list that is given twice is refused.
 """
 
 from ml_collections import ConfigDict
