@@ -47,10 +47,7 @@ class Adaptor(nnx.Module):
     )
 
   def fit(self, row_ND: np.ndarray) -> None:
-    """Sets mean and scale to those of the rows, float32 [N, D].
-
-    Raises ValueError if all rows are the same.
-    """
+    """Fits mean and scale to rows [N, D]; ValueError if all are the same."""
     mean_D = row_ND.mean(0, dtype=np.float64)
     scale = np.sqrt(np.square(row_ND - mean_D).mean())
     if not scale > 0:

@@ -21,10 +21,7 @@ class Encoder(nnx.Module):
   def __call__(
     self, image_NHWC: jax.Array, *, key: jax.Array | None = None
   ) -> jax.Array:
-    """Embeds the images.
-
-    `key` draws the blocks that stochastic depth skips; None skips none.
-    """
+    """Embeds images; `key` draws the blocks that stochastic depth skips."""
     x = image_NHWC.astype(self.dtype)
     for name in self.stage_names:
       x = self._run(name, x, key)

@@ -25,10 +25,7 @@ class Saliency(NamedTuple):
 def explain(
   model: Classifier, image_NHWC: jax.Array
 ) -> tuple[Saliency, jax.Array | None]:
-  """Grad-CAM of every width, and a transformer's attention rollout [N, h, w].
-
-  The rollout is None for other encoders.
-  """
+  """Grad-CAM of every width; attention rollout [N, h, w] of a ViT, or None."""
   rollout_Nhw = None
   if hasattr(model.encoder, 'blocks'):
     rollout_Nhw = attention_rollout(model.encoder, image_NHWC)

@@ -118,10 +118,7 @@ def open_workdir(config: ConfigDict, path: str | os.PathLike) -> Workdir:
 
 
 def open_recorded(path: str | os.PathLike) -> tuple[ConfigDict, Workdir]:
-  """Opens a workdir with the config that its model was trained with.
-
-  Raises ValueError if there is no trained model.
-  """
+  """Opens a workdir with its model's config; ValueError without a model."""
   path = files.local(path, 'workdir')
   trained = files.read_json(path / 'config.json', missing={})
   if not trained:

@@ -65,10 +65,7 @@ def _from_file(
 
 
 def read_provenance(config: ConfigDict) -> Provenance | None:
-  """The record of the data that the run in `config.init_from` trained on.
-
-  None if there is no such run, or it has no record.
-  """
+  """The record of the data of the run in `init_from`; None without one."""
   if not config.init_from or load.is_file(config.init_from):
     return None
   return read_record(SavedStep(*_find(config.init_from)))

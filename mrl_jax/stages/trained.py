@@ -33,10 +33,7 @@ class Trained(NamedTuple):
     return nnx.merge(self.graphdef, self.params, self.batch_stats)
 
   def apply(self, function: Callable, *arrays: np.ndarray) -> Any:
-    """Returns `function(model, *arrays)`, jitted, as numpy arrays.
-
-    The model is in evaluation mode.
-    """
+    """Returns `function(model, *arrays)` as numpy, in evaluation mode."""
 
     @jax.jit
     def run(params, batch_stats, *arrays):

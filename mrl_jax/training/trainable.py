@@ -9,10 +9,7 @@ Arrays = Mapping[str, Any]
 
 
 def parse(patterns: Sequence[str]) -> tuple[str, ...]:
-  """Splits entries at their commas into patterns.
-
-  Raises ValueError for an entry that is no text, or is empty.
-  """
+  """Splits entries at their commas into patterns; ValueError for no text."""
   if isinstance(patterns, str):
     patterns = (patterns,)
   for entry in patterns:

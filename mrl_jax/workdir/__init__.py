@@ -99,10 +99,7 @@ class Workdir:
   def check_config(
     self, recorded: Mapping[str, Any], where: str | os.PathLike
   ) -> None:
-    """Raises ValueError if `recorded` was trained with other settings.
-
-    The message names each field that differs, with both values.
-    """
+    """Raises ValueError, naming them, if `recorded` has other settings."""
     differences = config_record.differences(
       {**self._later, **recorded}, self.config, self._free
     )

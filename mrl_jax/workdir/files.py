@@ -28,10 +28,7 @@ def local(path: str | os.PathLike, name: str) -> pathlib.Path:
 
 
 def check_space(folder: pathlib.Path, size: int, name: str) -> None:
-  """Raises OSError if the disk of `folder` has less than `size` bytes free.
-
-  The message says that `name` takes them.
-  """
+  """Raises OSError if a disk has no `size` bytes free, which `name` takes."""
   free = shutil.disk_usage(folder).free
   if free < size:
     raise OSError(

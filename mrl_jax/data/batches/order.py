@@ -15,10 +15,7 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-  """The number of full batches in an epoch; examples left over are not visited.
-
-  Raises ValueError if there is no full batch.
-  """
+  """The number of full batches in an epoch; ValueError if there is none."""
   if batch_size > num_examples:
     raise ValueError(
       f'batch_size {batch_size}: there are only {num_examples} examples to '

@@ -74,10 +74,7 @@ def _too_large(width: int, height: int, most: int) -> str:
 
 
 def convert(image: Image.Image, *, as_seen: bool) -> Image.Image:
-  """Converts an opened image to RGB, as `open_rgb` does.
-
-  Raises DamagedImageError for an image that cannot be decoded or converted.
-  """
+  """Converts an opened image to RGB as `open_rgb` does; raises the same."""
   try:
     converted = rgb.to_rgb(image, over_white=as_seen)
     if not as_seen:
@@ -91,10 +88,7 @@ def convert(image: Image.Image, *, as_seen: bool) -> Image.Image:
 def view(
   data: bytes, *, resize: int, size: int, as_seen: bool = False
 ) -> np.ndarray:
-  """Decodes the evaluation view of an image, see `evaluation_view`.
-
-  Raises what `open_rgb` and `evaluation_view` raise.
-  """
+  """Decodes an image, and takes its `evaluation_view`; raises as both do."""
   # Decoded at no less than twice the size, so that antialiasing does the rest.
   at_least = (2 * resize, 2 * resize) if resize else None
   image = open_rgb(

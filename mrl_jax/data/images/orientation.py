@@ -88,10 +88,7 @@ def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
 
 
 def stored_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
-  """Finds the box of the stored image that a box of the upright one comes from.
-
-  `size` is width and height of the upright image.
-  """
+  """Maps a box of an upright image, of this size, to the image as stored."""
   transposed, upside_down, mirrored = _STEPS[orientation]
   left, top, right, bottom = box
   width, height = size

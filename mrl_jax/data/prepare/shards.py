@@ -60,10 +60,7 @@ def plan(
   records: pathlib.Path,
   jpeg: JpegSettings | None,
 ) -> list[Shard]:
-  """Cuts a split into shards, whose sizes differ by one image at most.
-
-  The shards will be in the folder `out`, their records in `records`.
-  """
+  """Cuts a split into shards of equal size, but for one image, in `out`."""
   most = max(_MOST_IMAGES, -(-len(opened) // _MOST_SHARDS))
   count = -(-len(opened) // most)
   edges = [len(opened) * i // count for i in range(count + 1)]
@@ -110,10 +107,7 @@ def write(shard: Shard) -> dict[str, Any]:
 def write_metadata(
   shard: Shard, records: Mapping[str, Mapping[str, Any]]
 ) -> None:
-  """Writes the files by which TFDS recognises a dataset.
-
-  Takes any of its shards, and the records of all, in their order.
-  """
+  """Writes what TFDS knows a dataset by, from any shard and all records."""
   out = shard.path.parent
   template = tfds.core.ShardedFileTemplate(
     data_dir=out, dataset_name=shard.part.name, filetype_suffix='array_record'

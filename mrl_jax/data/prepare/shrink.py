@@ -11,10 +11,7 @@ from mrl_jax.data.images import orientation
 
 
 class JpegSettings(NamedTuple):
-  """How large the JPEGs are.
-
-  A larger image is scaled down, bicubic with antialiasing.
-  """
+  """Size of JPEGs; larger images are scaled down, bicubic, antialiased."""
 
   max_side: int  # Pixels of the longer side.
   quality: int = 90  # 1 to 100.

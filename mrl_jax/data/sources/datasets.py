@@ -58,10 +58,7 @@ def split_names(dataset: str, data_dir: str = '') -> tuple[str, ...]:
 
 
 def class_roots(dataset: str, splits: Sequence[str]) -> list[pathlib.Path]:
-  """The folders that class folders of these splits lie in, if they exist.
-
-  Empty for a dataset of TFDS.
-  """
+  """The folders in which these splits have class folders; none for TFDS."""
   if not dataset.startswith(FOLDER_PREFIX):
     return []
   path = pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser()

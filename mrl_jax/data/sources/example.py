@@ -17,11 +17,7 @@ class Example(NamedTuple):
 
 
 class Listed(Protocol):
-  """The attributes that splits of images and of vectors have in common.
-
-  `name` is the dataset's, as in TFDS's file names; classes are in the order of
-  labels.
-  """
+  """The attributes that splits of images and of vectors have in common."""
 
   name: str
   version: str

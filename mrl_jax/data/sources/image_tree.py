@@ -1,4 +1,4 @@
-"""Which files of a folder are a dataset's images, and which trees are refused.
+"""Lists the images of class folders, and refuses trees that cannot be a dataset.
 
 A split is a folder of class folders, and an image belongs to the class folder
 that it lies in. Folders within a class folder are read, too, if images lie in

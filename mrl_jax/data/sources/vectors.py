@@ -59,10 +59,7 @@ class Vectors:
     return tuple(map(str, range(self.num_classes)))
 
   def listing(self) -> dict[str, str]:
-    """The shape and a digest of the rows and of the labels.
-
-    The digest of the rows is taken of a few, spread over all.
-    """
+    """The shape, a digest of rows spread over all, and one of the labels."""
     some = np.linspace(0, len(self) - 1, _DIGESTED).astype(int)
     row_SD = np.asarray(self._row_ND[self._index_N[some]])
     digests = [
@@ -76,10 +73,7 @@ class Vectors:
     }
 
   def read(self, positions_B: np.ndarray) -> np.ndarray:
-    """Reads the rows at these positions of the split, float32 [B, D].
-
-    Raises ValueError, naming the row, if one is not finite.
-    """
+    """Reads rows of the split, float32 [B, D]; ValueError if not finite."""
     index_B = self._index_N[positions_B]
     row_BD = np.asarray(self._row_ND[index_B], np.float32)
     finite_B = np.isfinite(row_BD).all(1)

@@ -96,10 +96,7 @@ def images(
 
 
 def read_image(config: ConfigDict, path: str) -> np.ndarray:
-  """An image file prepared as for evaluation, uint8 [S, S, 3].
-
-  Raises ValueError if it cannot be read.
-  """
+  """An image file as for evaluation, uint8 [S, S, 3]; ValueError for others."""
   try:
     with open(path, 'rb') as file:
       data = file.read()
