@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     'analyze',
     'report',
   )
-  # Of the initialisation, the order of the examples, and the augmentation.
+  # Seeds the initialisation, the order of the examples, and the augmentation.
   config.seed = 0
   # Devices that split a batch (0: all), times devices that split the classes of
   # the head.
@@ -74,7 +74,7 @@ def get_config() -> ConfigDict:
   config.shift = 4
   # Mirror half of the training images.
   config.flip = True
-  # Of each channel, where pixels are in [0, 1].
+  # Mean and deviation of each channel, where pixels are in [0, 1].
   config.mean = (0.485, 0.456, 0.406)
   config.std = (0.229, 0.224, 0.225)
   # Read images as people see them: turned as their EXIF orientation says, and
@@ -110,7 +110,7 @@ def get_config() -> ConfigDict:
   config.remat = False
   # Width of the branch of `adaptor`, the encoder of vectors.
   config.adaptor_hidden = 256
-  # Of the computation: float32 or bfloat16. Parameters are float32.
+  # Computations are in float32 or bfloat16. Parameters are float32.
   config.dtype = 'bfloat16'
   # mrl, mrl_e or fixed, and the prefix widths of its classifiers; no widths: 8,
   # 16, … up to the encoder's. The head none has no classifiers: such a model
@@ -194,8 +194,8 @@ def get_config() -> ConfigDict:
   # Nearest class means: examples of each class, classes (0: all; never more
   # than there are), and random draws of both.
   config.few_shot = ConfigDict({'shots': (1, 5), 'ways': (10, 0), 'repeats': 5})
-  # Of logits, predictions and labels, what evaluate saves of the evaluation
-  # split; where analyze is among the modes, all of it.
+  # Outputs that evaluate saves of the evaluation split: logits, predictions,
+  # labels; where analyze is among the modes, all of them.
   config.save = ()
   # Analysis. Groups of classes: a JSON file, class to group, or wordnet_30 for
   # ImageNet's (mrl_jax/data/sources/tables/README.md); empty: none.

@@ -9,7 +9,7 @@ Arrays = Mapping[str, Any]
 
 
 def parse(patterns: Sequence[str]) -> tuple[str, ...]:
-  """Splits entries at their commas into patterns; ValueError for no text."""
+  """Splits entries at commas into patterns; ValueError for an empty one."""
   if isinstance(patterns, str):
     patterns = (patterns,)
   for entry in patterns:

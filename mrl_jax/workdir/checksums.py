@@ -66,7 +66,7 @@ class Sealed(NamedTuple):
         raise ValueError(f'{path} {reason}: {self.remedy}')
 
   def check_folder(self) -> None:
-    """Checks every file, and that the folder has no other, but hidden ones."""
+    """Checks every file, and that there is no other beside hidden ones."""
     if self.files is None:
       return
     self.check(*self.files)

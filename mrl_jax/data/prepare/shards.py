@@ -107,7 +107,7 @@ def write(shard: Shard) -> dict[str, Any]:
 def write_metadata(
   shard: Shard, records: Mapping[str, Mapping[str, Any]]
 ) -> None:
-  """Writes what TFDS knows a dataset by, from any shard and all records."""
+  """Writes a dataset's metadata for TFDS, from any shard and all records."""
   out = shard.path.parent
   template = tfds.core.ShardedFileTemplate(
     data_dir=out, dataset_name=shard.part.name, filetype_suffix='array_record'

@@ -1,4 +1,4 @@
-"""Lists the images of class folders, and refuses trees that cannot be a dataset.
+"""Lists the images of class folders; refuses trees that cannot be a dataset.
 
 A split is a folder of class folders, and an image belongs to the class folder
 that it lies in. Folders within a class folder are read, too, if images lie in

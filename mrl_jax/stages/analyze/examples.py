@@ -96,7 +96,7 @@ def images(
 
 
 def read_image(config: ConfigDict, path: str) -> np.ndarray:
-  """An image file as for evaluation, uint8 [S, S, 3]; ValueError for others."""
+  """An image file as for evaluation, uint8 [S, S, 3]; or ValueError."""
   try:
     with open(path, 'rb') as file:
       data = file.read()
