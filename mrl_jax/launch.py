@@ -35,7 +35,7 @@ _MODE = flags.DEFINE_string(
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
   'coordinator_address',
   None,
-  'Address of process 0, host:port; the same for all.',
+  'host:port of process 0, the same for all.',
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
   'num_processes', None, 'Processes of this run, over all hosts.'

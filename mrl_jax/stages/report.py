@@ -102,17 +102,22 @@ def _read(path: pathlib.Path, checkpoint: Checkpoint) -> dict[str, Any] | None:
   """Reads a record; None if it is missing or belongs to another checkpoint."""
   if not path.exists():
     return None
-  stage = 'retrieve' if path.name == 'retrieval.json' else 'analyze'
-  sealed = checksums.read(path, f'delete it and run --mode={stage}')
-  # The page shows a search by its record alone, and others by their files, too.
-  if stage == 'analyze':
-    sealed.check(*(sealed.files or ()))
   schema = records_lib.SCHEMAS[path.stem]
-  record = files.checked(sealed.record, str(path), schema)
+  record = files.checked(_read_checked(path), str(path), schema)
   if not checkpoint.has_made(record):
     terminal.say(f'report: {path} is of another checkpoint, left out')
     return None
   return record
+
+
+def _read_checked(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a record, and checks the arrays and pictures that it names."""
+  stage = 'retrieve' if path.name == 'retrieval.json' else 'analyze'
+  sealed = checksums.read(path, f'delete it and run --mode={stage}')
+  # The page shows a search by its record alone.
+  if stage == 'analyze':
+    sealed.check(*(sealed.files or ()))
+  return sealed.record
 
 
 def _with(record: Mapping[str, Any] | None, make, *args) -> Iterator[Section]:

@@ -28,7 +28,7 @@ def local(path: str | os.PathLike, name: str) -> pathlib.Path:
 
 
 def check_space(folder: pathlib.Path, size: int, name: str) -> None:
-  """Raises OSError if a disk has no `size` bytes free, which `name` takes."""
+  """Raises OSError if a disk lacks the `size` bytes that `name` takes."""
   free = shutil.disk_usage(folder).free
   if free < size:
     raise OSError(
