@@ -18,6 +18,7 @@ from mrl_jax.models import geometry
 from mrl_jax.training import fingerprint
 from mrl_jax.training.checkpoint import Checkpoints
 from mrl_jax.training.checkpoint_faults import describe
+from mrl_jax.training.checkpoint_faults import misfit
 from mrl_jax.training.saved_step import SavedStep
 from mrl_jax.training.state import arrays_of
 from mrl_jax.workdir import files
@@ -93,7 +94,8 @@ def _from_run(
     for name in ('encoder', 'head')
   )
   where = f'{saved.folder} ({recorded["encoder"]})'
-  _check_encoder(describe(encoder), describe(arrays_of(model.encoder)), where)
+  if line := misfit(describe(encoder), describe(arrays_of(model.encoder))):
+    raise ValueError(f'init_from {where}: another encoder than this: {line}')
   _update(model.encoder, encoder)
   has_head = (
     recorded['head'] == model.head.kind
@@ -123,18 +125,6 @@ def _find(path: str) -> tuple[pathlib.Path, int]:
     f'init_from {path!r}: must be a workdir with checkpoints, one of them, or '
     f'a file of PyTorch ({", ".join(load.SUFFIXES)})'
   )
-
-
-def _check_encoder(there, here, where: str) -> None:
-  differing = sorted(
-    name for name in there | here if there.get(name) != here.get(name)
-  )
-  if differing:
-    name = differing[0]
-    raise ValueError(
-      f'init_from {where}: another encoder than this, in {len(differing)} '
-      f'arrays: {name} is {there.get(name)} there and {here.get(name)} here'
-    )
 
 
 def _update(module: nnx.Module, tree: Mapping[str, Any]) -> None:

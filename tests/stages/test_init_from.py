@@ -119,7 +119,7 @@ def test_another_encoder_is_refused(trained):
   config, path = trained
   tuned = finetune(config, path, encoder='resnet20')
   with pytest.raises(
-    ValueError, match=r'\(resnet8\): another encoder .* None there and'
+    ValueError, match=r'\(resnet8\): another encoder .* absent there and'
   ):
     initial.initialise(tuned, build.model(tuned, 10))
 

@@ -97,12 +97,9 @@ def _write(
   arrays = {'image': image_NHWC, 'heat': heat_GNhw.astype(np.float32)}
   if rollout_Nhw is not None:
     arrays['rollout'] = rollout_Nhw.astype(np.float32)
-  with (
-    files.replacing(folder / record['arrays']) as temporary,
-    open(temporary, 'wb') as file,
-  ):
-    np.savez(file, **arrays)
   arrays_path = folder / record['arrays']
+  with files.replacing(arrays_path) as path, open(path, 'wb') as file:
+    np.savez(file, **arrays)
   checksums.write(folder / 'saliency.json', record, [arrays_path])
 
 
