@@ -52,10 +52,7 @@ def check(config: ConfigDict) -> None:
 def check_files(
   config: ConfigDict, workdir: Workdir, modes: Sequence[str]
 ) -> None:
-  """Opens what evaluate and analyze need, before the first step is trained.
-
-  Raises ValueError for a file or dataset that cannot be used.
-  """
+  """Opens what evaluate and analyze need, before training; or ValueError."""
   sets = 'evaluate' in modes and config.eval_sets
   groups = 'analyze' in modes and config.superclasses
   class_names = recorded.class_names(config, workdir) if sets or groups else ()

@@ -93,10 +93,7 @@ def check_settings(
 def verify(
   out: pathlib.Path, *, workers: int = 0, sizes_only: bool = False
 ) -> dict[str, Any]:
-  """Compares every shard with the manifest, which is returned.
-
-  Raises ValueError if there is no manifest, or a shard is missing or differs.
-  """
+  """Compares every shard with the manifest, and returns it; or ValueError."""
   try:
     manifest = files.read_json(out / NAME, Manifest)
   except (FileNotFoundError, NotADirectoryError):

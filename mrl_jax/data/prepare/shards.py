@@ -80,10 +80,7 @@ def plan(
 
 
 def write(shard: Shard) -> dict[str, Any]:
-  """Writes a shard, then its record, which is returned.
-
-  Raises ValueError if the images cannot be read, or the file written.
-  """
+  """Writes a shard, then its record, which is returned; or ValueError."""
   record = {'split': shard.split, 'images': 0, 'payload': 0}
   record |= {'reencoded': 0, 'damaged': {}}
   try:
