@@ -172,7 +172,7 @@ def _run_stage(
       others = (*stage.needs, *stage.first)
       check_needs(name, others, config, workdir, checkpoint)
       workdir.unmark(name)
-      # A killed run leaves some. A training may be writing to the workdir itself.
+      # A killed run leaves some. A training may write to the workdir itself.
       outputs = stage.outputs(config, workdir)
       for folder in {path.parent for path in outputs} - {workdir.path}:
         files.remove_temporary(folder)
