@@ -223,7 +223,7 @@ def _rates(
     for mode in FFCV_MODES if peer else ():
       rates = [ours for ours, _ in found[name, threads]]
       others = [other for other, _ in found[mode, threads]]
-      # Of each round's two, which the same load has slowed.
+      # The two of a round were slowed by the same load.
       ratio = np.median(np.divide(rates, others))
       row[f'x {mode}'] = float(ratio)
       row[f'x {mode} by CPU'] = float(medians[mode, threads][1] / seconds)

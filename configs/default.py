@@ -95,7 +95,7 @@ def get_config() -> ConfigDict:
   config.stem = ''
   # Attention heads of a vision transformer.
   config.num_heads = 0
-  # What a vision transformer's embedding is: token (the class token), mean (of
+  # The embedding of a vision transformer: token (the class token), mean (of
   # the patches' tokens, each normed), or mean_then_norm.
   config.pooling = ''
   # Pixels of the image per pixel of a ResNet's last stage: 32, or 16 or 8, with
@@ -127,10 +127,10 @@ def get_config() -> ConfigDict:
   # a prefix of the whole one: the slimmable baseline (ResNets, mrl_e).
   config.slimmable = False
 
-  # What a run starts from: a workdir, one of its checkpoints, or a file of
+  # Start of a run: a workdir, one of its checkpoints, or a file of
   # PyTorch (mrl_jax/interop/pytorch/load.py). Empty: afresh.
   config.init_from = ''
-  # What precedes the keys of the network in a file of PyTorch that holds
+  # Prefix of the keys of the network in a file of PyTorch that holds
   # several, as module.encoder_q; empty: it is found where there is one.
   config.init_prefix = ''
   # Parts that train, as layer4.2, head; the rest is frozen, its BatchNorm in

@@ -19,7 +19,7 @@ configs have.
 
 from configs import default
 
-# Of each number of epochs, the first at 192 pixels (FFCV's ramps, rounded to
+# The first epoch at 192 pixels, by number of epochs (FFCV's ramps, rounded to
 # multiples of 32 pixels as there).
 LATE_EPOCHS = {16: 12, 24: 19, 32: 25, 40: 32, 56: 45, 88: 71}
 

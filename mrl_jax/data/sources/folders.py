@@ -194,5 +194,5 @@ def _labelled(
 
 
 def _is_held_out(name: str) -> bool:
-  # Of the name alone, so that adding images moves none between the splits.
+  # By the name alone, so that adding images moves none between the splits.
   return hashlib.sha256(os.fsencode(name)).digest()[0] % 10 == 0
