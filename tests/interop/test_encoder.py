@@ -197,7 +197,7 @@ def test_the_heads_of_every_kind(kind, dims, tmp_path):
   model = build.model(config, 3)
   graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
   trained = trained_lib.Trained(
-    graphdef, *map(nnx.to_pure_dict, (params, batch_stats)), step=1
+    graphdef, *map(nnx.to_pure_dict, (params, batch_stats)), step=1, mesh=None
   )
   export._write_heads(tmp_path / 'heads.npz', trained)
   heads = classify.read(tmp_path / 'heads.npz', shared=kind == 'mrl_e')
@@ -382,7 +382,7 @@ def test_other_encoders_take_any_batch_size(name):
   model = build.model(config, 2)
   graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
   arrays = map(nnx.to_pure_dict, (params, batch_stats))
-  trained = trained_lib.Trained(graphdef, *arrays, step=1)
+  trained = trained_lib.Trained(graphdef, *arrays, step=1, mesh=None)
   preprocess = export_records.preprocess(config)
   artifact = export._artifact(config, trained, preprocess)
   loaded = jax.export.deserialize(artifact)
