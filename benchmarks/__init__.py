@@ -1,1 +1,1 @@
-"""What is fast, and beside what: each module is a command with --json."""
+"""Measures speed and memory beside peers: each module is a command."""

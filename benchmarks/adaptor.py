@@ -1,4 +1,4 @@
-"""The nested adaptor on synthetic vectors: seconds, and 1-NN beside PCA's.
+"""Times the nested adaptor on synthetic vectors; its 1-NN beside PCA's.
 
     python -m benchmarks.adaptor [--json=FILE] [--rows=100000] [--width=2048]
                                  [--classes=100,1000] [--head=mrl]

@@ -1,4 +1,4 @@
-"""All analyses of a run, and evaluation at all widths beside one.
+"""Times all analyses of a run, and evaluation at all widths beside one.
 
     python -m benchmarks.analysis [--json=FILE] [--examples=50000]
                                   [--classes=1000] [--width=2048]
@@ -169,7 +169,7 @@ def _evaluation(args) -> list[timing.Row]:
     step = inference.make_predict_step(
       graphdef,
       lambda image: augment.normalize(image, mean=MEAN, std=STD),
-      saved_dims=dims,
+      inference.Wanted(saved_dims=dims),
     )
     functions[f'{name}: {len(dims)}'] = lambda step=step, parts=parts: (
       jax.block_until_ready(step(*parts, batch))

@@ -1,4 +1,4 @@
-"""What a checkpoint costs the training loop: the stall of a save.
+"""Measures how long a save stalls the training loop.
 
     python -m benchmarks.checkpoint [--json=FILE] [--encoder=resnet50]
 

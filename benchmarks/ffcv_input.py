@@ -1,4 +1,4 @@
-"""FFCV's loader, measured at request, in a Python that has FFCV.
+"""Measures FFCV's loader on request, in a Python that has FFCV.
 
 Called as `ffcv_input.py LIST DIR`: writes the images that the file LIST names
 to DIR in both modes, then for each line `MODE WORKERS BATCHES` prints images a
@@ -28,7 +28,7 @@ MODES = {
 
 
 class Images:
-  """What the writer takes: (image, label) by index."""
+  """A dataset for FFCV's writer: (image, label) by index."""
 
   def __init__(self, paths):
     self._paths = paths
@@ -41,7 +41,7 @@ class Images:
 
 
 def write(paths, folder):
-  """The settings of github.com/libffcv/ffcv-imagenet's ResNet-50."""
+  """Writes by the settings of github.com/libffcv/ffcv-imagenet's ResNet-50."""
   for mode, options in MODES.items():
     np.random.seed(0)
     image = RGBImageField(max_resolution=500, jpeg_quality=90, **options)

@@ -1,4 +1,4 @@
-"""The nested heads with their loss, beside one head and a plain PyTorch loop.
+"""Times the nested heads with their loss, beside one head and plain PyTorch.
 
     python -m benchmarks.head [--peer=torch] [--json=FILE]
 
@@ -106,7 +106,7 @@ def _peer(args, kind: str, dims: tuple[int, ...], arrays):
   return torch_head.steps(
     kind,
     dims,
-    *arrays,
+    arrays,
     bfloat16=args.dtype == 'bfloat16',
     compiled=args.peer == 'torch_compile',
   )

@@ -1,4 +1,4 @@
-"""The stream input by threads, beside FFCV; its resumption and its memory.
+"""Times streamed input by threads, beside FFCV; its resumption and memory.
 
     python -m benchmarks.input [--images=DIR] [--json=FILE]
                                [--peer=ffcv --ffcv_python=PYTHON]
@@ -167,10 +167,10 @@ def _resident_bytes() -> int:
 
 
 def _resume(source: Source, folder: pathlib.Path) -> timing.Row:
-  """Beside it, how long the order of an epoch of ImageNet takes."""
+  """Times a resumption, and the order of an epoch of ImageNet beside it."""
   seconds = []
   for _ in range(5):
-    order.epoch_order.__wrapped__.cache_clear()
+    order.epoch_order.cache_clear()
     start = time.perf_counter()
     opened = datasets.open_source(str(folder), 'train')
     first = _take(opened, RESUME_STEP, 1)[0]
@@ -223,7 +223,7 @@ def _rates(
     for mode in FFCV_MODES if peer else ():
       rates = [ours for ours, _ in found[name, threads]]
       others = [other for other, _ in found[mode, threads]]
-      # Of each round's two, which the same load has slowed.
+      # The two of a round were slowed by the same load.
       ratio = np.median(np.divide(rates, others))
       row[f'x {mode}'] = float(ratio)
       row[f'x {mode} by CPU'] = float(medians[mode, threads][1] / seconds)

@@ -1,4 +1,4 @@
-"""Exact, adaptive and funnel search; their metrics, memory and memmaps.
+"""Times exact, adaptive and funnel search; their metrics, memory and memmaps.
 
     python -m benchmarks.retrieval [--peer=faiss] [--json=FILE]
                                    [--rows=100000] [--memmap_gb=8]

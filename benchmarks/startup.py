@@ -1,4 +1,4 @@
-"""From the start of the process to the end of the first step.
+"""Times a run from the start of its process to the end of the first step.
 
     python -m benchmarks.startup [--json=FILE] [--config=configs/digits_mrl.py]
 
@@ -46,7 +46,7 @@ def main() -> None:
 def _first_step(
   config: str, flags: list[str], folder: pathlib.Path, name: str
 ) -> float:
-  """Seconds until metrics.jsonl tells of a step."""
+  """Seconds until metrics.jsonl has the row of a step."""
   metrics = folder / name / 'metrics.jsonl'
   start = time.perf_counter()
   process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Medians of alternating runs, and the record of a benchmark."""
+"""Computes medians of alternating runs, and writes a benchmark's record."""
 
 from collections.abc import Callable, Mapping, Sequence
 import importlib.metadata
@@ -36,7 +36,7 @@ def medians(
 
 
 def environment(*packages: str) -> dict[str, Any]:
-  """Where figures come from: machine, devices and versions."""
+  """Machine, devices and versions, from which the figures come."""
   devices = jax.devices()
   return {
     'device': f'{len(devices)} x {devices[0].device_kind}',

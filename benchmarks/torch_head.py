@@ -1,4 +1,4 @@
-"""Nested heads as a plain PyTorch loop: the reference's way.
+"""Nested heads as a plain loop in PyTorch, as the reference has them.
 
 Slice after slice, product after product, loss after loss, all logits kept
 (github.com/RAIVNLab/MRL, its layer and its loss), written from the definitions.
@@ -15,15 +15,17 @@ from torch import nn
 def steps(
   kind: str,
   dims: tuple[int, ...],
-  embedding_ND: np.ndarray,
-  kernel_RC: np.ndarray,
-  bias: np.ndarray,
-  label_N: np.ndarray,
+  arrays: tuple[np.ndarray, ...],
   *,
   bfloat16: bool = False,
   compiled: bool = False,
 ) -> tuple[Callable[[], float], Callable[[], float]]:
-  """Forward, and forward with backward, on our arrays; both return the loss."""
+  """Forward, and forward with backward, which both return the loss.
+
+  The arrays are embedding [N, D], kernel [R, C], bias and labels [N], as in
+  `models.heads`.
+  """
+  embedding_ND, kernel_RC, bias, label_N = arrays
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
   tensor = lambda x: torch.tensor(np.asarray(x), device=device)
   embedding_ND = tensor(embedding_ND).requires_grad_()

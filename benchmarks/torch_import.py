@@ -1,4 +1,4 @@
-"""Import of a PyTorch checkpoint: seconds, and memory beside the file's size.
+"""Times the import of a PyTorch checkpoint; memory beside the file's size.
 
     python -m benchmarks.torch_import [--json=FILE] [--encoder=resnet50]
 

@@ -11,7 +11,7 @@ from mrl_jax.models import resnet
 
 
 class BlurConv(nn.Conv2d):
-  """A convolution of what [1, 2, 1] x [1, 2, 1] / 16 has blurred."""
+  """A convolution after a blur by [1, 2, 1] x [1, 2, 1] / 16."""
 
   def forward(self, x):
     row = torch.tensor([1, 2, 1], dtype=x.dtype, device=x.device)
@@ -97,7 +97,7 @@ class Classifier(nn.Module):
 def optimizer(
   model: nn.Module, *, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-  """SGD; what has `bn` in its name does not decay, as released."""
+  """SGD; parameters with `bn` in their names do not decay, as released."""
   named = list(model.named_parameters())
   return torch.optim.SGD(
     [

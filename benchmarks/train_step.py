@@ -1,4 +1,4 @@
-"""The whole training step: fixed feature, MRL-E and MRL; and with its input.
+"""Times the whole training step: fixed feature, MRL-E, MRL; and with input.
 
     python -m benchmarks.train_step [--peer=torch] [--json=FILE]
                                     [--batch_size=16] [--image_size=64]
@@ -114,7 +114,7 @@ def _compiled(args, kind: str, batch):
 
 
 def _ours(args, kind: str, batch):
-  """A call that does one step, and how many operations XLA counts in it."""
+  """Returns a call of one step, and XLA's count of its operations."""
   compiled, state = _compiled(args, kind, batch)
 
   def run():

@@ -1,19 +1,19 @@
-"""ConvNeXt-T on ImageNet-1K with MRL at widths 12 to 768.
+"""Trains a ConvNeXt-T on ImageNet-1K with MRL at widths 12 to 768.
 
-The recipe of the ConvNeXt paper (arXiv 2201.03545, appendix A.1, table 5):
-AdamW with betas 0.9 and 0.999, learning rate 4e-3 at a global batch of 4096,
-decay 0.05 (here of kernels only, as in its code), 300 epochs, cosine after 20
-of linear warm-up, label smoothing 0.1, stochastic depth 0.1, layer scale 1e-6.
-Of that recipe are not implemented: mixup, cutmix, RandAugment, random erasing,
-and the moving average of the weights. Without them less than its 82.1 is to be
-expected at the full width. The widths are those of AdANNS (arXiv 2305.19435),
-whose ConvNeXt-T has a 1-NN accuracy of about 75.1 at 768. The embedding is the
-pooled and normed one. Not yet run here.
+The recipe is that of the ConvNeXt paper (arXiv 2201.03545, appendix A.1, table
+5): AdamW with betas 0.9 and 0.999, learning rate 4e-3 at a global batch of
+4096, weight decay 0.05 (here of kernels only, as in its code), 300 epochs,
+cosine after 20 epochs of linear warm-up, label smoothing 0.1, stochastic depth
+0.1, layer scale 1e-6. Its mixup, cutmix, RandAugment, random erasing and moving
+average of the weights are not implemented, so that less than its 82.1 % top-1
+is to be expected at the full width. The widths are those of AdANNS (arXiv
+2305.19435), whose ConvNeXt-T has a 1-NN accuracy of about 75.1 % at 768. The
+embedding is the pooled and normed one. Not run here yet: hardware, hours and
+accuracy are not measured.
 
     python launch.py --config=configs/convnext_tiny_mrl.py
 
-Elsewhere than on many devices --config.micro_batches and --config.remat save
-memory.
+On few devices --config.micro_batches and --config.remat save memory.
 """
 
 from configs import default

@@ -1,12 +1,12 @@
-"""Every field of a config, with its unit, at the defaults the others share.
+"""Has every field of a config with its unit, and the values others share.
 
-Variants derive from this one in a few lines. Any field can be set from the
-command line: `--config.batch_size=512`. A list is typed with commas between its
-elements, and one element alone as it is: `--config.nesting_dims=8,64,512`,
-`--config.save=logits,labels`, `--config.eval_sets=imagenet_a,folder:/path`.
-What reads as a number is one, all else is text. Quotes make text of what is
-between them, commas included: `--config.eval_sets="'folder:/a,b'"`. `()` is the
-empty list. A list that is given twice is refused.
+Other configs derive from this one in a few lines. Any field can be set on the
+command line: `--config.batch_size=512`. The elements of a list are separated by
+commas, and one element stands alone: `--config.nesting_dims=8,64,512`,
+`--config.save=logits,labels`, `--config.eval_sets=imagenet_a,folder:/path`. An
+element that reads as a number is a number, any other is text. Text in quotes
+keeps its commas: `--config.eval_sets="'folder:/a,b'"`. `()` is the empty list.
+A list that is given twice is refused.
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     'analyze',
     'report',
   )
-  # Of the initialisation, the order of the examples, and the augmentation.
+  # Seeds the initialisation, the order of the examples, and the augmentation.
   config.seed = 0
   # Devices that split a batch (0: all), times devices that split the classes of
   # the head.
@@ -74,7 +74,7 @@ def get_config() -> ConfigDict:
   config.shift = 4
   # Mirror half of the training images.
   config.flip = True
-  # Of each channel, where pixels are in [0, 1].
+  # Mean and deviation of each channel, where pixels are in [0, 1].
   config.mean = (0.485, 0.456, 0.406)
   config.std = (0.229, 0.224, 0.225)
   # Read images as people see them: turned as their EXIF orientation says, and
@@ -95,7 +95,7 @@ def get_config() -> ConfigDict:
   config.stem = ''
   # Attention heads of a vision transformer.
   config.num_heads = 0
-  # What a vision transformer's embedding is: token (the class token), mean (of
+  # The embedding of a vision transformer: token (the class token), mean (of
   # the patches' tokens, each normed), or mean_then_norm.
   config.pooling = ''
   # Pixels of the image per pixel of a ResNet's last stage: 32, or 16 or 8, with
@@ -110,7 +110,7 @@ def get_config() -> ConfigDict:
   config.remat = False
   # Width of the branch of `adaptor`, the encoder of vectors.
   config.adaptor_hidden = 256
-  # Of the computation: float32 or bfloat16. Parameters are float32.
+  # Computations are in float32 or bfloat16. Parameters are float32.
   config.dtype = 'bfloat16'
   # mrl, mrl_e or fixed, and the prefix widths of its classifiers; no widths: 8,
   # 16, … up to the encoder's. The head none has no classifiers: such a model
@@ -127,10 +127,10 @@ def get_config() -> ConfigDict:
   # a prefix of the whole one: the slimmable baseline (ResNets, mrl_e).
   config.slimmable = False
 
-  # What a run starts from: a workdir, one of its checkpoints, or a file of
+  # Start of a run: a workdir, one of its checkpoints, or a file of
   # PyTorch (mrl_jax/interop/pytorch/load.py). Empty: afresh.
   config.init_from = ''
-  # What precedes the keys of the network in a file of PyTorch that holds
+  # Prefix of the keys of the network in a file of PyTorch that holds
   # several, as module.encoder_q; empty: it is found where there is one.
   config.init_prefix = ''
   # Parts that train, as layer4.2, head; the rest is frozen, its BatchNorm in
@@ -194,8 +194,8 @@ def get_config() -> ConfigDict:
   # Nearest class means: examples of each class, classes (0: all; never more
   # than there are), and random draws of both.
   config.few_shot = ConfigDict({'shots': (1, 5), 'ways': (10, 0), 'repeats': 5})
-  # Of logits, predictions and labels, what evaluate saves of the evaluation
-  # split; where analyze is among the modes, all of it.
+  # Outputs that evaluate saves of the evaluation split: logits, predictions,
+  # labels; where analyze is among the modes, all of them.
   config.save = ()
   # Analysis. Groups of classes: a JSON file, class to group, or wordnet_30 for
   # ImageNet's (mrl_jax/data/sources/tables/README.md); empty: none.

@@ -1,8 +1,8 @@
-"""Your own images, in class folders: ResNet-18 with MRL at widths 8 to 512.
+"""Trains a ResNet-18 on your own images with MRL at widths 8 to 512.
 
 `/path` holds `train/<class>/*` and `val/<class>/*`, or the class folders alone
 (then a tenth of the images, chosen by a hash of their names, is for `val`). The
-number of classes is read from it.
+number of classes is read from it. Hours and accuracy depend on the images.
 
     python launch.py --config=configs/folder_mrl.py \\
       --config.dataset=folder:/path --workdir=runs/mine

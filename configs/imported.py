@@ -1,14 +1,14 @@
-"""A model of PyTorch that was imported without a config, on your own images.
+"""Measures a PyTorch model, imported without a config, on your own images.
 
     python -m mrl_jax.models.torch_import FILE --out=runs/mine
     python launch.py --config=configs/imported.py:runs/mine \\
       --workdir=runs/mine --config.dataset=folder:/path
 
-What follows the colon is the workdir that the import wrote; encoder, widths and
-the preparation of the images are as it recorded them. It embeds the images, and
-measures 1-NN and retrieval between the two splits. The neighbours within one
-split, each image without itself, are measured by `--mode=evaluate
---config.train_split=val --config.eval_split=val`.
+Nothing trains. After the colon comes the workdir that the import wrote; the
+encoder, the widths and the preparation of the images are as it recorded them.
+The images are embedded, and 1-NN and retrieval are measured between the two
+splits. To measure the neighbours within one split, each image without itself,
+give `--mode=evaluate --config.train_split=val --config.eval_split=val`.
 """
 
 import json

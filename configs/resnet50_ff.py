@@ -1,7 +1,8 @@
-"""`resnet50_mrl`'s fixed-feature baseline: one width, given after a colon.
+"""Trains the fixed-feature baseline of `resnet50_mrl` at one width.
 
-The paper's linear top-1 (table 1) is 76.87 at 2048. Not yet run here to the
-end.
+The width comes after a colon. Expected linear top-1 in percent (FF in the
+paper's table 1): 76.87 at 2048. Not run here to the end: hardware and hours are
+not measured.
 
     python launch.py --config=configs/resnet50_ff.py:512
 """

@@ -1,14 +1,17 @@
-"""ResNet-50 on ImageNet-1K with MRL at widths 8 to 2048, the paper's model.
+"""Trains a ResNet-50 on ImageNet-1K with MRL at widths 8 to 2048.
 
-The settings of the released checkpoints: SGD with momentum 0.9, learning rate
-0.425 at a global batch of 1024 (linear in the batch: 1.7 at 4096), decay 1e-4,
-a triangular schedule over 40 epochs, label smoothing 0.1, BlurPool, images of
-160 pixels, and 192 for the last fifth. The paper's linear top-1 (table 1) is
-66.63 at 8, 73.53 at 16, 75.03 at 32, 75.82 at 64, 76.30 at 128, 76.47 at 256,
-76.65 at 512, 76.76 at 1024 and 76.80 at 2048; like `val/top1` it is measured at
-224 pixels from 256. `val_flip/top1`, at 256 with mirror images, compares with
-the released training logs. After a colon, another number of epochs, as FFCV's
-ResNet-50 configs have them. Not yet run here to the end.
+This is the paper's model, with the settings of the released checkpoints: SGD
+with momentum 0.9, learning rate 0.425 at a global batch of 1024 (linear in the
+batch: 1.7 at 4096), weight decay 1e-4, a triangular schedule over 40 epochs,
+label smoothing 0.1, BlurPool, images of 160 pixels, and 192 for the last fifth.
+Expected linear top-1 in percent (MRL in the paper's table 1): 66.63 at 8, 73.53
+at 16, 75.03 at 32, 75.82 at 64, 76.30 at 128, 76.47 at 256, 76.65 at 512, 76.76
+at 1024 and 76.80 at 2048. Like `val/top1` it is measured at 224 pixels, cut
+from 256; `val_flip/top1`, at 256 with mirror images, compares with the released
+training logs. Not run here to the end: hardware and hours are not measured.
+
+Another number of epochs comes after a colon, one of those that FFCV's ResNet-50
+configs have.
 
     python launch.py --config=configs/resnet50_mrl.py
     python launch.py --config=configs/resnet50_mrl.py:16
@@ -16,7 +19,7 @@ ResNet-50 configs have them. Not yet run here to the end.
 
 from configs import default
 
-# Of each number of epochs, the first at 192 pixels (FFCV's ramps, rounded to
+# The first epoch at 192 pixels, by number of epochs (FFCV's ramps, rounded to
 # multiples of 32 pixels as there).
 LATE_EPOCHS = {16: 12, 24: 19, 32: 25, 40: 32, 56: 45, 88: 71}
 

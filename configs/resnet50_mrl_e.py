@@ -1,8 +1,9 @@
-"""`resnet50_mrl` with MRL-E: one classifier, shared by all widths.
+"""Trains `resnet50_mrl` with MRL-E: one classifier, shared by all widths.
 
-The paper's linear top-1 (table 1) is 56.66 at 8, 71.94 at 16, 74.48 at 32,
-75.35 at 64, 75.80 at 128, 76.22 at 256, 76.36 at 512, 76.48 at 1024 and 76.51
-at 2048. Not yet run here to the end.
+Expected linear top-1 in percent (MRL-E in the paper's table 1): 56.66 at 8,
+71.94 at 16, 74.48 at 32, 75.35 at 64, 75.80 at 128, 76.22 at 256, 76.36 at 512,
+76.48 at 1024 and 76.51 at 2048. Not run here to the end: hardware and hours are
+not measured.
 
     python launch.py --config=configs/resnet50_mrl_e.py
 """

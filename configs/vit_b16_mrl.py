@@ -1,18 +1,18 @@
-"""ViT-B/16 on ImageNet-1K with MRL at widths 12 to 768.
+"""Trains a ViT-B/16 on ImageNet-1K with MRL at widths 12 to 768.
 
-The recipe of DeiT (arXiv 2012.12877, table 9): AdamW, learning rate 1e-3 at a
-global batch of 1024 (5e-4 for each 512), decay 0.05 (of kernels only), 300
-epochs, cosine after 5 of linear warm-up, label smoothing 0.1, stochastic depth
-0.1, no dropout. Of that recipe are not implemented: mixup, cutmix, RandAugment,
-random erasing and repeated augmentation. It says itself that transformers need
-them: without them far less than its 81.8 is to be expected at the full width.
-The MRL paper trains its ViT-B/16 at these widths on JFT-300M instead, with
-Adafactor. The embedding is the class token after the last norm. Not yet run
-here.
+The recipe is that of DeiT (arXiv 2012.12877, table 9): AdamW, learning rate
+1e-3 at a global batch of 1024 (5e-4 for each 512), weight decay 0.05 (of
+kernels only), 300 epochs, cosine after 5 epochs of linear warm-up, label
+smoothing 0.1, stochastic depth 0.1, no dropout. Its mixup, cutmix, RandAugment,
+random erasing and repeated augmentation are not implemented. DeiT says that
+transformers need them, so that far less than its 81.8 % top-1 is to be expected
+at the full width. The MRL paper trains its ViT-B/16 at these widths on JFT-300M
+instead, with Adafactor. The embedding is the class token after the last norm.
+Not run here yet: hardware, hours and accuracy are not measured.
 
     python launch.py --config=configs/vit_b16_mrl.py
 
-To start from trained weights in PyTorch's form: --config.init_from=FILE.
+--config.init_from=FILE starts from trained weights in PyTorch's form.
 """
 
 from configs import default

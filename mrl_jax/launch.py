@@ -33,13 +33,15 @@ _MODE = flags.DEFINE_string(
   'mode', '', "Comma-separated stages. Default: the config's modes."
 )
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
-  'coordinator_address', None, 'Of process 0, host:port, the same for all.'
+  'coordinator_address',
+  None,
+  'host:port of process 0, the same for all.',
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
   'num_processes', None, 'Processes of this run, over all hosts.'
 )
 _PROCESS_ID = flags.DEFINE_integer(
-  'process_id', None, 'Of this process: 0 to num_processes - 1.'
+  'process_id', None, 'Number of this process: 0 to num_processes - 1.'
 )
 
 

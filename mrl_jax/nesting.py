@@ -10,6 +10,7 @@ from jax import numpy as jnp
 import numpy as np
 
 from mrl_jax import checks
+from mrl_jax import values
 
 # Loss weights of the leading widths; all others weigh 1. They gain 2.9 points
 # of top-1 at width 8 and cost at most 0.15 at the widest (arXiv 2205.13147,
@@ -41,9 +42,9 @@ def validate(nesting_dims: Sequence[int], dim: int) -> tuple[int, ...]:
   width of the embedding.
   """
   dims = checks.listed('nesting_dims', nesting_dims)
-  if not all(map(checks.is_whole, dims)):
+  if not all(map(values.is_whole, dims)):
     raise ValueError(
-      f'nesting_dims {checks.shown(dims)}: every dim must be an integer'
+      f'nesting_dims {values.shown(dims)}: every dim must be an integer'
     )
   dims = tuple(map(operator.index, dims))
   if not dims:

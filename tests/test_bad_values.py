@@ -27,7 +27,6 @@ from mrl_jax.analysis import few_shot
 from mrl_jax.analysis import oracle
 from mrl_jax.analysis import per_example
 from mrl_jax.analysis import structure
-from mrl_jax.data.batches import order
 from mrl_jax.models import heads
 from mrl_jax.retrieval import ann
 from mrl_jax.retrieval import metrics
@@ -292,12 +291,6 @@ CALLS = {
       mesh=sharding.make_mesh(1), **sizes
     ),
     dict(batch_size=4, micro_batches=2),
-  ),
-  'epoch_order': (
-    order.epoch_order, dict(seed=0, epoch=1, num_examples=4),
-  ),
-  'steps_per_epoch': (
-    order.steps_per_epoch, dict(num_examples=9, batch_size=4),
   ),
 }  # fmt: skip
 

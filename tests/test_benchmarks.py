@@ -55,7 +55,7 @@ def test_the_peer_has_our_loss(kind):
   label_N = rng.integers(0, 6, 4)
   spec = fused.Spec(dims, kind != 'mrl')
   ours = fused.cross_entropy(spec, *arrays, label_N).mean(-1).sum()
-  forward, forward_backward = torch_head.steps(kind, dims, *arrays, label_N)
+  forward, forward_backward = torch_head.steps(kind, dims, (*arrays, label_N))
   np.testing.assert_allclose([forward(), forward_backward()], ours, rtol=1e-5)
 
 

@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # From the lowest layer to the highest; a layer may import those before it, and
 # folders of one layer may import each other.
 LAYERS = (
-  ('workdir', 'terminal', 'nesting', 'checks', 'cores', 'forks'),
+  ('workdir', 'terminal', 'nesting', 'checks', 'values', 'cores', 'forks'),
   ('losses', 'retrieval'),
   ('models', 'training', 'analysis', 'report'),
   ('data',),

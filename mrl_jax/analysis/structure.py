@@ -6,6 +6,7 @@ import numpy as np
 
 from mrl_jax import checks
 from mrl_jax import nesting
+from mrl_jax import values
 from mrl_jax.retrieval import prefixes
 
 # Rows worked on at a time.
@@ -127,7 +128,7 @@ def neighborhood_overlap(ids_GNK: np.ndarray) -> np.ndarray:
   sorted_GNK = np.sort(ids_GNK, axis=-1)
   if (sorted_GNK[..., 1:] == sorted_GNK[..., :-1]).any():
     raise ValueError(
-      f'ids_GNK, {checks.shown(ids_GNK)}: the neighbours of an example must be '
+      f'ids_GNK, {values.shown(ids_GNK)}: the neighbours of an example must be '
       'distinct'
     )
   overlap_GG = np.ones((G, G))

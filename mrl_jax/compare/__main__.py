@@ -32,14 +32,10 @@ Cells = dict[str, dict[int, str]]
 
 
 def run(paths: Sequence[str], *, probe: bool = True) -> None:
-  """Prints the tables.
+  """Prints the tables of the runs in these workdirs.
 
-  Args:
-    paths: the workdirs of the runs.
-    probe: whether to train the linear probe of random features (Rand. LP).
-
-  Raises:
-    ValueError: a run is not evaluated, or is not comparable with the first.
+  `probe` trains the linear probe of random features (Rand. LP). Raises
+  ValueError if a run is not evaluated, or not comparable with the first.
   """
   runs = [runs_lib.read(path) for path in paths]
   runs_lib.check_alike(runs)

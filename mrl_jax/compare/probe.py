@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import time
+from typing import NamedTuple
 
 from flax import nnx
 import jax
@@ -25,11 +26,16 @@ _BLOCK, _AHEAD = 4096, 8
 _SAY_SECONDS = 60
 
 
+class Rows(NamedTuple):
+  """Embeddings [N, D], which may stay on disk, and their labels."""
+
+  row_ND: np.ndarray
+  label_N: np.ndarray
+
+
 def top1(
-  row_MD: np.ndarray,
-  row_label_M: np.ndarray,
-  query_QD: np.ndarray,
-  query_label_Q: np.ndarray,
+  rows: Rows,
+  queries: Rows,
   dims: Sequence[int],
   *,
   num_classes: int,
@@ -44,24 +50,16 @@ def top1(
   optimum of this convex loss to within its noise; a seed gives the same
   numbers.
 
-  Args:
-    row_MD: the rows to fit, read a batch at a time; may stay on disk.
-    row_label_M: their classes; rows of label -1 are left out.
-    query_QD: the rows to classify; may stay on disk.
-    query_label_Q: their classes; those of label -1 do not count.
-    dims: the widths of the prefixes.
-    num_classes: the number of classes, C.
-    order_D: the order of the dims that prefixes are of; None means as stored.
-    seed: the seed of the order in which rows are visited.
-
-  Raises:
-    ValueError: dims do not fit, a label is outside [0, C), or a row is not
-      finite.
+  It is fitted to `rows`, read a batch at a time, and classifies `queries`; rows
+  of label -1 do not count. Prefixes, of the widths `dims`, are of dims in the
+  order `order_D`, None as stored. `seed` orders the visits of the rows. Raises
+  ValueError if dims do not fit, a label is outside [0, num_classes), or a row
+  is not finite.
   """
-  D = row_MD.shape[1]
+  D = rows.row_ND.shape[1]
   dims = nesting.validate(dims, D)
-  row_MD, row_label_M = _labelled(row_MD, row_label_M, num_classes)
-  query_QD, query_label_Q = _labelled(query_QD, query_label_Q, num_classes)
+  row_MD, row_label_M = _labelled(*rows, num_classes)
+  query_QD, query_label_Q = _labelled(*queries, num_classes)
   prepare = _standardization(
     row_MD, np.arange(D) if order_D is None else order_D
   )
@@ -139,22 +137,17 @@ def _fit(loss, params, row_MD, row_label_M, seed):
 
 def _standardization(row_MD: np.ndarray, order_D: np.ndarray):
   """Returns a function that orders dims and standardises them by the rows."""
-  M, D = row_MD.shape
-  # Moments of the distances from one row are exactly 0 in a constant dim.
-  first_D = np.asarray(row_MD[0], np.float64)
-  sum_D, squares_D = np.zeros(D), np.zeros(D)
-  for start in range(0, M, _BLOCK):
-    row_BD = np.asarray(row_MD[start : start + _BLOCK], np.float64) - first_D
+  from sklearn import preprocessing
+
+  scaler = preprocessing.StandardScaler()
+  for start in range(0, len(row_MD), _BLOCK):
+    row_BD = np.asarray(row_MD[start : start + _BLOCK], np.float64)
     finite_B = np.isfinite(row_BD).all(1)
     if not finite_B.all():
       raise ValueError(f'row {start + finite_B.argmin()} is not finite')
-    sum_D += row_BD.sum(0)
-    squares_D += np.square(row_BD).sum(0)
-  mean_D = sum_D / M
-  std_D = np.sqrt(np.maximum(squares_D / M - np.square(mean_D), 0))
-  std_D[std_D == 0] = 1
+    scaler.partial_fit(row_BD)
   mean_1D, std_1D = (
     jnp.asarray(x_D[None, order_D], jnp.float32)
-    for x_D in (first_D + mean_D, std_D)
+    for x_D in (scaler.mean_, scaler.scale_)
   )
   return lambda row_BD: (row_BD[:, order_D] - mean_1D) / std_1D

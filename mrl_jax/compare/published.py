@@ -5,6 +5,8 @@ reprints it (Tables 5 and 4), `N` that a third party quotes it, and `M` that it
 was recalled and is not confirmed: nothing may rest on it.
 """
 
+import re
+
 DATASET = 'imagenet2012'
 MARKS = {
   '': 'reprinted in arXiv 2503.01776, Tables 4 and 5',
@@ -36,14 +38,9 @@ def table(name: str) -> dict[str, dict[int, str]]:
   rows = {'linear': _LINEAR, '1-NN': _NEIGHBOR}[name]
   return {
     method: {
-      dim: _marked(cell)
+      dim: ' '.join(re.fullmatch(r'([\d.]+)(.*)', cell).groups()).rstrip()
       for dim, cell in zip(DIMS, text.split(), strict=True)
       if cell != '–'
     }
     for method, text in rows.items()
   }
-
-
-def _marked(cell: str) -> str:
-  mark = cell.lstrip('0123456789.')
-  return f'{cell.removesuffix(mark)} {mark}'.rstrip()

@@ -21,21 +21,13 @@ _KINDS = {'mrl': 'MRL', 'mrl_e': 'MRL-E', 'fixed': 'FF'}
 
 
 class Run(NamedTuple):
-  """A finished run.
+  """A finished run; accuracies are in percent, by width."""
 
-  Attributes:
-    kind: MRL, MRL-E, FF or Slim.
-    config: the config that it was trained with.
-    workdir: its workdir.
-    linear: top-1 of the heads in percent, by width.
-    neighbor: 1-NN accuracy in percent, by width.
-  """
-
-  kind: str
+  kind: str  # MRL, MRL-E, FF or Slim.
   config: ConfigDict
   workdir: Workdir
-  linear: dict[int, float]
-  neighbor: dict[int, float]
+  linear: dict[int, float]  # Top-1 of the heads.
+  neighbor: dict[int, float]  # 1-NN.
 
 
 def read(path: str) -> Run:
@@ -120,11 +112,9 @@ def linear_baselines(
   `probe` it is left out.
   """
   config, workdir = run.config, run.workdir
-  row_MD, row_label_M, _ = embeddings.load(
-    workdir.embeddings, config.train_split
-  )
-  query_QD, query_label_Q, manifest = embeddings.load(
-    workdir.embeddings, config.eval_split
+  (*rows, _), (*queries, manifest) = (
+    embeddings.load(workdir.embeddings, split)
+    for split in (config.train_split, config.eval_split)
   )
   if not workdir.checkpoint(manifest['step']).has_made(manifest):
     raise ValueError(
@@ -137,13 +127,11 @@ def linear_baselines(
   head = restored['params']['head']
   kernel_DC, bias_C = (np.asarray(head[name]) for name in ('kernel', 'bias'))
   D, C = kernel_DC.shape
-  found = {'SVD': low_rank(kernel_DC, bias_C, query_QD, query_label_Q, dims)}
+  found = {'SVD': low_rank(kernel_DC, bias_C, *queries, dims)}
   if probe:
     found['Rand. LP'] = linear_probe.top1(
-      row_MD,
-      row_label_M,
-      query_QD,
-      query_label_Q,
+      linear_probe.Rows(*rows),
+      linear_probe.Rows(*queries),
       dims,
       num_classes=C,
       order_D=projections.random_order(D, seed=config.seed),
@@ -160,13 +148,15 @@ def low_rank(
   dims: Sequence[int],
 ) -> dict[int, float]:
   """Top-1 in percent of the classifier's best approximation of each rank."""
+  counted_Q = query_label_Q != losses.IGNORED
   u_DR, s_R, v_RC = np.linalg.svd(kernel_DC, full_matrices=False)
   found = {}
   for dim in dims:
     if dim < len(kernel_DC):
       reduced_QR = query_QD @ (u_DR[:, :dim] * s_R[:dim])
       logits_QC = reduced_QR @ v_RC[:dim] + bias_C
-      found[dim] = _percent(logits_QC.argmax(1), query_label_Q)
+      right_Q = (logits_QC.argmax(1) == query_label_Q)[counted_Q]
+      found[dim] = 100 * float(right_Q.mean())
   return found
 
 
@@ -190,8 +180,3 @@ def neighbor_baselines(
     for name, shown in names.items()
   }
   return found, record['sampled']
-
-
-def _percent(predicted_Q, label_Q) -> float:
-  counted_Q = label_Q != losses.IGNORED
-  return 100 * float((predicted_Q == label_Q)[counted_Q].mean())

@@ -1,7 +1,6 @@
 """Turns a user's images or vectors into the batches that an encoder takes."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-import concurrent.futures
 import os
 import pathlib
 from typing import Any
@@ -10,7 +9,6 @@ import jax
 import numpy as np
 from PIL import Image
 
-from mrl_jax import cores
 from mrl_jax.data.batches import parallel
 from mrl_jax.data.images import decode
 
@@ -74,9 +72,7 @@ def image_batches(
     [(i, images[i]) for i in range(len(images))[start : start + batch_size]]
     for start in range(0, len(images), batch_size)
   )
-  with concurrent.futures.ThreadPoolExecutor(cores.count()) as pool:
-    for views in parallel.map_batches(pool, numbered_view, numbered):
-      yield np.stack(views)
+  yield from map(np.stack, parallel.map_batches(numbered_view, numbered))
 
 
 def vector_batches(

@@ -9,6 +9,7 @@ from jax import numpy as jnp
 
 from mrl_jax import checks
 from mrl_jax import nesting
+from mrl_jax import values
 from mrl_jax.models import convnext
 from mrl_jax.models import geometry
 from mrl_jax.models import heads
@@ -23,7 +24,7 @@ def num_features(name: str) -> int:
   """Width of the named encoder's embedding; ValueError for another name."""
   if not isinstance(name, str) or name not in ENCODERS:
     raise ValueError(
-      f'encoder {checks.shown(name)}: must be one of {tuple(ENCODERS)}'
+      f'encoder {values.shown(name)}: must be one of {tuple(ENCODERS)}'
     )
   return ENCODERS[name].num_features
 

@@ -47,10 +47,7 @@ class Adaptor(nnx.Module):
     )
 
   def fit(self, row_ND: np.ndarray) -> None:
-    """Sets mean and scale to those of the rows, float32 [N, D].
-
-    Raises ValueError if all rows are the same.
-    """
+    """Fits mean and scale to rows [N, D]; ValueError if all are the same."""
     mean_D = row_ND.mean(0, dtype=np.float64)
     scale = np.sqrt(np.square(row_ND - mean_D).mean())
     if not scale > 0:
@@ -62,7 +59,6 @@ class Adaptor(nnx.Module):
     self, row_ND: jax.Array, *, key: jax.Array | None = None
   ) -> jax.Array:
     """Float vectors [N, D] to float32 embeddings [N, D]; nothing is random."""
-    del key
     mean_1D = self.mean[...][None]
     x_ND = (row_ND.astype(jnp.float32) - mean_1D) / self.scale[...]
     branch_ND = self.up(nnx.relu(self.down(x_ND)))

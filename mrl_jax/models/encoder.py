@@ -12,24 +12,16 @@ class Encoder(nnx.Module):
 
   A subclass sets the attributes, and defines `_run`, which applies one stage,
   and `_pool`, which turns the last stage's activations into the embedding.
-
-  Attributes:
-    num_features: width D of the embedding.
-    stage_names: names of the stages, in order.
-    dtype: dtype of the computation; parameters are float32.
   """
 
-  num_features: int
-  stage_names: tuple[str, ...]
-  dtype: jnp.dtype
+  num_features: int  # Width D of the embedding.
+  stage_names: tuple[str, ...]  # In order.
+  dtype: jnp.dtype  # Of the computation; parameters are float32.
 
   def __call__(
     self, image_NHWC: jax.Array, *, key: jax.Array | None = None
   ) -> jax.Array:
-    """Embeds the images.
-
-    `key` draws the blocks that stochastic depth skips; None skips none.
-    """
+    """Embeds images; `key` draws the blocks that stochastic depth skips."""
     x = image_NHWC.astype(self.dtype)
     for name in self.stage_names:
       x = self._run(name, x, key)
@@ -55,12 +47,6 @@ class Encoder(nnx.Module):
     for name in names[names.index(stage) + 1 :]:
       x = self._run(name, x, None)
     return self._pool(x)
-
-  def _run(self, name: str, x: jax.Array, key: jax.Array | None) -> jax.Array:
-    raise NotImplementedError
-
-  def _pool(self, x: jax.Array) -> jax.Array:
-    raise NotImplementedError
 
 
 def drop_path(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

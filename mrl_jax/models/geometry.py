@@ -115,15 +115,10 @@ def fields_set(options: Mapping[str, Any]) -> set[str]:
 def find(
   variant: Any, base: str, encoders: Mapping[str, Any]
 ) -> tuple[str, dict[str, Any]]:
-  """Finds a name and the `OPTIONS` that give this variant.
+  """Finds the name and the `OPTIONS` of a geometry among these encoders.
 
-  Args:
-    variant: the geometry to find.
-    base: the name to prefer where no encoder has the geometry without options.
-    encoders: geometries by name.
-
-  Raises:
-    ValueError: no encoder can be changed to this geometry.
+  Where none has it without options, the name `base` is preferred. Raises
+  ValueError if no encoder can be changed to this geometry.
   """
   for name in (base, *encoders):
     if encoders[name] == variant:

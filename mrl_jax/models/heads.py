@@ -92,16 +92,12 @@ class MatryoshkaHead(nnx.Module):
       initializers.linear_uniform(rngs.params(), bias_shape, fan_in_bias)
     )
 
-  @checks.takes(
-    embedding_ND=checks.floats('ND'),
-  )
+  @checks.takes(embedding_ND=checks.floats('ND'))
   def __call__(self, embedding_ND: jax.Array) -> jax.Array:
     """Float32 logits [G, N, C]; raises ValueError if D is too small."""
     return self._logits(self.nesting_dims, embedding_ND)
 
-  @checks.takes(
-    embedding_ND=checks.floats('ND'),
-  )
+  @checks.takes(embedding_ND=checks.floats('ND'))
   def at(self, embedding_ND: jax.Array, dims: Sequence[int]) -> jax.Array:
     """Float32 logits [len(dims), N, C] at any increasing widths, MRL-E only.
 
@@ -110,9 +106,7 @@ class MatryoshkaHead(nnx.Module):
     """
     return self._logits(self._between(dims), embedding_ND)
 
-  @checks.takes(
-    g=checks.whole(-(2**31)),
-  )
+  @checks.takes(g=checks.whole(-(2**31)))
   def weights(self, g: int) -> tuple[jax.Array, jax.Array]:
     """Kernel [m, C] and bias [C] of the classifier of `nesting_dims[g]`.
 

@@ -11,13 +11,10 @@ from mrl_jax.models import Classifier
 
 
 class Saliency(NamedTuple):
-  """A heatmap for the prediction of every width on every image.
+  """A heatmap for the class predicted by every width on every image.
 
-  Attributes:
-    heat_GNhw: heatmaps in [0, 1] at the resolution of the last stage; all 0
-      where nothing speaks for the class.
-    class_GN: the predicted class, which the heatmap explains.
-    probability_GN: the probability of that class.
+  Heatmaps are in [0, 1], at the resolution of the last stage; all 0 where
+  nothing speaks for the class.
   """
 
   heat_GNhw: jax.Array
@@ -28,10 +25,7 @@ class Saliency(NamedTuple):
 def explain(
   model: Classifier, image_NHWC: jax.Array
 ) -> tuple[Saliency, jax.Array | None]:
-  """Grad-CAM of every width, and a transformer's attention rollout [N, h, w].
-
-  The rollout is None for other encoders.
-  """
+  """Grad-CAM of every width; attention rollout [N, h, w] of a ViT, or None."""
   rollout_Nhw = None
   if hasattr(model.encoder, 'blocks'):
     rollout_Nhw = attention_rollout(model.encoder, image_NHWC)
@@ -44,11 +38,8 @@ def grad_cam(model: Classifier, image_NHWC: jax.Array) -> Saliency:
   One forward pass serves all widths. Each width then has one backward pass for
   all images, from the logits to the last stage's activations and no further. A
   transformer's last stage only passes on the class token, so there the stage
-  before it is explained, by a backward pass through one block.
-
-  Args:
-    model: the model, in evaluation mode.
-    image_NHWC: float images, normalised.
+  before it is explained, by a backward pass through one block. The model is in
+  evaluation mode, and the images are normalised floats.
   """
   names = model.encoder.stage_names
   features = model.encoder.features(image_NHWC)
@@ -78,11 +69,8 @@ def attention_rollout(encoder: nnx.Module, image_NHWC: jax.Array) -> jax.Array:
   Multiplies the attention matrices of all blocks, each averaged over heads and
   then with the identity, which stands for the shortcut. The result shows how
   much the class token gathers from each patch, whatever the class and width.
-  The largest value of each image is 1.
-
-  Args:
-    encoder: a `vit.ViT`, in evaluation mode.
-    image_NHWC: float images, normalised.
+  The largest value of each image is 1. The encoder is a `vit.ViT` in evaluation
+  mode, and the images are normalised floats.
   """
   features = encoder.features(image_NHWC)
   rollout_NTT = None

@@ -107,11 +107,8 @@ class SlimmableClassifier(models.Classifier):
     )
 
   def _embed(self, network: resnet.ResNet, image_NHWC: jax.Array) -> jax.Array:
-    """Embeds by the leading channels of the full network's kernels.
-
-    The network has these kernels only during the call, so that no copy stays
-    among the parameters.
-    """
+    """Embeds by the leading channels of the full network's kernels."""
+    # Lent for the call alone, so that no copy stays among the parameters.
     if network is self.encoder:
       return network(image_NHWC)
     lent = list(_convolutions(network))

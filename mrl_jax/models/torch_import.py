@@ -47,11 +47,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     default=(),
     help='8,16,…: widths of MRL-E, which no file states',
   )
-  add('--prefix', default='', help='of the keys, where the file has several')
+  add('--prefix', default='', help="of the network's keys in a file of several")
   add(
     '--stem', default='', help='7x7, 3x3_stride1_pool, … where not 7x7_stride2'
   )
-  add('--num_heads', type=int, default=0, help='of a vision transformer')
+  add('--num_heads', type=int, default=0, help='heads of a vision transformer')
   add('--pooling', default='', help='token, mean or mean_then_norm')
   add('--output_stride', type=int, default=0, help='8 or 16: a dilated ResNet')
   args = parser.parse_args(argv)

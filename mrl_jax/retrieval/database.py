@@ -11,6 +11,7 @@ import numpy as np
 from mrl_jax import checks
 from mrl_jax import forks
 from mrl_jax import nesting
+from mrl_jax import values
 from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval.cpu import exact
 from mrl_jax.retrieval.cpu import rerank
@@ -152,7 +153,7 @@ def _stored(dtype) -> np.dtype:
     stored = None
   if stored is None or stored.name not in _DTYPES:
     raise ValueError(
-      f'dtype {checks.shown(dtype)}: must be one of {_DTYPES}; codes of int8 '
+      f'dtype {values.shown(dtype)}: must be one of {_DTYPES}; codes of int8 '
       'and of single bits are made by retrieval.quantized.quantize'
     )
   return stored

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from mrl_jax import checks
+from mrl_jax import values
 from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval.k_recall import k_recall as k_recall
 
@@ -189,7 +190,7 @@ def _ap_denominator(name, k, relevant_Q):
 
 def _num_relevant(num_relevant, counted_Q, hits_Q):
   """Checks R and returns it as float64, [Q] or one number."""
-  array = np.asarray(checks.as_array('num_relevant', num_relevant))
+  array = np.asarray(values.as_array('num_relevant', num_relevant))
   if array.dtype.kind not in 'iuf' or array.shape not in ((), counted_Q.shape):
     raise ValueError(
       f'num_relevant of {array.dtype} and shape {array.shape}: must be a '

@@ -22,7 +22,7 @@ from mrl_jax.stages.finished import is_finished
 from mrl_jax.stages.finished import mark_finished
 from mrl_jax.stages.stage import STAGES
 from mrl_jax.training import sharding
-from mrl_jax.training.checkpoint import Checkpoints
+from mrl_jax.training.saved_step import SavedStep
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
@@ -64,23 +64,18 @@ def run(
       continue
     # All stages of a command read the same checkpoint, even while a training
     # goes on in the workdir.
-    checkpoint = checkpoint or _choose(config, workdir)
+    checkpoint = checkpoint or trained_lib.chosen(config, workdir)
+    if not sharding.agreed(json.dumps(checkpoint)):
+      raise ValueError(
+        f'the processes found different checkpoints in {workdir.checkpoints}, '
+        'where a training goes on: start again'
+      )
     if is_finished(mode, config, workdir, checkpoint):
       terminal.say(f'{mode}: already finished in {workdir.path}, skipped')
       continue
     _run_stage(mode, config, workdir, checkpoint, done)
     if mode == 'train':
       checkpoint = None
-
-
-def _choose(config: ConfigDict, workdir: Workdir) -> Checkpoint:
-  checkpoint = trained_lib.chosen(config, workdir)
-  if not sharding.agreed(json.dumps(checkpoint)):
-    raise ValueError(
-      f'the processes found different checkpoints in {workdir.checkpoints}, '
-      'where a training goes on: start again'
-    )
-  return checkpoint
 
 
 def _check_modes(
@@ -115,19 +110,15 @@ def open_workdir(config: ConfigDict, path: str | os.PathLike) -> Workdir:
     read_dataset=lambda workdir: recorded.digest(config, workdir),
   )
   if step := workdir.latest_step():
-    with Checkpoints(workdir.checkpoints) as checkpoints:
-      trained = checkpoints.read_config(step)
-      if checkpoints.read_dataset(step) is None:
-        workdir.compare_dataset_by_name()
-    workdir.check_config(trained, workdir.checkpoints / str(step))
+    saved = SavedStep(workdir.checkpoints, step)
+    if saved.read('dataset') is None:
+      workdir.compare_dataset_by_name()
+    workdir.check_config(saved.read('config'), saved.folder)
   return workdir
 
 
 def open_recorded(path: str | os.PathLike) -> tuple[ConfigDict, Workdir]:
-  """Opens a workdir with the config that its model was trained with.
-
-  Raises ValueError if there is no trained model.
-  """
+  """Opens a workdir with its model's config; ValueError without a model."""
   path = files.local(path, 'workdir')
   trained = files.read_json(path / 'config.json', missing={})
   if not trained:
@@ -143,15 +134,13 @@ def open_recorded(path: str | os.PathLike) -> tuple[ConfigDict, Workdir]:
 
 def _check_outside(config: ConfigDict, workdir: Workdir) -> None:
   """Refuses a workdir among the images, where it would become a class."""
-  entries = config.eval_sets
-  folders = [eval_sets.parse(entry).dataset for entry in entries]
+  folders = [eval_sets.parse(entry).dataset for entry in config.eval_sets]
   if not config.embeddings:
     folders.append(config.dataset)
   splits = (config.train_split, config.eval_split)
   for dataset in folders:
     for folder in datasets.class_roots(dataset, splits):
-      inside = os.path.join(os.path.realpath(folder), '')
-      if os.path.join(os.path.realpath(workdir.path), '').startswith(inside):
+      if workdir.path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(
           f'workdir {workdir.path} lies in the images of {dataset}, where it '
           'would be taken for a class: give a --workdir outside of it'
@@ -183,7 +172,10 @@ def _run_stage(
       others = (*stage.needs, *stage.first)
       check_needs(name, others, config, workdir, checkpoint)
       workdir.unmark(name)
-      _remove_temporary(name, config, workdir)
+      # A killed run leaves some. A training may write to the workdir itself.
+      outputs = stage.outputs(config, workdir)
+      for folder in {path.parent for path in outputs} - {workdir.path}:
+        files.remove_temporary(folder)
     terminal.say(f'{name}: {config.name} in {workdir.path}')
     start = time.perf_counter()
     if not (stage.alone and jax.process_index()):
@@ -196,14 +188,6 @@ def _run_stage(
     sharding.barrier(f'{name} is marked')
   done.add(name)
   terminal.say(f'{name}: finished in {seconds:.1f} s')
-
-
-def _remove_temporary(name, config, workdir) -> None:
-  """Removes temporary files that a killed run of the stage has left."""
-  folders = {path.parent for path in STAGES[name].outputs(config, workdir)}
-  # Not in the workdir itself, where a training may be writing.
-  for folder in folders - {workdir.path}:
-    files.remove_temporary(folder)
 
 
 def _use_compilation_cache() -> None:

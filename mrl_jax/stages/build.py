@@ -14,10 +14,7 @@ from mrl_jax.training import optim
 
 
 def model(config: ConfigDict, num_classes: int) -> models.Classifier:
-  """The model, with fresh parameters.
-
-  `num_classes` counts the dataset's classes; the config's field goes before it.
-  """
+  """The model, fresh; the config's `num_classes` goes before this number."""
   rngs = nnx.Rngs(config.seed)
   make = SlimmableClassifier if config.slimmable else models.Classifier
   return make(

@@ -13,6 +13,7 @@ from mrl_jax.models import geometry
 from mrl_jax.models import slimmable
 from mrl_jax.models import vit
 from mrl_jax.stages import analyze
+from mrl_jax.stages import build
 from mrl_jax.stages import config as config_lib
 from mrl_jax.stages import fields
 from mrl_jax.stages import inputs
@@ -32,24 +33,26 @@ def check(config: ConfigDict) -> None:
   rate, smoothing = config.learning_rate, config.label_smoothing
   require('learning_rate', rate, 0 < rate < math.inf, 'positive')
   require('label_smoothing', smoothing, 0 <= smoothing < 1, 'in [0, 1)')
+  ok = _numbers(config.betas, 2) and all(0 <= x < 1 for x in config.betas)
+  require('betas', config.betas, ok, 'two numbers in [0, 1)')
   profile.parse(config.profile)
   _check_analysis(config)
   _check_start(config)
-  _check_no_head(config)
+  if config.head == 'none':
+    off = {'save': (), 'flip_eval_image_size': 0, 'slimmable': False}
+    _require_off(config, off, 'head none')
   _check_vectors(config)
   _check_images(config)
   _check_encoder(config)
-  _check_schedule(config)
+  # Its rules are those of the optimizer and the schedule.
+  build.optimizer(config, steps_per_epoch=2**20)
   _check_dims(config)
 
 
 def check_files(
   config: ConfigDict, workdir: Workdir, modes: Sequence[str]
 ) -> None:
-  """Opens what evaluate and analyze need, before the first step is trained.
-
-  Raises ValueError for a file or dataset that cannot be used.
-  """
+  """Opens what evaluate and analyze need, before training; or ValueError."""
   sets = 'evaluate' in modes and config.eval_sets
   groups = 'analyze' in modes and config.superclasses
   class_names = recorded.class_names(config, workdir) if sets or groups else ()
@@ -81,26 +84,20 @@ def _check_start(config: ConfigDict) -> None:
   )
 
 
-def _check_no_head(config: ConfigDict) -> None:
-  for name, off in (
-    ('save', ()),
-    ('flip_eval_image_size', 0),
-    ('slimmable', False),
-  ):
-    ok = config.head != 'none' or config[name] == off
-    require(name, config[name], ok, f'{off} with head none')
-
-
 def _check_vectors(config: ConfigDict) -> None:
   ok = (config.encoder == 'adaptor') == bool(config.embeddings)
   right = 'given, a folder or .npy file, with the encoder adaptor, and no other'
   require('embeddings', config.embeddings, ok, right)
   ok = config.embeddings or not config.labels
   require('labels', config.labels, ok, 'empty without embeddings')
-  for name, off in (('eval_flip', False), ('flip_eval_image_size', 0)):
-    ok = not config.embeddings or config[name] == off
-    right = f'{off} with embeddings, which have no mirror images'
-    require(name, config[name], ok, right)
+  if config.embeddings:
+    off = {'eval_flip': False, 'flip_eval_image_size': 0}
+    _require_off(config, off, 'embeddings, which have no mirror images')
+
+
+def _require_off(config: ConfigDict, off: dict, why: str) -> None:
+  for name, value in off.items():
+    require(name, config[name], config[name] == value, f'{value} with {why}')
 
 
 def _check_images(config: ConfigDict) -> None:
@@ -159,20 +156,6 @@ def _check_analysis(config: ConfigDict) -> None:
   temperature = config.cascade.temperature
   ok = 0 < temperature < math.inf
   require('cascade.temperature', temperature, ok, 'positive')
-
-
-def _check_schedule(config: ConfigDict) -> None:
-  epochs = config.num_epochs
-  betas = config.betas
-  ok = _numbers(betas, 2) and all(0 <= beta < 1 for beta in betas)
-  require('betas', betas, ok, 'two numbers in [0, 1)')
-  if config.schedule in ('cyclic', 'cosine'):
-    ok = config.peak_epoch < epochs
-    require('peak_epoch', config.peak_epoch, ok, f'below num_epochs={epochs}')
-  if config.schedule == 'step':
-    steps = config.step_epochs
-    ok = _numbers(steps, len(steps)) and list(steps) == sorted(set(steps))
-    require('step_epochs', steps, ok, 'increasing numbers')
 
 
 def _check_dims(config: ConfigDict) -> None:

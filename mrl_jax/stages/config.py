@@ -72,10 +72,7 @@ def saved_kinds(config: ConfigDict) -> tuple[str, ...]:
 
 
 def num_features(config: ConfigDict) -> int:
-  """Width of the encoder's embedding, or of the training vectors.
-
-  Raises ValueError if there is no such encoder, or no such vectors.
-  """
+  """Width of the encoder's embedding or of the vectors; or ValueError."""
   if not config.embeddings:
     return models.num_features(config.encoder)
   return open_vectors(

@@ -33,27 +33,20 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
 
 def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   """Writes embeddings/<split>-x.npy, -y.npy and .json for both splits."""
-  mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
   sources = {
     split: recorded.open_mapped(config, split, workdir)
     for split in (config.train_split, config.eval_split)
   }
-  trained = trained_lib.restore(
-    config,
-    workdir,
-    mesh,
-    sources[config.train_split].num_classes,
-    needed_by='embed',
-    checkpoint=checkpoint,
-  )
+  num_classes = sources[config.train_split].num_classes
+  trained = trained_lib.restore(config, workdir, checkpoint, num_classes)
   embed_step = inference.make_embed_step(
     trained.graphdef,
     inputs.normalize(config),
-    sharding=sharding.over_data(mesh),
+    sharding=sharding.over_data(trained.mesh),
   )
   for split, source in sources.items():
     damage = DamageLog(config.max_damaged)
-    batches = inputs.evaluation_batches(config, source, mesh, damage)
+    batches = inputs.evaluation_batches(config, source, trained.mesh, damage)
     rows = _embed(embed_step, trained, batches)
     if jax.process_index():
       # This process helps to compute the rows; the first one writes them.

@@ -11,6 +11,7 @@ from mrl_jax.analysis import accuracy
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.sources import eval_sets
 from mrl_jax.data.sources.eval_sets import EvalSet
+from mrl_jax.data.sources.example import Source
 from mrl_jax.losses import metrics
 from mrl_jax.stages import config as config_lib
 from mrl_jax.stages import evaluation_files
@@ -52,20 +53,12 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   exported training split) at all measured dims. The config's second evaluation
   is `val_flip/…`.
   """
-  mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
   source = recorded.open_mapped(config, config.eval_split, workdir)
-  trained = trained_lib.restore(
-    config,
-    workdir,
-    mesh,
-    source.num_classes,
-    needed_by='evaluate',
-    checkpoint=checkpoint,
-  )
+  trained = trained_lib.restore(config, workdir, checkpoint, source.num_classes)
   own = EvalSet(_OWN, source, source.class_names)
   values, training = {}, None
   for eval_set in (own, *inputs.open_sets(config, source.class_names)):
-    outputs = _predict(config, workdir, mesh, trained, checkpoint, eval_set)
+    outputs = _predict(config, workdir, checkpoint, trained, eval_set)
     if jax.process_index():
       continue
     training = training or evaluation_files.training_set(config, workdir)
@@ -84,14 +77,15 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
       source.num_classes,
     )
   if config.flip_eval_image_size:
-    values |= _flipped(config, mesh, trained, source)
+    values |= _flipped(config, trained, source)
   if jax.process_index():
     return
   with MetricWriter(workdir.metrics) as writer:
     # Training has a row of its own, without neighbours.
     writer.replace(trained.step, values, prefix=f'{_OWN}/knn1')
   if config.flip_eval_image_size:
-    table = tables.flipped(values, config_lib.classifier_dims(config))
+    dims = config_lib.classifier_dims(config)
+    table = tables.widths(values, dims, 'val_flip/')
     terminal.say(
       f'at {config.flip_eval_image_size} pixels, averaged with mirror images\n'
       + terminal.table(table)
@@ -101,9 +95,8 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
 def _predict(
   config: ConfigDict,
   workdir: Workdir,
-  mesh: jax.sharding.Mesh,
-  trained: Trained,
   checkpoint: Checkpoint,
+  trained: Trained,
   eval_set: EvalSet,
 ) -> accuracy.Outputs:
   """Runs the model over a set; saves predictions of the evaluation split."""
@@ -115,15 +108,19 @@ def _predict(
   step = inference.make_predict_step(
     trained.graphdef,
     inputs.normalize(config),
-    dims=dims,
-    members=eval_set.members,
-    flip=config.eval_flip,
-    saved_dims=nesting_dims if 'logits' in kinds else (),
-    embedding=not is_own,
-    sharding=sharding.replicated(mesh),
+    inference.Wanted(
+      dims,
+      eval_set.members,
+      config.eval_flip,
+      saved_dims=nesting_dims if 'logits' in kinds else (),
+      embedding=not is_own,
+    ),
+    sharding=sharding.replicated(trained.mesh),
   )
   damage = DamageLog(config.max_damaged)
-  batches = inputs.evaluation_batches(config, eval_set.source, mesh, damage)
+  batches = inputs.evaluation_batches(
+    config, eval_set.source, trained.mesh, damage
+  )
   batches = inference.run(step, trained.params, trained.batch_stats, batches)
   split = config.eval_split
   if is_own and not jax.process_index():
@@ -225,7 +222,7 @@ def _measure(
 
 
 def _flipped(
-  config: ConfigDict, mesh: jax.sharding.Mesh, trained: Trained, source
+  config: ConfigDict, trained: Trained, source: Source
 ) -> dict[str, float]:
   """The second evaluation, averaged over each image and its mirror image."""
   dims = config_lib.classifier_dims(config)
@@ -234,14 +231,14 @@ def _flipped(
     inputs.normalize(config),
     dims=dims if config.head == 'mrl_e' else None,
     flip=True,
-    sharding=sharding.replicated(mesh),
+    sharding=sharding.replicated(trained.mesh),
   )
   damage = DamageLog(config.max_damaged)
   sums = inference.evaluate(
     eval_step,
     trained.params,
     trained.batch_stats,
-    inputs.evaluation_batches(config, source, mesh, damage, flip=True),
+    inputs.evaluation_batches(config, source, trained.mesh, damage, flip=True),
   )
   if line := damage.report():
     terminal.say(line)

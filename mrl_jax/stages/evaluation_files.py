@@ -42,14 +42,9 @@ def collect(
 ) -> Outputs:
   """Gathers the outputs of `inference.make_predict_step`, without padding.
 
-  Args:
-    batches: the outputs of each batch, on the host.
-    dims: the classifier dims, in the order of the outputs.
-    writer: saves the predictions; None: nothing is saved.
-    saved_dims: those of `dims` that are saved.
-
-  Raises:
-    ValueError: no example counts, or a loss is not finite.
+  `dims` are the classifier dims, in the order of the outputs; the writer, if
+  given, saves the predictions at `saved_dims`. Raises ValueError if no example
+  counts, or a loss is not finite.
   """
   saved_G = np.array([dims.index(dim) for dim in saved_dims if writer], int)
   parts, read = [], 0
@@ -90,17 +85,9 @@ def write(
 ) -> tables.Table:
   """Writes `<name>`.md, .csv and .json, and `<name>`-classes.csv.
 
-  Args:
-    folder: the folder of the files.
-    name: the set's.
-    measured: its metrics.
-    widths: the measured dims, a row of the table each.
-    dims: the classifier dims, a column of the table of classes each.
-    class_names: the set's classes.
-    record: further content of the JSON file.
-
-  Returns:
-    The table of the metrics at every width.
+  `widths` are the measured dims, a row of the table each; `dims` the classifier
+  dims, a column of the table of classes each; `record` is further content of
+  the JSON file. Returns the table of the metrics at every width.
   """
   table = tables.widths(measured.values, widths)
   rows = [

@@ -21,7 +21,6 @@ from mrl_jax.stages import recorded
 from mrl_jax.stages import trained as trained_lib
 from mrl_jax.stages.trained import Trained
 from mrl_jax.training import inference
-from mrl_jax.training import sharding
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import checksums
 from mrl_jax.workdir import files
@@ -41,7 +40,7 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   ]
   if not config.embeddings:
     names.append(export_folder.TENSORS)
-  if _rule_path(workdir).exists():
+  if (workdir.analysis / 'cascade.json').exists():
     names.append(export_folder.CASCADE)
   return [workdir.export / name for name in names]
 
@@ -60,18 +59,9 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     reads; not for vectors.
   - `checksums.json`: the checksums of all these files, which are checked when
     an export is opened.
-  `checkpoint` is the one to read; None: what the config says.
   """
   class_names = recorded.class_names(config, workdir)
-  mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
-  trained = trained_lib.restore(
-    config,
-    workdir,
-    mesh,
-    len(class_names),
-    needed_by='export',
-    checkpoint=checkpoint,
-  )
+  trained = trained_lib.restore(config, workdir, checkpoint, len(class_names))
   if jax.process_index():
     return
   about = export_records.about(config, workdir, trained, class_names)
@@ -120,10 +110,7 @@ def _artifact(
 
 @contextlib.contextmanager
 def _without_source_paths() -> Iterator[None]:
-  """Keeps the paths of source files out of lowered programs.
-
-  The same model then gives the same bytes on every machine.
-  """
+  """Makes the same model give the same bytes on every machine."""
   name = 'jax_traceback_in_locations_limit'
   before = getattr(jax.config, name)
   jax.config.update(name, 0)
@@ -143,13 +130,9 @@ def _write_heads(path: pathlib.Path, trained: Trained) -> None:
   np.savez(path, **jax.device_get(arrays))
 
 
-def _rule_path(workdir: Workdir) -> pathlib.Path:
-  return workdir.analysis / 'cascade.json'
-
-
 def _rule(workdir: Workdir, checkpoint: Checkpoint) -> dict | None:
   """The cascade that analyze fitted on the checkpoint, or None."""
-  path = _rule_path(workdir)
+  path = workdir.analysis / 'cascade.json'
   if not path.exists():
     return None
   rule = checksums.read(path, 'delete it and run --mode=analyze,export').record
@@ -184,10 +167,7 @@ def _write_tensors(
 
 
 def _sorted(data: bytes) -> bytes:
-  """A safetensors file with its metadata sorted.
-
-  The library writes them in another order each time.
-  """
+  """Sorts a file's metadata, whose order safetensors changes each time."""
   start = 8 + int.from_bytes(data[:8], 'little')
   header = json.loads(data[8:start])
   header['__metadata__'] = dict(sorted(header['__metadata__'].items()))

@@ -27,6 +27,7 @@ from mrl_jax.stages import config as config_lib
 from mrl_jax.stages import recorded
 from mrl_jax.training import fingerprint
 from mrl_jax.training.checkpoint import Checkpoints
+from mrl_jax.training.state import arrays_of
 from mrl_jax.training.state import State
 from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
@@ -46,26 +47,27 @@ def write(
 ) -> None:
   """Writes `checkpoints/1` in the new workdir `out`, and prints a summary.
 
+  The workdir is for `config.init_from`; it has no optimizer state, so that a
+  training cannot go on there.
+
   Args:
     file: the PyTorch file, see `torch_import`.
-    out: the workdir, for `config.init_from`. It has no optimizer state, so a
-      training cannot go on there.
-    config: a config that the model in the file must fit. The workdir then
-      counts as trained with it, and the model's classes are those of its
-      dataset, in their order. None: the workdir holds the model alone.
+    out: the workdir.
+    config: a config that the model must fit, with which the workdir then counts
+      as trained: the model's classes are those of its dataset, in their order.
+      None: the workdir holds the model alone.
     nesting_dims: without a config, the nesting dims of MRL-E, which the file
       does not hold, or the measured dims of an encoder without a classifier.
     prefix: precedes the network's keys in a file with several networks.
-    options: the `geometry.OPTIONS` that the file does not hold; those that are
-      not empty replace the config's.
+    options: the `geometry.OPTIONS` that replace the config's, unless empty.
 
-  Raises:
-    ValueError: the file cannot be imported, the config's dataset is missing, or
-      `out` has checkpoints other than that of a killed import of this file.
+  Raises ValueError if the file cannot be imported, the config's dataset is
+  missing, or `out` has other checkpoints than a killed import of this file.
   """
   start = time.perf_counter()
   if config is not None:
-    config = _changed(config, options or {})
+    config = config.copy_and_resolve_references()
+    config.update({name: x for name, x in (options or {}).items() if x})
     prefix, options = prefix or config.init_prefix, geometry.options(config)
   checkpoint = load.open_checkpoint(file, prefix=prefix, options=options)
   form = checkpoint.contents
@@ -85,7 +87,10 @@ def write(
         'networks, which slimmable needs; train with --config.init_from='
         f'{file}'
       )
-    _check_pixels(file, form, config)
+    for line in form.differing(config):
+      if line.startswith(('config.json says mean', 'config.json says std')):
+        raise ValueError(f'{file}: {line}')
+      terminal.say(line)
     dataset = recorded.of_import(config)
     num_classes = len(dataset.class_names)
     workdir = stages.open_workdir(config, out)
@@ -94,9 +99,8 @@ def write(
   if latest > _STEP or (latest and 'train' in workdir.marks()):
     raise used
   model = nnx.eval_shape(lambda: build.model(config, num_classes))
-  has_head = checkpoint.fill(
-    model, encoder=config.encoder, options=geometry.options(config)
-  )
+  traits = geometry.options(config)
+  has_head = checkpoint.fill(model, encoder=config.encoder, options=traits)
   if not has_head and config.head != 'none':
     model.head = _fresh_head(model.head, config.seed)
   with workdir.locked('train'):
@@ -106,9 +110,7 @@ def write(
       raise used
     seconds = time.perf_counter() - start
     stages.mark_finished('train', workdir, seconds)
-  variant = geometry.changed(
-    models.ENCODERS[config.encoder], **geometry.options(config)
-  )
+  variant = geometry.changed(models.ENCODERS[config.encoder], **traits)
   for line in form.remarks(variant, pixels):
     terminal.say(line)
   terminal.say(
@@ -125,23 +127,6 @@ def write(
       f'the heads in {file}, of {form.classifier.num_classes:,} classes at '
       f'{form.classifier.widths}, do not fit and are left out'
     )
-
-
-def _check_pixels(
-  file: str | os.PathLike, form: Contents, config: ConfigDict
-) -> None:
-  """Refuses a config that contradicts the mean or std in config.json."""
-  for line in form.differing(config):
-    if line.startswith(('config.json says mean', 'config.json says std')):
-      raise ValueError(f'{file}: {line}')
-    terminal.say(line)
-
-
-def _changed(config: ConfigDict, options: Mapping[str, Any]) -> ConfigDict:
-  """The config, updated by those options that are not empty."""
-  config = config.copy_and_resolve_references()
-  config.update({name: x for name, x in options.items() if x})
-  return config
 
 
 def _heads(model: models.Classifier, has_head: bool) -> str:
@@ -225,28 +210,19 @@ def _fresh_head(abstract: nnx.Module, seed: int) -> heads.MatryoshkaHead:
   )
 
 
-def _arrays(model: models.Classifier) -> dict[str, Any]:
-  _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-  return {
-    'params': nnx.to_pure_dict(params),
-    'batch_stats': nnx.to_pure_dict(batch_stats),
-  }
-
-
 def _is_saved(model: models.Classifier, workdir: Workdir) -> bool:
   """Whether the checkpoint holds this model, from a killed import."""
   path = workdir.checkpoints / str(_STEP) / 'fingerprints' / 'metadata'
   saved = files.read_json(path, missing={})
-  found = fingerprint.of_arrays({'model': _arrays(model)})
+  found = fingerprint.of_arrays({'model': arrays_of(model)})
   return found.items() <= saved.items()
 
 
 def _save(
   model: models.Classifier, workdir: Workdir, dataset: Provenance | None
 ) -> None:
-  state = State(
-    step=jnp.array(_STEP, jnp.int32), **_arrays(model), opt_state={}
-  )
+  step = jnp.array(_STEP, jnp.int32)
+  state = State(step, **arrays_of(model), opt_state={})
   workdir.write_config()
   with Checkpoints(workdir.checkpoints, keep=1) as checkpoints:
     checkpoints.save(

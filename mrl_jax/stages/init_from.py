@@ -15,7 +15,12 @@ from mrl_jax.data.sources import provenance
 from mrl_jax.data.sources.provenance import Provenance
 from mrl_jax.interop.pytorch import load
 from mrl_jax.models import geometry
+from mrl_jax.training import fingerprint
 from mrl_jax.training.checkpoint import Checkpoints
+from mrl_jax.training.checkpoint_faults import describe
+from mrl_jax.training.checkpoint_faults import misfit
+from mrl_jax.training.saved_step import SavedStep
+from mrl_jax.training.state import arrays_of
 from mrl_jax.workdir import files
 
 
@@ -27,16 +32,10 @@ def initialise(
   """Copies the parameters that `config.init_from` names into a fresh model.
 
   They come from a workdir, or from a PyTorch file. The head is copied if kind,
-  nesting dims and classes are the same, and else stays fresh.
-
-  Args:
-    config: the config of the new run.
-    model: the model, changed in place.
-    class_names: the model's classes, by which those of a run's head are found.
-      None, or a run without a record of its own: the order is the same.
-
-  Raises:
-    ValueError: there is no checkpoint, or its encoder is another.
+  nesting dims and classes are the same, and else stays fresh. Its classes are
+  found by `class_names`, those of the model; without them, or without a record
+  in that run, their order is the same. Raises ValueError if there is no
+  checkpoint, or its encoder is another.
   """
   if not config.init_from:
     return
@@ -67,21 +66,16 @@ def _from_file(
 
 
 def read_provenance(config: ConfigDict) -> Provenance | None:
-  """The record of the data that the run in `config.init_from` trained on.
-
-  None if there is no such run, or it has no record.
-  """
+  """The record of the data of the run in `init_from`; None without one."""
   if not config.init_from or load.is_file(config.init_from):
     return None
-  directory, step = _find(config.init_from)
-  with Checkpoints(directory) as checkpoints:
-    step = checkpoints.latest_step if step is None else step
-    return _read_provenance(checkpoints, directory, step)
+  return read_record(SavedStep(*_find(config.init_from)))
 
 
-def _read_provenance(checkpoints, directory, step) -> Provenance | None:
-  content = checkpoints.read_dataset(step)
-  where = str(directory / str(step))
+def read_record(saved: SavedStep) -> Provenance | None:
+  """A checkpoint's record of its training data; None without one."""
+  content = saved.read('dataset')
+  where = f'checkpoint {saved.folder}'
   return None if content is None else provenance.parse(content, where)
 
 
@@ -91,19 +85,22 @@ def _from_run(
   class_names: Sequence[str] | None,
 ) -> tuple[str, bool]:
   directory, step = _find(config.init_from)
+  saved = SavedStep(directory, step)
+  recorded, dataset = saved.read('config'), read_record(saved)
   with Checkpoints(directory) as checkpoints:
-    step = checkpoints.latest_step if step is None else step
-    recorded = checkpoints.read_config(step)
-    dataset = _read_provenance(checkpoints, directory, step)
     restored = checkpoints.restore_model(checkpoints.model_shapes(step), step)
-  encoder, head = (_part(restored, name) for name in ('encoder', 'head'))
-  where = f'{directory / str(step)} ({recorded["encoder"]})'
-  _check_shapes(_shapes(encoder), _shapes(_state(model.encoder)), where)
+  encoder, head = (
+    {kind: tree.get(name, {}) for kind, tree in restored.items()}
+    for name in ('encoder', 'head')
+  )
+  where = f'{saved.folder} ({recorded["encoder"]})'
+  if line := misfit(describe(encoder), describe(arrays_of(model.encoder))):
+    raise ValueError(f'init_from {where}: another encoder than this: {line}')
   _update(model.encoder, encoder)
   has_head = (
     recorded['head'] == model.head.kind
     and tuple(recorded['nesting_dims']) == model.head.nesting_dims
-    and _shapes(head) == _shapes(_state(model.head))
+    and describe(head) == describe(arrays_of(model.head))
   )
   if has_head and dataset and class_names is not None:
     order = provenance.labels(class_names, dataset.class_names)
@@ -115,61 +112,23 @@ def _from_run(
   return where, has_head
 
 
-def _find(path: str) -> tuple[pathlib.Path, int | None]:
-  """The directory of checkpoints, and the step if `path` names one."""
+def _find(path: str) -> tuple[pathlib.Path, int]:
+  """The directory of checkpoints, and the step in `path`, else the latest."""
   given = pathlib.Path(path).expanduser().absolute()
   if given.name.isdecimal() and (given / 'model').is_dir():
     return given.parent, int(given.name)
   for directory in (given / 'checkpoints', given):
-    if directory.is_dir() and any(
-      entry.name.isdecimal() for entry in directory.iterdir()
-    ):
-      return directory, None
+    steps = [int(x.name) for x in directory.glob('*') if x.name.isdecimal()]
+    if steps:
+      return directory, max(steps)
   raise ValueError(
     f'init_from {path!r}: must be a workdir with checkpoints, one of them, or '
     f'a file of PyTorch ({", ".join(load.SUFFIXES)})'
   )
 
 
-def _state(module: nnx.Module) -> dict[str, Any]:
-  kinds = {'params': nnx.Param, 'batch_stats': nnx.BatchStat}
-  return {
-    name: nnx.to_pure_dict(nnx.state(module, kind))
-    for name, kind in kinds.items()
-  }
-
-
-def _part(restored: Mapping[str, Any], name: str) -> dict[str, Any]:
-  return {kind: tree.get(name, {}) for kind, tree in restored.items()}
-
-
-def _dotted(path: tuple) -> str:
-  # The index of a list is text in a checkpoint, but a number in a model.
-  return jax.tree_util.keystr(path, simple=True, separator='.')
-
-
-def _named(tree: Any) -> dict[str, jax.Array]:
-  return {_dotted(path): x for path, x in jax.tree.leaves_with_path(tree)}
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-  return {name: x.shape for name, x in _named(tree).items()}
-
-
-def _check_shapes(there, here, where: str) -> None:
-  differing = sorted(
-    name for name in there | here if there.get(name) != here.get(name)
-  )
-  if differing:
-    name = differing[0]
-    raise ValueError(
-      f'init_from {where}: another encoder than this, in {len(differing)} '
-      f'arrays: {name} is {there.get(name)} there and {here.get(name)} here'
-    )
-
-
 def _update(module: nnx.Module, tree: Mapping[str, Any]) -> None:
-  named = _named(tree)
-  fill = lambda path, _: named[_dotted(path)]
-  for part in jax.tree.map_with_path(fill, _state(module)).values():
+  there, here = fingerprint.by_path(tree), arrays_of(module)
+  leaves = [there[name] for name in fingerprint.by_path(here)]
+  for part in jax.tree.unflatten(jax.tree.structure(here), leaves).values():
     nnx.update(module, part)

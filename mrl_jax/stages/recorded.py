@@ -26,14 +26,9 @@ from mrl_jax.workdir import Workdir
 def read(workdir: Workdir) -> Provenance | None:
   """The newest checkpoint's record of its training data; None without one."""
   step = workdir.latest_step()
-  if not step:
-    return None
   # All processes open `Checkpoints` together, and one alone may need this.
   saved = SavedStep(workdir.checkpoints, step)
-  with saved.told_apart():
-    content = saved.read_dataset()
-  where = f'checkpoint {saved.folder}'
-  return None if content is None else provenance.parse(content, where)
+  return init_from.read_record(saved) if step else None
 
 
 def warn_if_unknown(config: ConfigDict, workdir: Workdir) -> None:
@@ -127,11 +122,7 @@ def open_for_training(
   else:
     names = _classes_to_train(config, workdir, first)
   here = provenance.record(opened, names)
-  if not sharding.agreed(json.dumps(provenance.plain(here))):
-    raise ValueError(
-      f'the processes find other files in {name_of(config)}: give all of them '
-      'the same'
-    )
+  _check_agreed(config, json.dumps(provenance.plain(here)))
   train, evaluation = (
     _mapped(config, split, opened[split], there or here) for split in splits
   )
@@ -181,12 +172,16 @@ def digest(config: ConfigDict, workdir: Workdir) -> str:
       listing = there.splits.get(split, {}) if there else {}
     listings.append(provenance.digest(listing))
   found = '-'.join(listings)
+  _check_agreed(config, found)
+  return found
+
+
+def _check_agreed(config: ConfigDict, found: str) -> None:
   if not sharding.agreed(found):
     raise ValueError(
       f'the processes find other files in {name_of(config)}: give all of them '
       'the same'
     )
-  return found
 
 
 def name_of(config: ConfigDict) -> str:
@@ -232,8 +227,7 @@ def _check_count(
 ) -> None:
   """Refuses a head with another number of classes than the dataset.
 
-  How its classes relate to the dataset's is unknown. A model with more classes
-  that was trained before classes were recorded is accepted.
+  A model with more classes, from before classes were recorded, is accepted.
   """
   if config.num_classes in (0, opened.num_classes):
     return

@@ -1,6 +1,6 @@
 """Writes a run's results as one HTML page, and as figures for papers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import pathlib
 from typing import Any
 
@@ -41,7 +41,6 @@ _ANALYSES = {
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  del config
   return [workdir.report / 'index.html']
 
 
@@ -82,7 +81,7 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     f'{config.name}: nested embeddings',
     headline.make(workdir.config, values, retrieved),
     sections,
-    footer=' '.join(_missing(retrieved, analyses)),
+    footer=_missing(retrieved, analyses),
   )
   paper.write(
     workdir.report,
@@ -103,9 +102,8 @@ def _read(path: pathlib.Path, checkpoint: Checkpoint) -> dict[str, Any] | None:
   """Reads a record; None if it is missing or belongs to another checkpoint."""
   if not path.exists():
     return None
-  record = files.checked(
-    _read_checked(path), str(path), records_lib.SCHEMAS[path.stem]
-  )
+  schema = records_lib.SCHEMAS[path.stem]
+  record = files.checked(_read_checked(path), str(path), schema)
   if not checkpoint.has_made(record):
     terminal.say(f'report: {path} is of another checkpoint, left out')
     return None
@@ -127,19 +125,15 @@ def _with(record: Mapping[str, Any] | None, make, *args) -> Iterator[Section]:
     yield make(record, *args)
 
 
-def _missing(
-  retrieved: Mapping[str, Any] | None, analyses: Mapping[str, Any]
-) -> Sequence[str]:
+def _missing(retrieved: Mapping | None, analyses: Mapping[str, Any]) -> str:
   """A sentence for each stage whose results are not on the page."""
   lines = []
   if retrieved is None:
     lines.append('Not here: retrieval; --mode=retrieve,report adds it.')
-  lacking = [
-    what for name, what in _ANALYSES.items() if what and analyses[name] is None
-  ]
-  if lacking:
+  missing = [name for name, record in analyses.items() if record is None]
+  if lacking := [_ANALYSES[name] for name in missing if _ANALYSES[name]]:
     lines.append(
       f'Not here: {", ".join(lacking)}; --mode=analyze,report adds what there '
       'is to know.'
     )
-  return lines
+  return ' '.join(lines)

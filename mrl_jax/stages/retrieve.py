@@ -20,7 +20,6 @@ from mrl_jax.workdir.metrics_log import MetricWriter
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  del config
   return [workdir.retrieval / 'retrieval.json']
 
 
@@ -32,11 +31,9 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   evaluation split, the database is the training split; where they are the same,
   no row finds itself. Files of an earlier run with other widths are removed.
   """
-  database_MD, database_label_M, _ = embeddings.load(
-    workdir.embeddings, config.train_split
-  )
-  query_QD, query_label_Q, _ = embeddings.load(
-    workdir.embeddings, config.eval_split
+  (database_MD, database_label_M, _), (query_QD, query_label_Q, _) = (
+    embeddings.load(workdir.embeddings, split)
+    for split in (config.train_split, config.eval_split)
   )
   M = len(database_MD)
   is_same = config.eval_split == config.train_split
@@ -57,7 +54,11 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     query_label_Q, database_label_M, leave_one_out=is_same
   )  # fmt: skip
   searches = compare.run(query_QD, database, methods, judge)
-  _remove_all(workdir.retrieval)
+  # The files of an earlier run go, its record first.
+  (workdir.retrieval / 'retrieval.json').unlink(missing_ok=True)
+  for path in workdir.retrieval.glob('*.npz'):
+    if re.fullmatch(r'\d+(-\d+)*', path.stem):
+      path.unlink()
   results = {}
   for name, neighbors, results[name] in tqdm.tqdm(
     searches, total=len(methods), unit='search', disable=None, leave=False
@@ -88,11 +89,3 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     f'of {config.train_split}{", but its own" if is_same else ""}\n'
     + terminal.table(tables.retrieval(results))
   )
-
-
-def _remove_all(folder: pathlib.Path) -> None:
-  """Removes the files of an earlier run, its record first."""
-  (folder / 'retrieval.json').unlink(missing_ok=True)
-  for path in folder.glob('*.npz'):
-    if re.fullmatch(r'\d+(-\d+)*', path.stem):
-      path.unlink()

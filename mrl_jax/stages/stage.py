@@ -22,23 +22,17 @@ from mrl_jax.workdir import Workdir
 class Stage:
   """A pipeline stage and its dependencies.
 
-  Attributes:
-    run: runs the stage on a checkpoint.
-    outputs: returns the paths that it writes; it runs again if one is missing.
-    fields: the config fields that it reads, beside those of the training.
-    needs: stages that must be finished before.
-    first: stages that are run first if they are not finished.
-    shows: stages whose results it uses if they exist.
-    alone: whether only the first process runs it.
+  It runs again if one of the paths that `outputs` returns is missing.
   """
 
   run: Callable[[ConfigDict, Workdir, Checkpoint], None]
   outputs: Callable[[ConfigDict, Workdir], Sequence[pathlib.Path]]
+  # The config fields that it reads, beside those of the training.
   fields: frozenset[str] = frozenset()
-  needs: tuple[str, ...] = ()
-  first: tuple[str, ...] = ()
-  shows: tuple[str, ...] = ()
-  alone: bool = False
+  needs: tuple[str, ...] = ()  # Stages that must be finished before.
+  first: tuple[str, ...] = ()  # Stages that are run first if unfinished.
+  shows: tuple[str, ...] = ()  # Stages whose results it uses if they exist.
+  alone: bool = False  # Only the first process runs it.
 
 
 STAGES = {

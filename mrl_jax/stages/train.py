@@ -32,7 +32,6 @@ _FIT_ROWS = 32768
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  del config
   return [workdir.checkpoints]
 
 
@@ -44,11 +43,14 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   ends an epoch, the evaluation is left to the run that resumes. Raises
   ValueError at a step whose loss is not finite; earlier checkpoints stay.
   """
-  del checkpoint
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch_size(config.batch_size, mesh, config.micro_batches)
-  if config.loss_kernel == 'pallas':
-    _check_can_tile(mesh)
+  platform = jax.default_backend()
+  if config.loss_kernel == 'pallas' and (platform == 'cpu' or mesh.size > 1):
+    raise ValueError(
+      f"loss_kernel 'pallas' on {mesh.size} {platform} devices: "
+      'must be one GPU or TPU'
+    )
   damage = DamageLog(config.max_damaged)
   dataset, source, eval_source = recorded.open_for_training(config, workdir)
   kind = 'vectors' if config.embeddings else 'images'
@@ -87,7 +89,11 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   )
   eval_batches = inputs.evaluation_batches(config, eval_source, mesh, damage)
   with contextlib.ExitStack() as stack:
-    _begin(workdir, state)
+    if not jax.process_index():
+      workdir.write_config()
+      size = sum(x.nbytes for x in jax.tree.leaves(state))
+      files.check_space(workdir.path, size, 'a checkpoint')
+    sharding.barrier('config is written')
     checkpoints = stack.enter_context(
       Checkpoints(workdir.checkpoints, keep=config.keep_checkpoints)
     )
@@ -128,20 +134,10 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     loop.run()
 
 
-def _begin(workdir: Workdir, state: state_lib.State) -> None:
-  """Writes the config, and checks that the disk has room for a checkpoint."""
-  if not jax.process_index():
-    workdir.write_config()
-    size = sum(x.nbytes for x in jax.tree.leaves(state))
-    files.check_space(workdir.path, size, 'a checkpoint')
-  sharding.barrier('config is written')
-
-
 def _open_writer(workdir: Workdir, start_step: int) -> MetricWriter:
   """Opens the metrics, and drops the rows of later steps, with a line.
 
-  A killed run has left such rows, or a checkpoint has been deleted. Stages that
-  read it must run again.
+  Such rows are of a killed run, or of a checkpoint that has been deleted.
   """
   if not jax.process_index():
     workdir.unmark(*workdir.stages_after(start_step))
@@ -153,12 +149,3 @@ def _open_writer(workdir: Workdir, start_step: int) -> MetricWriter:
       'stages have to run again'
     )
   return writer
-
-
-def _check_can_tile(mesh: jax.sharding.Mesh) -> None:
-  platform = jax.default_backend()
-  if platform == 'cpu' or mesh.size > 1:
-    raise ValueError(
-      f"loss_kernel 'pallas' on {mesh.size} {platform} devices: "
-      'must be one GPU or TPU'
-    )

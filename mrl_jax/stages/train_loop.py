@@ -119,10 +119,7 @@ class Loop:
     )
 
   def _measure(self, step: int) -> float:
-    """Evaluates at the end of an epoch; returns the top-1 of the last width.
-
-    Raises Stopped if a signal comes meanwhile.
-    """
+    """Evaluates; returns the top-1 of the last width. May raise Stopped."""
     dims = self.config.nesting_dims
     sums = inference.evaluate(
       self.eval_step,

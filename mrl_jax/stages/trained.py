@@ -14,6 +14,7 @@ from mrl_jax.stages import build
 from mrl_jax.training import inference
 from mrl_jax.training import sharding
 from mrl_jax.training.checkpoint import Checkpoints
+from mrl_jax.training.state import arrays_of
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 
@@ -25,16 +26,14 @@ class Trained(NamedTuple):
   params: Mapping[str, Any]
   batch_stats: Mapping[str, Any]
   step: int
+  mesh: jax.sharding.Mesh
 
   @property
   def model(self) -> models.Classifier:
     return nnx.merge(self.graphdef, self.params, self.batch_stats)
 
   def apply(self, function: Callable, *arrays: np.ndarray) -> Any:
-    """Returns `function(model, *arrays)`, jitted, as numpy arrays.
-
-    The model is in evaluation mode.
-    """
+    """Returns `function(model, *arrays)` as numpy, in evaluation mode."""
 
     @jax.jit
     def run(params, batch_stats, *arrays):
@@ -56,54 +55,34 @@ def chosen(config: ConfigDict, workdir: Workdir) -> Checkpoint:
 def restore(
   config: ConfigDict,
   workdir: Workdir,
-  mesh: jax.sharding.Mesh,
+  checkpoint: Checkpoint,
   num_classes: int,
   *,
-  needed_by: str,
-  checkpoint: Checkpoint | None = None,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> Trained:
   """Restores the model of a checkpoint, on every device of the mesh.
 
-  Args:
-    config: the config of the run.
-    workdir: its workdir.
-    mesh: the devices.
-    num_classes: the number of classes, where the config leaves it open.
-    needed_by: the stage, for messages.
-    checkpoint: the checkpoint to read; None: the one that the config names.
-
-  Raises:
-    ValueError: there is none, or it is not there any more.
+  `num_classes` is used where the config leaves it open; a mesh of None means
+  the devices that the config names. Raises ValueError if the checkpoint is not
+  there any more.
   """
-  if checkpoint is None:
-    checkpoint = chosen(config, workdir)
+  if mesh is None:
+    mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
   step = checkpoint.step
-  if step and workdir.checkpoint(step) != checkpoint:
+  if workdir.checkpoint(step) != checkpoint:
     raise ValueError(
-      f'{needed_by} was to read {workdir.checkpoints / str(step)}, which a '
-      'training has removed meanwhile: start again'
+      f'{workdir.checkpoints / str(step)} was to be read, which a training has '
+      'removed meanwhile: start again'
     )
-  if not step:
-    raise ValueError(
-      f'{needed_by} reads a checkpoint in {workdir.checkpoints}, where there '
-      'is none: run --mode=train first'
-    )
-  graphdef, params, batch_stats = nnx.split(
-    nnx.eval_shape(lambda: build.model(config, num_classes)),
-    nnx.Param,
-    nnx.BatchStat,
-  )
+  model = nnx.eval_shape(lambda: build.model(config, num_classes))
+  graphdef, *_ = nnx.split(model, nnx.Param, nnx.BatchStat)
+  everywhere = sharding.replicated(mesh)
   like = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=sharding.replicated(mesh)
-    ),
-    {
-      'params': nnx.to_pure_dict(params),
-      'batch_stats': nnx.to_pure_dict(batch_stats),
-    },
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+    arrays_of(model),
   )
   with Checkpoints(workdir.checkpoints) as checkpoints:
     restored = checkpoints.restore_model(like, step)
   if 'train' not in workdir.marks():
-    terminal.say(f'{needed_by}: of step {step} of a training not finished yet')
-  return Trained(graphdef, **restored, step=step)
+    terminal.say(f'step {step} is of a training not finished yet')
+  return Trained(graphdef, **restored, step=step, mesh=mesh)

@@ -6,6 +6,7 @@ import sys
 import time
 
 import jax
+import tqdm
 
 from mrl_jax.terminal.tables import show
 from mrl_jax.terminal.tables import Table
@@ -45,8 +46,6 @@ class Progress:
     self.resume(self.start_step)
     self._bar = None
     if sys.stderr.isatty() and not jax.process_index():
-      import tqdm
-
       self._bar = tqdm.tqdm(
         total=self.total_steps,
         initial=self.start_step,
@@ -81,7 +80,8 @@ class Progress:
     if self._bar is not None:
       self._bar.set_description_str(line)
     else:
-      say(f'step {step}/{self.total_steps}  {_clock(left)} left  {line}')
+      clock = tqdm.tqdm.format_interval(left)
+      say(f'step {step}/{self.total_steps}  {clock} left  {line}')
     return rate
 
   def say(self, message: str) -> None:
@@ -102,11 +102,3 @@ class Progress:
     if self._bar is not None:
       self._bar.refresh()
       self._bar.close()
-
-
-def _clock(seconds: float) -> str:
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return (
-    f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
-  )

@@ -17,10 +17,7 @@ _ELEMENT = re.compile(
 
 
 def parse(text: str) -> tuple[int | float | str, ...]:
-  """Parses the elements of a list.
-
-  Raises ValueError for an element that is empty, unless it is quoted.
-  """
+  """Parses a list; ValueError for an empty element that is not quoted."""
   inner = text.strip()
   if inner[:1] + inner[-1:] in ('()', '[]'):
     inner = inner[1:-1].strip()

@@ -15,21 +15,9 @@ class Table(NamedTuple):
 
 
 def accuracy(values: Mapping[str, float], dims: Sequence[int]) -> Table:
-  """The `val/…@<width>` metrics, a row for each width."""
-  return _columns(values, 'val', ('loss', 'top1', 'top5', 'knn1'), dims)
-
-
-def flipped(values: Mapping[str, float], dims: Sequence[int]) -> Table:
-  """The `val_flip/…@<width>` metrics, a row for each width."""
-  return _columns(values, 'val_flip', ('loss', 'top1', 'top5'), dims)
-
-
-def _columns(values, prefix, names, dims) -> Table:
-  rows = [
-    (dim, *(values.get(f'{prefix}/{name}@{dim}') for name in names))
-    for dim in dims
-  ]
-  return Table(('width', *map(title, names)), rows)
+  """The main `val/…@<width>` metrics, a row for each width."""
+  names = [f'val/{name}' for name in ('loss', 'top1', 'top5', 'knn1')]
+  return _columns(values, names, dims)
 
 
 def retrieval(methods: Mapping[str, Mapping]) -> Table:
@@ -54,13 +42,20 @@ def retrieval(methods: Mapping[str, Mapping]) -> Table:
   return Table(('widths', *names.values(), 'MFLOPs/query', 'seconds'), rows)
 
 
-def widths(values: Mapping[str, float], dims: Sequence[int]) -> Table:
-  """All metrics named `<metric>@<width>`, a row for each width."""
+def widths(
+  values: Mapping[str, float], dims: Sequence[int], prefix: str = ''
+) -> Table:
+  """All metrics `<prefix><metric>@<width>`, a row for each width."""
   names = dict.fromkeys(name.partition('@')[0] for name in values)
+  return _columns(values, [x for x in names if x.startswith(prefix)], dims)
+
+
+def _columns(values, names, dims) -> Table:
   rows = [
     (dim, *(values.get(f'{name}@{dim}') for name in names)) for dim in dims
   ]
-  return Table(('width', *map(title, names)), rows)
+  titles = [title(name.rpartition('/')[2]) for name in names]
+  return Table(('width', *titles), rows)
 
 
 def title(metric: str) -> str:
@@ -78,11 +73,8 @@ def markdown(content: Table) -> str:
   """Formats a table as Markdown, with columns but the first aligned right."""
   rule = ['---', *['---:'] * (len(content.header) - 1)]
   lines = [content.header, rule, *(map(show, row) for row in content.rows)]
-  return ''.join(f'| {" | ".join(map(_escaped, row))} |\n' for row in lines)
-
-
-def _escaped(cell: str) -> str:
-  return cell.replace('|', '\\|')
+  escaped = lambda row: [cell.replace('|', '\\|') for cell in row]
+  return ''.join(f'| {" | ".join(escaped(row))} |\n' for row in lines)
 
 
 def csv(content: Table) -> str:
@@ -92,14 +84,13 @@ def csv(content: Table) -> str:
   apostrophe before it keeps it text, as OWASP advises under "CSV Injection":
   class names may come from anyone.
   """
-  return ''.join(map(_csv_row, (content.header, *content.rows)))
-
-
-def _csv_row(row: tuple) -> str:
-  buffer = io.StringIO()
-  # With this terminator, cells with either of its characters are quoted.
-  csv_lib.writer(buffer, lineterminator='\r\n').writerow(map(_as_text, row))
-  return buffer.getvalue().removesuffix('\r\n') + '\n'
+  lines = []
+  for row in (content.header, *content.rows):
+    buffer = io.StringIO()
+    # With this terminator, cells with either of its characters are quoted.
+    csv_lib.writer(buffer, lineterminator='\r\n').writerow(map(_as_text, row))
+    lines.append(buffer.getvalue().removesuffix('\r\n') + '\n')
+  return ''.join(lines)
 
 
 def _as_text(cell: object) -> object:

@@ -91,15 +91,10 @@ class Checkpoints:
   ) -> None:
     """Starts to save, after the previous save has finished.
 
-    Args:
-      state: the state, saved under its step.
-      config: the run's config, in plain JSON types.
-      score: at least 0, higher is better; None: not measured.
-      dataset: the record of the training data, in plain JSON types; None: it is
-        unknown.
-
-    Raises:
-      OSError: this save or the one before it fails.
+    The state is saved under its step. Config and dataset, the record of the
+    training data (None: unknown), are plain JSON types. The score is at least
+    0, higher is better; None: not measured. Raises OSError if this save or the
+    one before it fails.
     """
     model, optimizer = _split(state)
     step = int(state.step)
@@ -178,18 +173,6 @@ class Checkpoints:
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_first), tree
     )
 
-  def read_config(self, step: int) -> dict[str, Any]:
-    """The config that a checkpoint was saved with."""
-    saved = self._saved(step)
-    with saved.told_apart():
-      return saved.read_item('config')
-
-  def read_dataset(self, step: int) -> dict[str, Any] | None:
-    """The record of the training data; None if there is none."""
-    saved = self._saved(step)
-    with saved.told_apart():
-      return saved.read_dataset()
-
   def _restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
     """Restores the items in `like`; checks their layout and fingerprints."""
     saved = self._saved(step)
@@ -201,7 +184,8 @@ class Checkpoints:
         f'checkpoint {saved.folder} is of another model than this, and not '
         f'damaged: {line}'
       )
-    args = {name: _restore_like(tree) for name, tree in like.items()}
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(like))
+    args = {k: ocp.args.StandardRestore(x) for k, x in shapes.items()}
     with saved.told_apart():
       restored = self._manager.restore(step, args=ocp.args.Composite(**args))
       found = {name: restored[name] for name in like}
@@ -242,9 +226,3 @@ def _is_deleted_soon(folder: pathlib.Path) -> bool:
 def _split(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
   model = {'params': state.params, 'batch_stats': state.batch_stats}
   return model, {'step': state.step, 'opt_state': state.opt_state}
-
-
-def _restore_like(tree: Any) -> ocp.args.StandardRestore:
-  return ocp.args.StandardRestore(
-    jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
-  )

@@ -12,6 +12,8 @@ import zlib
 
 import jax
 
+from mrl_jax.training import fingerprint
+
 _OF_THE_FILE = frozenset([None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR])
 _SCARCE = (
   *('RESOURCE_EXHAUSTED', 'Out of memory', 'No space left'),
@@ -59,10 +61,8 @@ def describe(tree: Any) -> dict[str, str]:
   The arrays may be abstract, or Orbax's metadata.
   """
   return {
-    jax.tree_util.keystr(
-      path, simple=True, separator='.'
-    ): f'{jax.numpy.dtype(x.dtype).name} {[*x.shape]}'
-    for path, x in jax.tree.leaves_with_path(tree)
+    name: f'{jax.numpy.dtype(x.dtype).name} {[*x.shape]}'
+    for name, x in fingerprint.by_path(tree).items()
   }
 
 
@@ -75,12 +75,8 @@ def layout_number(described: Mapping[str, str]) -> int:
 def misfit(there: Mapping[str, str], here: Mapping[str, str]) -> str:
   """The first array that differs, and the setting that is the likely cause.
 
-  Args:
-    there: `describe` of the checkpoint, names beginning with its items.
-    here: `describe` of the model to restore.
-
-  Returns:
-    The end of a sentence; empty if nothing differs.
+  Takes what `describe` returns of the checkpoint, with names that begin with
+  its items, and of the model to restore. Returns the end of a sentence.
   """
   differing = sorted(
     name for name in there | here if there.get(name) != here.get(name)

@@ -20,18 +20,16 @@ _RESTART = 'started again, all go on from the last checkpoint'
 
 @contextlib.contextmanager
 def joined(
-  coordinator_address: str | None = None,
-  num_processes: int | None = None,
-  process_id: int | None = None,
+  coordinator_address: str | None,
+  num_processes: int | None,
+  process_id: int | None,
 ) -> Iterator[None]:
   """Makes this process one of several for the duration of the block.
 
-  Enter it before any device is used. Give all three arguments or none; without
-  them TPU pods, SLURM and Kubernetes are detected, and elsewhere nothing
-  happens. Among several processes an exception in the block ends this process
-  at once, a SystemExit with its line.
-
-  Raises ValueError for some but not all arguments, or impossible ones.
+  Enter it before any device is used. Without arguments TPU pods, SLURM and
+  Kubernetes are detected, and elsewhere nothing happens. Among several
+  processes an exception in the block ends this process at once, a SystemExit
+  with its line. Raises ValueError for impossible arguments, or some of them.
   """
   given = (coordinator_address, num_processes, process_id)
   if given == (None, None, None) and not _in_cluster():
@@ -107,11 +105,8 @@ def _check_free(port: int) -> None:
 
 
 def _in_cluster() -> bool:
-  """Whether a cluster has started several processes, as far as can be told.
-
-  `jax.distributed.initialize` would find them, but would also wait for others
-  in an interactive SLURM shell.
-  """
+  """Whether a cluster has started several processes, as far as can be told."""
+  # JAX would find them, but would also wait in an interactive SLURM shell.
   if _slurm_tasks() > 1:
     return True
   if 'JOB_COMPLETION_INDEX' in os.environ and _is_installed('kubernetes'):
@@ -122,10 +117,7 @@ def _in_cluster() -> bool:
 
 
 def _slurm_tasks() -> int:
-  """The number of processes that srun has started; 1 outside of SLURM.
-
-  Raises ValueError for variables that are missing, or contradict each other.
-  """
+  """The number of processes that srun has started; 1 outside of SLURM."""
   tasks = _slurm_number('SLURM_STEP_NUM_TASKS', 1)
   if tasks < 2:
     return tasks
@@ -158,11 +150,8 @@ def _is_installed(package: str) -> bool:
 
 @contextlib.contextmanager
 def _witness() -> Iterator[None]:
-  """Starts a child that prints a line if this process dies within the block.
-
-  JAX's runtime aborts a process whose peers are gone, without any Python code
-  being run.
-  """
+  """Starts a child that prints a line if this process dies within the block."""
+  # JAX's runtime aborts a process whose peers are gone, in C++.
   line = (
     f'OSError: killed, or another process is gone (see its log); {_RESTART}'
   )

@@ -14,6 +14,14 @@ _SPACING = 0x9E3779B9
 _BLOCK = 2**16
 
 
+def by_path(tree: Any) -> dict[str, Any]:
+  """The leaves of a tree by dotted path, in order; list indices are text."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='.'): x
+    for path, x in jax.tree.leaves_with_path(tree)
+  }
+
+
 def of_arrays(tree: Any) -> dict[str, int]:
   """A 32-bit checksum of each array, by its dotted path.
 
@@ -27,10 +35,7 @@ def of_arrays(tree: Any) -> dict[str, int]:
   With several processes all must call this; an array that is whole on each is
   read by each.
   """
-  named = {
-    jax.tree_util.keystr(path, simple=True, separator='.'): x
-    for path, x in jax.tree.leaves_with_path(tree)
-  }
+  named = by_path(tree)
   for x in named.values():
     x.copy_to_host_async()
   # Threads were no faster: numpy's calls on a block are too short for them.
@@ -38,15 +43,10 @@ def of_arrays(tree: Any) -> dict[str, int]:
   if jax.process_count() > 1:
     total = multihost_utils.process_allgather(np.array(sums, np.uint32))
     total = total.sum(0, dtype=np.uint32).tolist()
-    sums = [
-      total[i] if _is_spread(x) else sums[i]
-      for i, x in enumerate(named.values())
-    ]
+    for i, x in enumerate(named.values()):
+      if not (x.is_fully_addressable or x.is_fully_replicated):
+        sums[i] = total[i]
   return dict(zip(named, sums, strict=True))
-
-
-def _is_spread(x: jax.Array) -> bool:
-  return not (x.is_fully_addressable or x.is_fully_replicated)
 
 
 def _own_sum(x: jax.Array) -> int:

@@ -1,7 +1,7 @@
 """Evaluation, prediction and embedding with a trained model, batch by batch."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
@@ -48,30 +48,32 @@ def make_eval_step(
   """Returns the jitted `(params, batch_stats, batch) -> sums` for `evaluate`.
 
   The batch holds `image` (uint8 NHWC), `label` and `mask`; the sums are those
-  of `metrics.masked_sums`.
-
-  Args:
-    graphdef: the graph definition of a `models.Classifier`.
-    normalize: takes uint8 images to float32.
-    dims: the widths to evaluate; None: the nesting dims. Others with MRL-E
-      only.
-    flip: average the logits of each image and its mirror image.
-    sharding: the sharding of the sums; None leaves it to the compiler.
+  of `metrics.masked_sums`. `graphdef` is that of a `models.Classifier`;
+  `normalize` takes uint8 images to float32; `dims` are the widths to evaluate,
+  None the nesting dims, others with MRL-E only; `flip` averages the logits of
+  each image and its mirror image; `sharding` is that of the outputs.
   """
 
   def eval_step(params, batch_stats, batch):
     model = evaluation_model(graphdef, params, batch_stats)
-    image_NHWC = normalize(batch['image'])
-    embedding_ND = model.encoder(image_NHWC)
-    if flip:
-      # The heads are linear: the mean logits are those of the mean embedding.
-      embedding_ND += model.encoder(image_NHWC[:, :, ::-1])
-      embedding_ND /= 2
+    _, embedding_ND = _embed(model, normalize(batch['image']), flip)
     loss_GN, rank_GN = model.head.statistics(embedding_ND, batch['label'], dims)
     mask_N = losses.counted(batch['label'], batch['mask'])
     return metrics.masked_sums(loss_GN, rank_GN, mask_N)
 
   return jax.jit(eval_step, out_shardings=sharding)
+
+
+def _embed(
+  model: nnx.Module, image_NHWC: jax.Array, flip: bool
+) -> tuple[jax.Array, jax.Array]:
+  """The images' embeddings, and those that the heads are to read."""
+  embedding_ND = model.encoder(image_NHWC)
+  if not flip:
+    return embedding_ND, embedding_ND
+  # The heads are linear: the mean logits are those of the mean embedding.
+  mirrored_ND = model.encoder(image_NHWC[:, :, ::-1])
+  return embedding_ND, (embedding_ND + mirrored_ND) / 2
 
 
 def evaluate(
@@ -97,15 +99,25 @@ def evaluate(
   return totals
 
 
+class Wanted(NamedTuple):
+  """Settings of `make_predict_step`; `dims` and `flip` as in `make_eval_step`.
+
+  For a set with other classes, `members` are the model's classes that count as
+  each: its logit is the largest of theirs, and all others are ignored.
+  """
+
+  dims: Sequence[int] | None = None
+  members: Sequence[Sequence[int]] | None = None
+  flip: bool = False
+  saved_dims: Sequence[int] = ()  # Those of `dims` whose logits are returned.
+  embedding: bool = False  # Whether the embedding is returned.
+
+
 def make_predict_step(
   graphdef: nnx.GraphDef,
   normalize: Callable[[jax.Array], jax.Array],
+  wanted: Wanted,
   *,
-  dims: Sequence[int] | None = None,
-  members: Sequence[Sequence[int]] | None = None,
-  flip: bool = False,
-  saved_dims: Sequence[int] = (),
-  embedding: bool = False,
   sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[[Arrays, Arrays, Arrays], dict[str, jax.Array]]:
   """Returns the jitted `(params, batch_stats, batch) -> outputs`.
@@ -113,45 +125,29 @@ def make_predict_step(
   The outputs are `loss` [G, N] in nats, `top` (the 5 best classes, int32
   [G, N, 5], ties to the lower), the batch's `label` and `mask`, and on request
   `logits` (float16 [len(saved_dims), N, C]) and `embedding` [N, D]. G is 0 for
-  a model without heads.
-
-  Args:
-    graphdef: the graph definition of a `models.Classifier`.
-    normalize: takes uint8 images to float32.
-    dims: the classifier dims, G of them; None: the nesting dims. Others with
-      MRL-E only.
-    members: for a set with other classes, the model's classes that count as
-      each: its logit is the largest of theirs, and all others are ignored.
-    flip: average the logits of each image and its mirror image.
-    saved_dims: those of `dims` whose logits are among the outputs.
-    embedding: whether the embedding is among the outputs.
-    sharding: the sharding of the outputs; None leaves it to the compiler.
+  a model without heads. The other arguments are those of `make_eval_step`.
   """
-  member_SM = None if members is None else _padded(members)
+  member_SM = None if wanted.members is None else _padded(wanted.members)
 
   def predict_step(params, batch_stats, batch):
     model = evaluation_model(graphdef, params, batch_stats)
     image_NHWC = normalize(batch['image'])
-    embedding_ND = model.encoder(image_NHWC)
-    read_ND = embedding_ND
-    if flip:
-      # The heads are linear: the mean logits are those of the mean embedding.
-      read_ND = (embedding_ND + model.encoder(image_NHWC[:, :, ::-1])) / 2
+    embedding_ND, read_ND = _embed(model, image_NHWC, wanted.flip)
     outputs = {'label': batch['label'], 'mask': batch['mask']}
-    if embedding:
+    if wanted.embedding:
       outputs['embedding'] = embedding_ND
     if model.head is None:
       N = len(embedding_ND)
       outputs['loss'] = jnp.zeros((0, N))
       outputs['top'] = jnp.zeros((0, N, 1), jnp.int32)
       return outputs
-    widths = tuple(dims or model.head.nesting_dims)
+    widths = tuple(wanted.dims or model.head.nesting_dims)
     if widths == model.head.nesting_dims:
       logits_GNC = model.head(read_ND)
     else:
       logits_GNC = model.head.at(read_ND, widths)
-    if saved_dims:
-      rows = np.array([widths.index(dim) for dim in saved_dims])
+    if wanted.saved_dims:
+      rows = np.array([widths.index(dim) for dim in wanted.saved_dims])
       outputs['logits'] = logits_GNC[rows].astype(jnp.float16)
     if member_SM is not None:
       logits_GNC = logits_GNC[:, :, member_SM].max(-1)

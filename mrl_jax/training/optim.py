@@ -58,10 +58,12 @@ def schedule(
   """
   total = num_epochs * steps_per_epoch
   peak = round(peak_epoch * steps_per_epoch)
-  if name in ('cyclic', 'cosine') and not 0 <= peak < total:
+  if name in ('cyclic', 'cosine') and peak >= total:
     raise ValueError(
-      f'peak_epoch {peak_epoch}: must be in [0, num_epochs={num_epochs})'
+      f'peak_epoch {peak_epoch}: must be below num_epochs={num_epochs}'
     )
+  if name == 'step' and list(step_epochs) != sorted(set(step_epochs)):
+    raise ValueError(f'step_epochs {step_epochs}: must be increasing numbers')
   if name == 'constant':
     return optax.constant_schedule(learning_rate)
   if name == 'step':
@@ -82,9 +84,7 @@ def schedule(
   return lambda step: jnp.interp(step, knots, values)
 
 
-@checks.takes(
-  name=checks.choice(*DECAY_MASKS),
-)
+@checks.takes(name=checks.choice(*DECAY_MASKS))
 def decay_mask(name: str) -> Callable[[optax.Params], optax.Params]:
   """Returns a function that marks the parameters to which weight decay applies.
 
@@ -93,11 +93,8 @@ def decay_mask(name: str) -> Callable[[optax.Params], optax.Params]:
   BatchNorm of each downsampling branch and the head's bias do decay.
   """
 
-  def decays(path: tuple, parameter: jax.Array) -> bool:
-    del parameter
-    names = [
-      str(getattr(key, 'key', getattr(key, 'name', key))) for key in path
-    ]
+  def decays(path: tuple, _: jax.Array) -> bool:
+    names = jax.tree_util.keystr(path, simple=True, separator='.').split('.')
     if name == 'no_norm_no_bias':
       return 'kernel' in names
     return name == 'all' or not any(part.startswith('bn') for part in names)

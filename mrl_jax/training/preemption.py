@@ -71,11 +71,7 @@ class Preemption:
     return self._number is not None
 
   def until(self, batches: Iterable[Any]) -> Iterator[Any]:
-    """Yields the batches, and raises Stopped once a signal has come.
-
-    With several processes it never raises, as they would stop at different
-    batches.
-    """
+    """Yields batches; raises Stopped after a signal, unless among processes."""
     for batch in batches:
       if self._number is not None:
         raise Stopped

@@ -26,12 +26,12 @@ _ITEMS = '_CHECKPOINT_METADATA'
 class SavedStep:
   """The files of the checkpoint of one step.
 
-  Call the other methods inside `told_apart`, which turns what they raise into a
-  ValueError of one line.
+  `read` raises a ValueError of one line; call the other methods inside
+  `told_apart`, which turns what they raise into one.
   """
 
   def __init__(self, directory: str | os.PathLike, step: int):
-    self.folder = epath.Path(directory) / str(step)
+    self.folder = pathlib.Path(directory) / str(step)
     self._step = step
 
   @contextlib.contextmanager
@@ -77,15 +77,21 @@ class SavedStep:
     self._check_within_reach([*items, *(['fingerprints'] if has_some else [])])
     return self._parse('fingerprints/metadata') if has_some else None
 
-  def read_item(self, item: str) -> dict[str, Any]:
-    """The content of an item saved as JSON. One process alone may call this."""
-    saved = self.numbers([item])
-    content = self._parse(f'{item}/metadata')
-    expected = {'step': self._step, item: _text_number(content)}
-    for name, number in expected.items() if saved is not None else ():
-      if saved.get(name) != number:
-        raise DamagedError(f'not as saved: {name}')
-    return content
+  def read(self, item: str) -> dict[str, Any] | None:
+    """The content of an item saved as JSON; None for a dataset without record.
+
+    One process alone may call this.
+    """
+    with self.told_apart():
+      if item == 'dataset' and item not in self.items():
+        return None
+      saved = self.numbers([item])
+      content = self._parse(f'{item}/metadata')
+      expected = {'step': self._step, item: _text_number(content)}
+      for name, number in expected.items() if saved is not None else ():
+        if saved.get(name) != number:
+          raise DamagedError(f'not as saved: {name}')
+      return content
 
   def check_score(self) -> None:
     """Raises DamagedError if the score has changed since it was saved."""
@@ -107,29 +113,26 @@ class SavedStep:
 
   def score(self) -> float | None:
     """The score, or None if it has no file."""
-    path = pathlib.Path(self.folder / 'metrics' / 'metrics')
+    path = self.folder / 'metrics' / 'metrics'
     return files.read_json(path, missing={}).get('score')
 
   def set_score(self, score: float) -> None:
     """Replaces the score and its fingerprint."""
     content = {'score': score}
-    path = pathlib.Path(self.folder / 'fingerprints' / 'metadata')
+    path = self.folder / 'fingerprints' / 'metadata'
     numbers = files.read_json(path, missing={})
     if numbers:
       # Without a fingerprint any score is accepted, so this may be interrupted.
       numbers.pop('metrics', None)
       files.write_json(path, numbers)
-    files.write_json(pathlib.Path(self.folder / 'metrics' / 'metrics'), content)
+    files.write_json(self.folder / 'metrics' / 'metrics', content)
     if numbers:
       files.write_json(path, numbers | {'metrics': _text_number(content)})
 
-  def read_dataset(self) -> dict[str, Any] | None:
-    """The record of the training data; None if there is none."""
-    return self.read_item('dataset') if 'dataset' in self.items() else None
-
   def metadata(self, item: str, saved: Mapping[str, int] | None) -> Any:
     """Orbax's description of an item's arrays, as a tree."""
-    found = ocp.StandardCheckpointHandler().metadata(self.folder / item).tree
+    path = self.folder / item
+    found = ocp.StandardCheckpointHandler().metadata(epath.Path(path)).tree
     if saved is not None:
       _check_layout(item, faults.describe(found), saved)
     return found
@@ -198,7 +201,7 @@ def _layout(item: str) -> str:
   return f'names, dtypes and shapes of {item}'
 
 
-def _files_below(folder: epath.Path) -> Iterator[epath.Path]:
+def _files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   for path in folder.iterdir():
     if path.is_dir():
       yield from _files_below(path)

@@ -37,26 +37,26 @@ def create(
 ) -> tuple[nnx.GraphDef, State]:
   """Splits a new model into its graph definition and a State of step 0.
 
-  Args:
-    model: the model. BatchNorm layers whose scale and bias are both frozen are
-      put in evaluation mode.
-    optimizer: holds state for the trainable parameters only.
-    trainable: patterns of the parameters that train, see `trainable.matches`;
-      empty: all parameters.
-
-  Raises:
-    ValueError: a pattern matches no parameter.
+  `trainable` holds patterns of the parameters that train, see
+  `trainable.matches`; the optimizer has state for these only. BatchNorm layers
+  whose scale and bias are both frozen are put in evaluation mode. Raises
+  ValueError if a pattern matches no parameter.
   """
   _freeze_norms(model, trainable_lib.parse(trainable))
-  graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-  params = nnx.to_pure_dict(params)
-  state = State(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    batch_stats=nnx.to_pure_dict(batch_stats),
-    opt_state=optimizer.init(trainable_lib.split(params, trainable)[0]),
-  )
-  return graphdef, state
+  arrays = arrays_of(model)
+  trained, _ = trainable_lib.split(arrays['params'], trainable)
+  step, opt_state = jnp.zeros((), jnp.int32), optimizer.init(trained)
+  graphdef, *_ = nnx.split(model, nnx.Param, nnx.BatchStat)
+  return graphdef, State(step, **arrays, opt_state=opt_state)
+
+
+def arrays_of(module: nnx.Module) -> dict[str, Any]:
+  """The `params` and `batch_stats` of a module, as nested dicts."""
+  kinds = {'params': nnx.Param, 'batch_stats': nnx.BatchStat}
+  return {
+    name: nnx.to_pure_dict(nnx.state(module, kind))
+    for name, kind in kinds.items()
+  }
 
 
 def _freeze_norms(model: nnx.Module, patterns: Sequence[str]) -> None:

@@ -7,26 +7,9 @@ from flax import traverse_util
 
 Arrays = Mapping[str, Any]
 
-# The settings of fine-tuning a trained ResNet-50 (arXiv 2205.13147, table 26):
-# the heads alone, then more and more of the last block.
-PRESETS = {
-  'head': ('head',),
-  'layer4.2.conv3, head': ('layer4.2.conv3', 'head'),
-  'layer4.2.conv2, layer4.2.conv3, head': (
-    'layer4.2.conv2',
-    'layer4.2.conv3',
-    'head',
-  ),
-  'layer4.2, head': ('layer4.2', 'head'),
-}
-
 
 def parse(patterns: Sequence[str]) -> tuple[str, ...]:
-  """Splits entries at their commas into patterns.
-
-  The names of `PRESETS` are entries, too. Raises ValueError for an entry that
-  is no text, or is empty.
-  """
+  """Splits entries at commas into patterns; ValueError for an empty one."""
   if isinstance(patterns, str):
     patterns = (patterns,)
   for entry in patterns:

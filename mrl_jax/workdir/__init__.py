@@ -62,19 +62,13 @@ class Workdir:
     later: Mapping[str, Any] | None = None,
     read_dataset: Callable[['Workdir'], str] | None = None,
   ):
-    """Opens a workdir, and writes nothing.
+    """Opens a workdir, which need not exist yet, and writes nothing.
 
-    Args:
-      path: the folder, which need not exist yet.
-      config: the resolved config, as plain JSON types.
-      free: the fields that training does not depend on.
-      later: fields added to the config later, with the values old runs implied.
-      read_dataset: returns a string that changes with the files of the dataset,
-        for `hash_of`.
-
-    Raises:
-      ValueError: `path` is a file or cannot be written, or the model there was
-        trained with another config.
+    Training does not depend on the fields `free` of the config; those of
+    `later` were added to it later, and have the values old runs implied.
+    `read_dataset` returns a string that changes with the dataset's files, for
+    `hash_of`. Raises ValueError if `path` is a file or cannot be written, or
+    the model there was trained with another config.
     """
     self.path = files.local(path, 'workdir').absolute()
     _check_writable(self.path)
@@ -105,10 +99,7 @@ class Workdir:
   def check_config(
     self, recorded: Mapping[str, Any], where: str | os.PathLike
   ) -> None:
-    """Raises ValueError if `recorded` was trained with other settings.
-
-    The message names each field that differs, with both values.
-    """
+    """Raises ValueError, naming them, if `recorded` has other settings."""
     differences = config_record.differences(
       {**self._later, **recorded}, self.config, self._free
     )
@@ -165,19 +156,12 @@ class Workdir:
     return files.read_json(self._stages_path, schema, missing={})
 
   def mark(
-    self,
-    stage: str,
-    fingerprint: str,
-    seconds: float,
-    checkpoint: Checkpoint,
+    self, stage: str, fingerprint: str, seconds: float, checkpoint: Checkpoint
   ) -> None:
-    """Records that a stage is finished.
+    """Records that a stage is finished, and how many seconds it took.
 
-    Args:
-      stage: the name of the stage.
-      fingerprint: a hash of everything that its results depend on.
-      seconds: how long it took.
-      checkpoint: the checkpoint that it read; for training, its last one.
+    `fingerprint` changes with everything that its results depend on;
+    `checkpoint` is the one that it read, or the last one of a training.
     """
     with lock.exclusive(self._stages_path):
       marks = self.marks()

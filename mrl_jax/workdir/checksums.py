@@ -43,12 +43,9 @@ class Checksum(msgspec.Struct, forbid_unknown_fields=True):
 class Sealed(NamedTuple):
   """A JSON file that `write` wrote, as `read` returns it.
 
-  Attributes:
-    path: the path of the file.
-    record: its content, without the checksums.
-    files: checksums by the names of the files beside it; None if it was written
-      before there were checksums, and nothing can be checked.
-    remedy: what to do about a mismatch; error messages end with it.
+  `record` is its content without the checksums, which are in `files` by the
+  names of the files beside it. None there means that it was written before
+  there were checksums, and nothing can be checked. Errors end with `remedy`.
   """
 
   path: pathlib.Path
@@ -69,10 +66,7 @@ class Sealed(NamedTuple):
         raise ValueError(f'{path} {reason}: {self.remedy}')
 
   def check_folder(self) -> None:
-    """Checks every file, and that the folder has no other.
-
-    Hidden files, and folders, are ignored.
-    """
+    """Checks every file, and that there is no other beside hidden ones."""
     if self.files is None:
       return
     self.check(*self.files)
@@ -116,10 +110,7 @@ def write(
 ) -> None:
   """Writes a sealed JSON file, whole or not at all.
 
-  Args:
-    path: the file to write.
-    record: its content.
-    files: the files that it describes, in the same folder and written already.
+  `files` are those it describes, in the same folder and written already.
   """
   record = dict(record)
   if files := sorted(files):
@@ -127,28 +118,18 @@ def write(
       file.relative_to(path.parent).as_posix(): msgspec.to_builtins(of(file))
       for file in files
     }
-  text = _text(record | {_OWN: _FORM})
-  own = xxhash.xxh3_64_hexdigest(text.encode())
-  files_lib.write_text(path, _text(record | {_OWN: _FORM + own}))
-
-
-def _text(record: Mapping[str, Any]) -> str:
-  return json.dumps(record, indent=2) + '\n'
+  text = lambda own: json.dumps(record | {_OWN: own}, indent=2) + '\n'
+  own = xxhash.xxh3_64_hexdigest(text(_FORM).encode())
+  files_lib.write_text(path, text(_FORM + own))
 
 
 def read(path: pathlib.Path, remedy: str) -> Sealed:
   """Reads a JSON file that `write` wrote, or one without checksums.
 
   A warning says that the latter cannot be checked. `Sealed.check` checks the
-  files that it describes.
-
-  Args:
-    path: the file.
-    remedy: what to do about a mismatch, as 'delete it and run --mode=embed'.
-
-  Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: it is not JSON, or not as it was written.
+  files that it describes. `remedy` says what to do about a mismatch, as 'delete
+  it and run --mode=embed'. Raises FileNotFoundError, or ValueError if it is not
+  JSON, or not as it was written.
   """
   data = path.read_bytes()
   marks = (f'"{_OWN}"'.encode() in data, f'"{_FORM}'.encode() in data)
@@ -216,10 +197,7 @@ def main() -> None:
 
 
 def _check(folder: pathlib.Path) -> None:
-  """Checks a folder, and prints how many files and bytes are as written.
-
-  Raises ValueError for a folder without a sealed file, or a mismatch.
-  """
+  """Checks a folder, and prints how many files and bytes are as written."""
   if not folder.is_dir():
     raise ValueError(f'{folder}: there is no such folder')
   paths = sorted(path for path in folder.glob('*.json') if _is_sealed(path))

@@ -28,10 +28,7 @@ def local(path: str | os.PathLike, name: str) -> pathlib.Path:
 
 
 def check_space(folder: pathlib.Path, size: int, name: str) -> None:
-  """Raises OSError if the disk of `folder` has less than `size` bytes free.
-
-  The message says that `name` takes them.
-  """
+  """Raises OSError if a disk lacks the `size` bytes that `name` takes."""
   free = shutil.disk_usage(folder).free
   if free < size:
     raise OSError(
@@ -113,16 +110,10 @@ def read_json(
 ) -> Any:
   """Reads a JSON file, and checks it against a schema.
 
-  Args:
-    path: the file.
-    schema: a type that msgspec knows: a `msgspec.Struct`, or a plain type such
-      as `dict[str, int]`; by default, any JSON object.
-    missing: the value returned where there is no file; None raises
-      FileNotFoundError.
-
-  Raises:
-    ValueError: the file cannot be read, is not JSON, or not of the schema. The
-      message names the file and the field.
+  The schema is a type that msgspec knows, by default any JSON object. `missing`
+  is returned where there is no file; None raises FileNotFoundError. Raises
+  ValueError, naming file and field, if the file cannot be read, is not JSON, or
+  not of the schema.
   """
   try:
     data = pathlib.Path(path).read_bytes()

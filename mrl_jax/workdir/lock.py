@@ -14,15 +14,10 @@ _PATIENCE = 60
 
 @contextlib.contextmanager
 def held(path: pathlib.Path, task: str, refusal: str) -> Iterator[None]:
-  """Holds a lock for the length of a task.
+  """Holds a lock, in a folder that exists, for the length of a task.
 
-  Args:
-    path: the lock's file, in a folder that exists.
-    task: the name of the task, which other processes see with pid and host.
-    refusal: the error message where another process holds the lock.
-
-  Raises:
-    ValueError: another process holds the lock; it is named after `refusal`.
+  Other processes see the task's name with pid and host. Raises ValueError if
+  one of them holds the lock; the message is `refusal`, then who holds it.
   """
   # The lock's own file does not serve: a second process may empty it.
   holder = path.with_name(f'{path.name}-holder')

@@ -67,7 +67,7 @@ class MetricWriter:
     """
     if not self._path:
       return
-    line = _line({'step': step, **_finite(step, values)})
+    line = json.dumps({'step': step, **_finite(step, values)}) + '\n'
     with lock.exclusive(self._path), open(self._path, 'a+b') as file:
       _drop_torn_line(file)
       file.write(line.encode())
@@ -78,13 +78,9 @@ class MetricWriter:
   ) -> None:
     """Writes a row in place of earlier ones of the same step.
 
-    A row that replaces none comes after the rows of its step and earlier ones.
-
-    Args:
-      step: the step of the row.
-      values: finite numbers, by name.
-      prefix: rows of the step with a name that begins so are replaced; None
-        replaces rows with the same names.
+    Those are the rows with a name that begins with `prefix`; None: rows with
+    the same names. A row that replaces none comes after the rows of its step
+    and earlier ones. Raises ValueError for a value that is not finite.
     """
     if not self._path:
       return
@@ -128,12 +124,8 @@ def _replaced(
   return [*rest[:at], row, *rest[at:]]
 
 
-def _line(record: Mapping[str, float]) -> str:
-  return json.dumps(record) + '\n'
-
-
 def _write(path: pathlib.Path, records: Iterable[Mapping[str, float]]) -> None:
-  files.write_text(path, ''.join(map(_line, records)))
+  files.write_text(path, ''.join(json.dumps(x) + '\n' for x in records))
 
 
 def _drop_torn_line(file: BinaryIO) -> None:
@@ -169,11 +161,8 @@ def last_evaluation(
 ) -> dict[str, float] | None:
   """The last row of the stage evaluate in a metrics.jsonl; None without one.
 
-  Args:
-    path: the metrics.jsonl.
-    width: a measured dim, of which the row must have the 1-NN accuracy. Rows
-      that training writes have none.
-    step: the step of the checkpoint; None for any.
+  The row must be of this checkpoint's step (None: of any), and have the 1-NN
+  accuracy of this measured dim, which rows of the training do not have.
   """
   rows = [
     record

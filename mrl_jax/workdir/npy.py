@@ -17,11 +17,8 @@ _CHUNK = 64 << 20
 def load(path: str | os.PathLike, *, mmap: bool = False) -> np.ndarray:
   """Loads the array of a .npy file; with `mmap`, a read-only map of it.
 
-  Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: the file is not a .npy of plain numbers, its header is damaged,
-      or it is longer or shorter than its header says. The message names the
-      file.
+  Raises FileNotFoundError, or ValueError, naming the file, if it is not a .npy
+  of plain numbers, or longer or shorter than its header says.
   """
   path = _existing(path)
   try:
@@ -60,14 +57,8 @@ def load_npz(
 ) -> dict[str, np.ndarray]:
   """Loads the arrays of a .npz file, by their names.
 
-  Args:
-    path: the file.
-    names: names that there must be an array of.
-
-  Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: the file is not a .npz of plain numbers, is damaged, or lacks an
-      array. The message names the file.
+  Raises FileNotFoundError, or ValueError, naming the file, if it is not a .npz
+  of plain numbers, is damaged, or lacks an array of `names`.
   """
   path = _existing(path)
   try:
@@ -128,12 +119,10 @@ class Writer:
   def __init__(
     self, path: str | os.PathLike, *, groups: int | None = None, most: int = 0
   ):
-    """Opens the file.
+    """Overwrites the file.
 
-    Args:
-      path: the file, which is overwritten.
-      groups: G; each block appended is [G, B, …].
-      most: the most rows that there can be; needed with `groups` alone.
+    With `groups`, G, each block appended is [G, B, …], and there can be at most
+    `most` rows.
     """
     self._file = open(path, 'w+b')  # noqa: SIM115 (closed in __exit__)
     self._groups, self._most = groups, most
@@ -206,17 +195,10 @@ def load_with_manifest(
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
   """Loads the arrays beside a manifest; returns read-only maps, and its record.
 
-  The files are read once, to compare their checksums.
-
-  Args:
-    manifest_path: the JSON file, which `checksums.write` wrote.
-    paths: the .npy files.
-    expected: returns the shape and dtype of each array, by the record.
-    command: writes the files; errors say to run it.
-
-  Raises:
-    ValueError: a file is missing, is not as it was written, or is not what the
-      manifest says.
+  `checksums.write` wrote the manifest; the files are read once, to compare
+  their checksums. `expected` returns the shape and dtype of each array by the
+  record. Raises ValueError, which says to run `command`, if a file is missing,
+  or is not as it was written, or not what the manifest says.
   """
   for path in (manifest_path, *paths):
     if not path.exists():

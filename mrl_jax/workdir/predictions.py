@@ -23,16 +23,12 @@ KINDS = ('logits', 'predictions', 'labels')
 class Predictions(NamedTuple):
   """The heads' outputs for a split, in its order, without damaged images.
 
-  Attributes:
-    logits_GNC: float16, on disk.
-    prediction_GN: int32.
-    label_N: int32.
-    manifest: dims, counts and checkpoint.
+  `manifest` has dims, counts and checkpoint.
   """
 
-  logits_GNC: np.ndarray
-  prediction_GN: np.ndarray
-  label_N: np.ndarray
+  logits_GNC: np.ndarray  # float16, on disk.
+  prediction_GN: np.ndarray  # int32.
+  label_N: np.ndarray  # int32.
   manifest: dict[str, Any]
 
 

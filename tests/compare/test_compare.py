@@ -120,10 +120,10 @@ def test_low_rank_by_hand():
 def test_a_probe_finds_what_a_dim_knows():
   row_MD = np.array([[0.0, 1], [1, 0], [0, 0], [1, 1]] * 5)
   label_M = row_MD[:, 1].astype(int)
-  arrays = (row_MD, label_M, row_MD, label_M)
-  found = probe.top1(*arrays, (1, 2), num_classes=2)
+  rows = probe.Rows(row_MD, label_M)
+  found = probe.top1(rows, rows, (1, 2), num_classes=2)
   assert found == {1: 50.0, 2: 100.0}
-  found = probe.top1(*arrays, (1,), num_classes=2, order_D=np.array([1, 0]))
+  found = probe.top1(rows, rows, (1,), num_classes=2, order_D=np.array([1, 0]))
   assert found == {1: 100.0}
 
 
@@ -137,10 +137,8 @@ def test_a_probe_is_scikit_learns(tmp_path):
   np.save(tmp_path / 'rows.npy', rows)
   order_D = np.random.default_rng(1).permutation(64)
   fit = lambda: probe.top1(
-    np.load(tmp_path / 'rows.npy', mmap_mode='r'),
-    label_N[:1200],
-    queries,
-    label_N[1200:],
+    probe.Rows(np.load(tmp_path / 'rows.npy', mmap_mode='r'), label_N[:1200]),
+    probe.Rows(queries, label_N[1200:]),
     (4, 16, 64),
     num_classes=10,
     order_D=order_D,
@@ -158,12 +156,12 @@ def test_a_probe_is_scikit_learns(tmp_path):
 
 
 def test_what_no_probe_is_fitted_to():
-  row_MD, label_M = np.ones((4, 2)), np.array([0, 1, 2, 1])
+  rows = probe.Rows(np.ones((4, 2)), np.array([0, 1, 2, 1]))
   with pytest.raises(ValueError, match='label 2 at position 2'):
-    probe.top1(row_MD, label_M, row_MD, label_M, (2,), num_classes=2)
-  row_MD[3, 1] = np.nan
+    probe.top1(rows, rows, (2,), num_classes=2)
+  rows.row_ND[3, 1] = np.nan
   with pytest.raises(ValueError, match='row 3 is not finite'):
-    probe.top1(row_MD, label_M, row_MD, label_M, (2,), num_classes=3)
+    probe.top1(rows, rows, (2,), num_classes=3)
 
 
 def test_runs_that_do_not_compare(workdirs, config, tmp_path):

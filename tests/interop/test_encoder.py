@@ -28,11 +28,12 @@ from mrl_jax.interop.pytorch import load
 from mrl_jax.stages import build
 from mrl_jax.stages import export
 from mrl_jax.stages import export_records
-from mrl_jax.stages import init_from
 from mrl_jax.stages import inputs
 from mrl_jax.stages import recorded
 from mrl_jax.stages import trained as trained_lib
+from mrl_jax.training import fingerprint
 from mrl_jax.training.checkpoint import Checkpoints
+from mrl_jax.training.state import arrays_of
 from mrl_jax.workdir import embeddings
 from mrl_jax.workdir import files
 from mrl_jax.workdir import predictions
@@ -196,7 +197,7 @@ def test_the_heads_of_every_kind(kind, dims, tmp_path):
   model = build.model(config, 3)
   graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
   trained = trained_lib.Trained(
-    graphdef, *map(nnx.to_pure_dict, (params, batch_stats)), step=1
+    graphdef, *map(nnx.to_pure_dict, (params, batch_stats)), step=1, mesh=None
   )
   export._write_heads(tmp_path / 'heads.npz', trained)
   heads = classify.read(tmp_path / 'heads.npz', shared=kind == 'mrl_e')
@@ -353,7 +354,8 @@ def test_the_artifact_needs_nothing_of_this_package(exported, tmp_path):
   command = [sys.executable, '-c', ALONE, workdir.export / 'encoder.stablehlo']
   subprocess.run([*command, tmp_path], check=True, cwd=tmp_path)
   mesh = jax.make_mesh((1,), ('data',), devices=jax.devices()[:1])
-  trained = trained_lib.restore(config, workdir, mesh, 2, needed_by='test')
+  chosen = trained_lib.chosen(config, workdir)
+  trained = trained_lib.restore(config, workdir, chosen, 2, mesh=mesh)
   model = nnx.merge(trained.graphdef, trained.params, trained.batch_stats)
   model.eval()
   rng = np.random.default_rng(0)
@@ -380,7 +382,7 @@ def test_other_encoders_take_any_batch_size(name):
   model = build.model(config, 2)
   graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
   arrays = map(nnx.to_pure_dict, (params, batch_stats))
-  trained = trained_lib.Trained(graphdef, *arrays, step=1)
+  trained = trained_lib.Trained(graphdef, *arrays, step=1, mesh=None)
   preprocess = export_records.preprocess(config)
   artifact = export._artifact(config, trained, preprocess)
   loaded = jax.export.deserialize(artifact)
@@ -425,14 +427,9 @@ def test_the_tensors_read_back_bit_for_bit(exported, tmp_path):
   with Checkpoints(workdir.checkpoints) as checkpoints:
     step = checkpoints.latest_step
     saved = checkpoints.restore_model(checkpoints.model_shapes(step), step)
-  _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-  for ours, theirs in (
-    (params, saved['params']),
-    (batch_stats, saved['batch_stats']),
-  ):
-    chex.assert_trees_all_equal(
-      init_from._named(nnx.to_pure_dict(ours)), init_from._named(theirs)
-    )
+  chex.assert_trees_all_equal(
+    fingerprint.by_path(arrays_of(model)), fingerprint.by_path(saved)
+  )
   with safetensors.safe_open(path, 'np') as file:
     assert file.metadata()['nesting_dims'] == '2,8,64'
     assert file.metadata()['head'] == 'mrl'
@@ -448,7 +445,8 @@ def test_a_pytorch_model_loads_the_tensors(exported):
   module.load_state_dict(load_file(workdir.export / 'model.safetensors'))
   module.eval()
   mesh = jax.make_mesh((1,), ('data',), devices=jax.devices()[:1])
-  trained = trained_lib.restore(config, workdir, mesh, 2, needed_by='test')
+  chosen = trained_lib.chosen(config, workdir)
+  trained = trained_lib.restore(config, workdir, chosen, 2, mesh=mesh)
   model = nnx.merge(trained.graphdef, trained.params, trained.batch_stats)
   model.eval()
   rng = np.random.default_rng(0)

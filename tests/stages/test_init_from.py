@@ -9,7 +9,9 @@ import pytest
 from mrl_jax import stages
 from mrl_jax.stages import build
 from mrl_jax.stages import init_from as initial
+from mrl_jax.training import fingerprint
 from mrl_jax.training.checkpoint import Checkpoints
+from mrl_jax.training.state import arrays_of
 from tests.training.test_fingerprint import flip
 
 PATTERNS = ('layer3.0.conv2', 'head')
@@ -55,7 +57,7 @@ def test_a_run_starts_from_the_encoder_of_another(trained, tmp_path, capsys):
   )
   before, after = restored(path, 4), restored(tmp_path, 4)
   chex.assert_trees_all_equal(before['batch_stats'], after['batch_stats'])
-  names = initial._named(
+  names = fingerprint.by_path(
     jax.tree.map(
       lambda a, b: bool((a != b).any()),
       before['params']['encoder'],
@@ -73,8 +75,8 @@ def test_heads_of_the_same_shape_are_taken_over(trained, end):
   model = build.model(tuned, 10)
   initial.initialise(tuned, model)
   chex.assert_trees_all_equal(
-    initial._named(initial._state(model)),
-    initial._named(restored(path, 4)),
+    fingerprint.by_path(arrays_of(model)),
+    fingerprint.by_path(restored(path, 4)),
   )
 
 
@@ -84,9 +86,7 @@ def test_heads_of_other_widths_stay_fresh(trained):
   tuned = finetune(config, path, nesting_dims=(4, 6, 64))
   model, fresh = build.model(tuned, 10), build.model(tuned, 10)
   initial.initialise(tuned, model)
-  chex.assert_trees_all_equal(
-    initial._state(model.head), initial._state(fresh.head)
-  )
+  chex.assert_trees_all_equal(arrays_of(model.head), arrays_of(fresh.head))
 
 
 def test_a_damaged_start_is_refused(trained, tmp_path):
@@ -119,7 +119,7 @@ def test_another_encoder_is_refused(trained):
   config, path = trained
   tuned = finetune(config, path, encoder='resnet20')
   with pytest.raises(
-    ValueError, match=r'\(resnet8\): another encoder .* None there and'
+    ValueError, match=r'\(resnet8\): another encoder .* absent there and'
   ):
     initial.initialise(tuned, build.model(tuned, 10))
 

@@ -179,10 +179,7 @@ def test_a_pass_is_the_heads_logits():
     inference.make_predict_step(
       graphdef,
       normalize,
-      flip=True,
-      saved_dims=(64,),
-      members=x,
-      embedding=True,
+      inference.Wanted(flip=True, saved_dims=(64,), members=x, embedding=True),
     )
     for x in (None, members)
   )

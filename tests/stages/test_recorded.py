@@ -18,6 +18,7 @@ from mrl_jax.stages import init_from as initial
 from mrl_jax.stages import recorded
 from mrl_jax.training import state as state_lib
 from mrl_jax.training.checkpoint import Checkpoints
+from mrl_jax.training.state import arrays_of
 from mrl_jax.workdir import DATASET_FIELDS
 from tests import images
 from tests.training.test_checkpoint_faults import make_old
@@ -53,7 +54,7 @@ def trained(path, config, *, model=None):
   dataset, *_ = recorded.open_for_training(config, workdir)
   params, batch_stats = {'w': jnp.ones(3)}, {}
   if model:
-    found = initial._state(model)
+    found = arrays_of(model)
     params, batch_stats = found['params'], found['batch_stats']
   workdir.path.mkdir()
   workdir.write_config()
@@ -198,7 +199,7 @@ def without_head(model):
 
 
 def head_of(model):
-  return jax.device_get(initial._state(model.head)['params'])
+  return jax.device_get(arrays_of(model.head)['params'])
 
 
 def test_a_head_is_taken_over_by_the_names_of_its_classes(root, model):

@@ -242,7 +242,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     with pytest.raises(KeyboardInterrupt):
       stages.run(config, tmp_path / 'stopped', ('train',))
   stages.run(config, tmp_path / 'stopped', ('embed',))
-  said = 'embed: of step 4 of a training not finished yet'
+  said = 'step 4 is of a training not finished yet'
   assert said in capsys.readouterr().out
   stages.run(config, tmp_path / 'stopped', ('train', 'embed'))
   assert said not in capsys.readouterr().out

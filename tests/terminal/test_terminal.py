@@ -27,7 +27,7 @@ def test_progress_in_plain_lines(capsys):
   assert [rate is not None for rate in rates] == [0, 1, 0, 1, 1]
   lines = capsys.readouterr().out.splitlines()
   assert len(lines) == 3
-  assert lines[0].startswith('step 2/5  0:00 left  epoch 0.40  ')
+  assert lines[0].startswith('step 2/5  00:00 left  epoch 0.40  ')
   assert lines[0].endswith(' images/s  loss @2 0.500 @4 0.250')
 
 
@@ -45,8 +45,3 @@ def test_progress_on_a_terminal(monkeypatch):
   with progress((1, 2, 4, 8)) as shown:
     shown.update(2, (0.5, 0.25, 0.125, 1))
   assert 'loss @1 0.500 @4 0.125 @8 1.000' in screen.getvalue()
-
-
-def test_clock():
-  shown = [terminal._clock(seconds) for seconds in (5, 65, 3725)]
-  assert shown == ['0:05', '1:05', '1:02:05']

@@ -7,7 +7,6 @@ import random
 import shutil
 
 import chex
-from etils import epath
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 
 from mrl_jax.training import state as state_lib
 from mrl_jax.training.checkpoint import Checkpoints
+from mrl_jax.training.saved_step import SavedStep
 
 # Orbax leaves other reads to themselves where one of them fails.
 pytestmark = pytest.mark.filterwarnings(
@@ -72,15 +72,12 @@ def refusal(path, like, step=2):
 
 
 def test_what_the_run_was_trained_on_is_saved(path):
-  with Checkpoints(path) as checkpoints:
-    assert checkpoints.read_dataset(2) == DATASET
-    assert checkpoints.read_config(2) == CONFIG
+  assert SavedStep(path, 2).read('dataset') == DATASET
+  assert SavedStep(path, 2).read('config') == CONFIG
   (path / '2/dataset/metadata').write_text('{"class_names": ["b", "a"]}')
-  with (
-    Checkpoints(path) as checkpoints,
-    pytest.raises(ValueError, match=r'2 is damaged \(not as saved: dataset\)'),
-  ):
-    checkpoints.read_dataset(2)
+  damaged = r'2 is damaged \(not as saved: dataset\)'
+  with pytest.raises(ValueError, match=damaged):
+    SavedStep(path, 2).read('dataset')
 
 
 @pytest.mark.parametrize(
@@ -132,7 +129,10 @@ def test_no_damage_passes(path):
     try:
       with Checkpoints(path) as checkpoints:
         state = checkpoints.restore(state_of(2), 2)
-        found = checkpoints.read_config(2), checkpoints.read_dataset(2)
+        found = (
+          SavedStep(path, 2).read('config'),
+          SavedStep(path, 2).read('dataset'),
+        )
         assert checkpoints.best_step == 2
       chex.assert_trees_all_equal(jax.device_get(state), expected)
       assert found == (CONFIG, DATASET)
@@ -168,7 +168,7 @@ def test_damage_is_named(path, pattern, change, words):
     file.write_bytes(data[: len(data) // 2] if change == 'cut' else other)
   with pytest.raises(ValueError) as error, Checkpoints(path) as checkpoints:
     checkpoints.restore(state_of(2), 2)
-    checkpoints.read_config(2)
+    SavedStep(path, 2).read('config')
   assert words in str(error.value) and 'damaged' in str(error.value)
 
 
@@ -194,8 +194,8 @@ def test_from_before_fingerprints_it_is_read_and_said(path, capsys):
   make_old(path / '2')
   with Checkpoints(path) as checkpoints:
     restored = checkpoints.restore(state_of(2), 2)
-    assert checkpoints.read_config(2) == CONFIG
-    assert checkpoints.read_dataset(2) is None
+    assert SavedStep(path, 2).read('config') == CONFIG
+    assert SavedStep(path, 2).read('dataset') is None
   chex.assert_trees_all_equal(restored, state_of(2))
   said = capsys.readouterr().out.splitlines()
   assert len(said) == 1
@@ -214,16 +214,10 @@ def make_old(folder, *items):
 
 def test_the_first_checkpoint_has_none_before_it(path):
   (path / '1/config/metadata').unlink()
-  with (
-    Checkpoints(path) as checkpoints,
-    pytest.raises(ValueError, match=r'missing\); there is none before it$'),
-  ):
-    checkpoints.read_config(1)
-  with (
-    Checkpoints(path) as checkpoints,
-    pytest.raises(ValueError, match=r'checkpoint .*/3 is not there'),
-  ):
-    checkpoints.read_config(3)
+  with pytest.raises(ValueError, match=r'missing\); there is none before it$'):
+    SavedStep(path, 1).read('config')
+  with pytest.raises(ValueError, match=r'checkpoint .*/3 is not there'):
+    SavedStep(path, 3).read('config')
 
 
 @pytest.mark.parametrize(
@@ -236,7 +230,7 @@ def test_what_cannot_be_opened_is_not_damaged(path, monkeypatch, number):
 
   like = state_of(2)
   with Checkpoints(path) as checkpoints, monkeypatch.context() as patch:
-    patch.setattr(type(epath.Path(path)), 'open', fail)
+    patch.setattr(type(path), 'open', fail)
     with pytest.raises(ValueError) as error:
       checkpoints.restore(like, 2)
   line = str(error.value)

@@ -15,6 +15,7 @@ from mrl_jax.training import fingerprint
 from mrl_jax.training import sharding
 from mrl_jax.training import state as state_lib
 from mrl_jax.training.checkpoint import Checkpoints
+from mrl_jax.training.saved_step import SavedStep
 
 
 def number(x):
@@ -133,7 +134,7 @@ def test_a_flipped_bit_is_refused_and_the_one_before_is_whole(tmp_path):
   flip(tmp_path / '2' / 'model')
   line = rf'checkpoint {tmp_path}/2 is damaged \(not as saved: model.params.w\)'
   with Checkpoints(tmp_path) as checkpoints:
-    assert checkpoints.read_config(2) == {'seed': 1}
+    assert SavedStep(tmp_path, 2).read('config') == {'seed': 1}
     shapes = checkpoints.model_shapes(2)
     with pytest.raises(ValueError, match=line):
       checkpoints.restore(first, 2)
@@ -155,7 +156,7 @@ def test_damage_elsewhere_is_refused(tmp_path):
   path.write_text(json.dumps(numbers))
   with Checkpoints(tmp_path) as checkpoints:
     with pytest.raises(ValueError, match=r'1 is damaged .*: config\)'):
-      checkpoints.read_config(1)
+      SavedStep(tmp_path, 1).read('config')
     with pytest.raises(ValueError, match=r'2 is damaged .*: optimizer\.step'):
       checkpoints.restore(first, 2)
     with pytest.raises(ValueError, match=r'3 is damaged .*: step\)'):

@@ -19,6 +19,7 @@ from mrl_jax.training import sharding
 from mrl_jax.training import state as state_lib
 from mrl_jax.training import train_step as train_step_lib
 from mrl_jax.training.checkpoint import Checkpoints
+from mrl_jax.training.saved_step import SavedStep
 
 DIMS = (2, 8, 64)
 OPTIMIZER = optim.sgd(0.05, momentum=0.9, weight_decay=1e-3)
@@ -197,7 +198,7 @@ def test_resuming_gives_the_same_bits(tmp_path, at):
   expected = jax.device_get(state)
   with Checkpoints(tmp_path) as checkpoints:
     assert checkpoints.latest_step == at
-    assert checkpoints.read_config(at) == {'seed': 0}
+    assert SavedStep(tmp_path, at).read('config') == {'seed': 0}
     state = checkpoints.restore(fresh(), at)
   for i in range(at, 4):
     state, metrics = TRAIN_STEP(state, batch(i))
@@ -232,7 +233,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, item):
   with Checkpoints(tmp_path) as checkpoints:
     with pytest.raises(ValueError, match=f'{tmp_path}/2 .*is damaged'):
       if item == 'config':
-        checkpoints.read_config(2)
+        SavedStep(tmp_path, 2).read('config')
       else:
         checkpoints.restore(small, 2)
     restored = checkpoints.restore(small, 1)

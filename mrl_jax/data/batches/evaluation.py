@@ -1,12 +1,11 @@
 """Evaluation batches: every example of a split once, in order."""
 
 from collections.abc import Iterator
-import concurrent.futures
+import functools
 
 import jax
 import numpy as np
 
-from mrl_jax import cores
 from mrl_jax.data.batches import parallel
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.images import decode
@@ -45,6 +44,13 @@ def decode_view(example: Example, *, resize: int, size: int) -> np.ndarray:
     ) from None
 
 
+def padded_size(
+  batch_size: int, num_examples: int, mesh: jax.sharding.Mesh
+) -> int:
+  """The batch size, rounded up to a multiple of the devices."""
+  return -(-min(batch_size, num_examples) // mesh.size) * mesh.size
+
+
 class EvaluationBatches:
   """Batches of one shape, with `image`, `label` and `mask`, in dataset order.
 
@@ -64,43 +70,27 @@ class EvaluationBatches:
     damage: DamageLog,
     num_threads: int = 0,
   ):
-    """`batch_size` is rounded up to a multiple of the devices."""
-    self._source = source
-    self._mesh = mesh
-    self._resize = resize
-    self._size = size
-    self._damage = damage
-    self._num_threads = num_threads
-    batch_size = min(batch_size, len(source))
-    self.batch_size = -(-batch_size // mesh.size) * mesh.size
+    """Takes what `padded_size` and `view` describe."""
+    self._source, self._mesh = source, mesh
+    self._size, self._num_threads = size, num_threads
+    self._view = functools.partial(
+      view, source, resize=resize, size=size, damage=damage
+    )
+    self.batch_size = padded_size(batch_size, len(source), mesh)
 
   def __iter__(self) -> Iterator[dict[str, jax.Array]]:
     rows = sharding.local_rows(self.batch_size, self._mesh)
-    starts = range(0, len(self._source), self.batch_size)
-    indices = ([start + row for row in rows] for start in starts)
-    with concurrent.futures.ThreadPoolExecutor(
-      self._num_threads or cores.count()
-    ) as pool:
-      for views in parallel.map_batches(pool, self._view, indices):
-        yield sharding.shard_batch(self._stack(views), self._mesh)
+    count = len(self._source)
+    starts = range(0, count, self.batch_size)
+    indices = ([i + row for row in rows if i + row < count] for i in starts)
+    for views in parallel.map_batches(self._view, indices, self._num_threads):
+      yield sharding.shard_batch(self._stack(views, len(rows)), self._mesh)
 
-  def _view(self, index):
-    if index >= len(self._source):
-      return None
-    return view(
-      self._source,
-      index,
-      resize=self._resize,
-      size=self._size,
-      damage=self._damage,
-    )
-
-  def _stack(self, views):
-    shape = (self._size, self._size, 3)
+  def _stack(self, views, length: int) -> dict[str, np.ndarray]:
     batch = {
-      'image': np.zeros((len(views), *shape), np.uint8),
-      'label': np.zeros(len(views), np.int32),
-      'mask': np.zeros(len(views), bool),
+      'image': np.zeros((length, self._size, self._size, 3), np.uint8),
+      'label': np.zeros(length, np.int32),
+      'mask': np.zeros(length, bool),
     }
     for row, example in enumerate(views):
       if example is not None:

@@ -38,10 +38,7 @@ class InputWait:
     return min(waited / max(seconds, 1e-9), 1.0)
 
   def report(self) -> str:
-    """Called after an epoch; returns advice the first time it waited for long.
-
-    Otherwise the text is empty.
-    """
+    """Advice, the first time that an epoch has waited for long; else empty."""
     self._add()
     (seconds, waited), self._epoch = self._epoch, [0.0, 0.0]
     if self._reported or waited <= _LONG * seconds:

@@ -4,14 +4,7 @@ import functools
 
 import numpy as np
 
-from mrl_jax import checks
 
-
-@checks.takes(
-  seed=checks.whole(0, 2**32 - 1),
-  epoch=checks.whole(0),
-  num_examples=checks.whole(0),
-)
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
   """The order in which an epoch visits the examples, int32 [num_examples]."""
@@ -21,15 +14,8 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
   return order
 
 
-@checks.takes(
-  num_examples=checks.whole(0),
-  batch_size=checks.whole(),
-)
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-  """The number of full batches in an epoch; examples left over are not visited.
-
-  Raises ValueError if there is no full batch.
-  """
+  """The number of full batches in an epoch; ValueError if there is none."""
   if batch_size > num_examples:
     raise ValueError(
       f'batch_size {batch_size}: there are only {num_examples} examples to '

@@ -5,39 +5,39 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import concurrent.futures
 from typing import Any
 
+from mrl_jax import cores
+
 # Items that a thread takes at once, since waking it up costs.
 _CHUNK = 8
+# Batches worked on beside the one that is awaited.
+_AHEAD = 2
 
 
 def map_batches(
-  pool: concurrent.futures.Executor,
   function: Callable[[Any], Any],
   batches: Iterable[Sequence[Any]],
-  *,
-  ahead: int = 2,
+  num_threads: int = 0,
 ) -> Iterator[list[Any]]:
-  """Yields `[function(x) for x in batch]`, working `ahead` batches in advance.
+  """Yields `[function(x) for x in batch]`, working two batches in advance.
 
-  An exception in a thread is raised here. Closing the iterator cancels all work
-  that has not begun.
+  `num_threads` of 0 means one a core. An exception in a thread is raised here.
+  Closing the iterator cancels all work that has not begun.
   """
+  apply = lambda chunk: [function(item) for item in chunk]
   pending = collections.deque()
-  try:
-    for batch in batches:
-      chunks = (batch[i : i + _CHUNK] for i in range(0, len(batch), _CHUNK))
-      pending.append([pool.submit(_map, function, chunk) for chunk in chunks])
-      if len(pending) > ahead:
+  with concurrent.futures.ThreadPoolExecutor(
+    num_threads or cores.count()
+  ) as pool:
+    try:
+      for batch in batches:
+        chunks = (batch[i : i + _CHUNK] for i in range(0, len(batch), _CHUNK))
+        pending.append([pool.submit(apply, chunk) for chunk in chunks])
+        if len(pending) > _AHEAD:
+          yield _results(pending.popleft())
+      while pending:
         yield _results(pending.popleft())
-    while pending:
-      yield _results(pending.popleft())
-  finally:
-    for futures in pending:
-      for future in futures:
-        future.cancel()
-
-
-def _map(function, chunk):
-  return [function(item) for item in chunk]
+    finally:
+      pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _results(futures):

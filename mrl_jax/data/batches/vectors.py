@@ -1,14 +1,13 @@
 """Batches of vectors, for training and for evaluation."""
 
 from collections.abc import Iterator
-import concurrent.futures
-import itertools
 
 import jax
 import numpy as np
 
+from mrl_jax.data.batches import evaluation
 from mrl_jax.data.batches import order
-from mrl_jax.data.batches import parallel
+from mrl_jax.data.batches.stream import Stream
 from mrl_jax.data.sources.vectors import Vectors
 from mrl_jax.training import sharding
 
@@ -24,44 +23,24 @@ def load(source: Vectors) -> tuple[np.ndarray, np.ndarray]:
   return row_ND, source.label_N
 
 
-class StreamVectors:
-  """Training batches of `image`, float32 [N, D], and `label`, int32 [N].
+class StreamVectors(Stream):
+  """Training batches of vectors, float32 [N, D], under the name `image`."""
 
-  They are read as they are needed, and ordered as in `StreamBatches`.
-  """
+  def __init__(self, *args, **options):
+    """Takes the arguments of `Stream`."""
+    super().__init__(*args, num_threads=1, **options)
 
-  def __init__(
-    self,
-    source: Vectors,
-    batch_size: int,
-    *,
-    mesh: jax.sharding.Mesh,
-    seed: int,
-  ):
-    self.steps_per_epoch = order.steps_per_epoch(len(source), batch_size)
-    self._source = source
-    self._batch_size = batch_size
-    self._mesh = mesh
-    self._seed = seed
+  def _positions(self, step: int) -> list[int]:
+    # One item a batch: numpy gathers rows faster than several threads do.
+    return [step]
 
-  def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
-    """The batch of each step from `start_step` on."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-      # One item a batch: numpy gathers rows faster than several threads do.
-      steps = ([step] for step in itertools.count(start_step))
-      for (batch,) in parallel.map_batches(pool, self._read, steps):
-        yield sharding.shard_batch(batch, self._mesh)
-
-  def take(self, batch, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the rows and labels of a batch; traced inside the step."""
-    del step  # The batch has the step's rows only.
-    return batch['image'], batch['label']
+  def _stack(self, read) -> dict[str, np.ndarray]:
+    return read[0]
 
   def _read(self, step: int) -> dict[str, np.ndarray]:
     epoch, step = divmod(step, self.steps_per_epoch)
-    rows = np.array(sharding.local_rows(self._batch_size, self._mesh))
     visits_N = order.epoch_order(self._seed, epoch, len(self._source))
-    positions_B = visits_N[step * self._batch_size + rows]
+    positions_B = visits_N[step * self._batch_size + self._rows]
     return {
       'image': self._source.read(positions_B),
       'label': self._source.label_N[positions_B],
@@ -74,11 +53,9 @@ class EvaluationVectors:
   def __init__(
     self, source: Vectors, batch_size: int, *, mesh: jax.sharding.Mesh
   ):
-    """`batch_size` is rounded up to a multiple of the devices."""
     self._source = source
     self._mesh = mesh
-    batch_size = min(batch_size, len(source))
-    self.batch_size = -(-batch_size // mesh.size) * mesh.size
+    self.batch_size = evaluation.padded_size(batch_size, len(source), mesh)
 
   def __iter__(self) -> Iterator[dict[str, jax.Array]]:
     rows = np.array(sharding.local_rows(self.batch_size, self._mesh))

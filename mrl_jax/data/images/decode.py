@@ -28,17 +28,14 @@ def open_rgb(
 ) -> Image.Image:
   """Decodes an image to RGB; grey, palette, CMYK and alpha are converted.
 
-  Args:
-    data: an encoded image; if it holds several pictures, the first is taken.
-    at_least: width and height (of the image as it is stored) that are enough: a
-      JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is no smaller.
-    above: only a JPEG with more pixels than this is decoded smaller.
-    as_seen: turn the image as its EXIF orientation says, and lay transparent
-      pixels over white; else both are as they are stored.
+  Of several pictures the first is taken. A JPEG with more than `above` pixels
+  is decoded at 1/2, 1/4 or 1/8 of its size if that is no smaller than
+  `at_least`, width and height of the image as it is stored. `as_seen` turns the
+  image as its EXIF orientation says, and lays transparent pixels over white;
+  else both are as they are stored.
 
-  Raises:
-    DamagedImageError: the image cannot be decoded, has too many pixels (which
-      is known from its header), or `rgb.to_rgb` refuses it.
+  Raises DamagedImageError if the image cannot be decoded, has too many pixels
+  (which is known from its header), or `rgb.to_rgb` refuses it.
   """
   # Pillow raises a dozen types of exceptions for files that are cut short.
   try:
@@ -77,10 +74,7 @@ def _too_large(width: int, height: int, most: int) -> str:
 
 
 def convert(image: Image.Image, *, as_seen: bool) -> Image.Image:
-  """Converts an opened image to RGB, as `open_rgb` does.
-
-  Raises DamagedImageError for an image that cannot be decoded or converted.
-  """
+  """Converts an opened image to RGB as `open_rgb` does; raises the same."""
   try:
     converted = rgb.to_rgb(image, over_white=as_seen)
     if not as_seen:
@@ -94,10 +88,7 @@ def convert(image: Image.Image, *, as_seen: bool) -> Image.Image:
 def view(
   data: bytes, *, resize: int, size: int, as_seen: bool = False
 ) -> np.ndarray:
-  """Decodes the evaluation view of an image, see `evaluation_view`.
-
-  Raises what `open_rgb` and `evaluation_view` raise.
-  """
+  """Decodes an image, and takes its `evaluation_view`; raises as both do."""
   # Decoded at no less than twice the size, so that antialiasing does the rest.
   at_least = (2 * resize, 2 * resize) if resize else None
   image = open_rgb(
@@ -111,18 +102,10 @@ def evaluation_view(
 ) -> np.ndarray:
   """Resizes the shorter side to `resize` and cuts out the central square.
 
-  Args:
-    image: an RGB image.
-    resize: pixels of the shorter side, bilinear with antialiasing; 0: the image
-      is taken as it is.
-    size: pixels of the square's side, at most `resize`.
-
-  Returns:
-    uint8 [size, size, 3].
-
-  Raises:
-    DamagedImageError: the image would become huge.
-    ValueError: `resize` is 0 and the image is not a square of `size`.
+  Returns uint8 [size, size, 3] of an RGB image; both are pixels, `size` at most
+  `resize`. Resizing is bilinear with antialiasing; 0 takes the image as it is.
+  Raises DamagedImageError if the image would become huge, and ValueError if
+  `resize` is 0 and the image is not a square of `size`.
   """
   width, height = image.size
   if not resize and (width, height) != (size, size):
@@ -153,20 +136,10 @@ def random_resized_crop(
 ) -> np.ndarray:
   """Cuts out a random box and resizes it, as torchvision's RandomResizedCrop.
 
-  Args:
-    data: an encoded image.
-    rng: where boxes are drawn; after ten that do not fit, the central box is
-      taken.
-    size: pixels of the result's side.
-    scale: range of the box's area, as a share of the image's.
-    ratio: range of the box's aspect ratio, drawn uniformly in its logarithm.
-    as_seen: see `open_rgb`; the box lies in the image as it is seen.
-
-  Returns:
-    uint8 [size, size, 3].
-
-  Raises:
-    DamagedImageError: see `open_rgb`.
+  The box's area, a share of the image's, is uniform in `scale`; its aspect
+  ratio is log-uniform in `ratio`. After ten boxes that do not fit, the central
+  one is taken. With `as_seen`, see `open_rgb`, it lies in the image as it is
+  seen. Returns uint8 [size, size, 3]; raises DamagedImageError as `open_rgb`.
   """
   frame = jpeg_box.read_frame(data)
   if frame:

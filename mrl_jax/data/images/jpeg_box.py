@@ -22,19 +22,12 @@ LARGE = 25_000_000
 
 
 class Frame(NamedTuple):
-  """The header of a JPEG.
-
-  Attributes:
-    width: pixels.
-    height: pixels.
-    band: rows of pixels that are coded together.
-    offset: the position in the file of the height, two bytes.
-  """
+  """The header of a JPEG."""
 
   width: int
   height: int
-  band: int
-  offset: int
+  band: int  # Rows of pixels that are coded together.
+  offset: int  # The position in the file of the height, two bytes.
 
 
 def read_frame(data: bytes) -> Frame | None:
@@ -70,18 +63,10 @@ def decode(
 ) -> tuple[np.ndarray, Box] | None:
   """Decodes a JPEG from its top to the lower end of a box.
 
-  It is decoded at 1/2, 1/4 or 1/8 of its size if both sides of the box then
-  still have `size` pixels, or more than `LARGE` pixels would be decoded.
-
-  Args:
-    data: the JPEG.
-    frame: its header, from `read_frame`.
-    box: the box that will be cut out, in pixels of the whole image.
-    size: the pixels that each side of the box will be resized to.
-
-  Returns:
-    uint8 RGB [rows, columns, 3], and the box in its pixels. None if the decoder
-    fails; Pillow may not.
+  It is decoded at 1/2, 1/4 or 1/8 of its size if both sides of the box, in
+  pixels of the whole image, then still have `size` pixels, or more than `LARGE`
+  pixels would be decoded. Returns uint8 RGB [rows, columns, 3], and the box in
+  its pixels; None if the decoder fails, as Pillow may not.
   """
   left, top, right, bottom = box
   factor = 1

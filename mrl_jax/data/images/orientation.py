@@ -88,13 +88,7 @@ def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
 
 
 def stored_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
-  """Finds the box of the stored image that a box of the upright one comes from.
-
-  Args:
-    box: a box in pixels of the upright image.
-    size: width and height of the upright image.
-    orientation: 1 to 8.
-  """
+  """Maps a box of an upright image, of this size, to the image as stored."""
   transposed, upside_down, mirrored = _STEPS[orientation]
   left, top, right, bottom = box
   width, height = size

@@ -14,15 +14,11 @@ _LEAST_BRIGHT = 2**14
 def to_rgb(image: Image.Image, *, over_white: bool = False) -> Image.Image:
   """Converts grey, palette, CMYK, alpha and 16 bits a channel.
 
-  Args:
-    image: an opened image; 16 bits a channel are noticed only if it is not
-      loaded yet.
-    over_white: lay transparent pixels over white, as people see them; else
-      their own colour is taken.
-
-  Raises:
-    ValueError: the value of white is not known: pixels are floats, integers of
-      32 bits, or of 16 bits and none reaches a quarter of the range.
+  With `over_white` transparent pixels are laid over white, as people see them;
+  else they keep their colour. 16 bits a channel are noticed only if the image
+  is not loaded yet. Raises ValueError if the value of white is not known:
+  pixels are floats, integers of 32 bits, or of 16 bits and none reaches a
+  quarter of the range.
   """
   image = _to_eight_bits(image)
   if not (over_white and image.has_transparency_data):

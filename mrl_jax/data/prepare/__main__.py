@@ -129,7 +129,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   add = parser.add_argument
   add('--dataset', help='TFDS name; with --out also folder:/path')
-  add('--data_dir', default='', help="of TFDS datasets; default: TFDS's own")
+  add('--data_dir', default='', help="folder of TFDS; default: TFDS's own")
   add(
     '--manual_dir',
     default='',

@@ -8,6 +8,7 @@ import pathlib
 from typing import Any, TypedDict
 
 from mrl_jax import cores
+from mrl_jax.workdir import config_record
 from mrl_jax.workdir import files
 
 NAME = 'manifest.json'
@@ -78,12 +79,8 @@ def check_settings(
   recorded: Mapping[str, Any], settings: Mapping[str, Any], out: pathlib.Path
 ) -> None:
   """Raises ValueError, naming what differs, if `out` has other settings."""
-  differences = [
-    f'{name} is {recorded.get(name)!r} there and {value!r} now'
-    for name, value in settings.items()
-    if recorded.get(name) != value
-  ]
-  if differences:
+  others = recorded.keys() - settings.keys()
+  if differences := config_record.differences(recorded, settings, others):
     raise ValueError(
       f'{out} was begun with other settings: {"; ".join(differences)}. Give '
       'the same, or another --out'
@@ -93,10 +90,7 @@ def check_settings(
 def verify(
   out: pathlib.Path, *, workers: int = 0, sizes_only: bool = False
 ) -> dict[str, Any]:
-  """Compares every shard with the manifest, which is returned.
-
-  Raises ValueError if there is no manifest, or a shard is missing or differs.
-  """
+  """Compares every shard with the manifest, and returns it; or ValueError."""
   try:
     manifest = files.read_json(out / NAME, Manifest)
   except (FileNotFoundError, NotADirectoryError):

@@ -42,22 +42,13 @@ def write_dataset(
   """Writes all splits of a dataset to `out`, in their order.
 
   After an interruption the same call writes the shards that are missing; the
-  bytes are as without one. Where all is written, it does nothing.
+  bytes are as without one. Where all is written, it does nothing. `dataset` and
+  `data_dir` are those of `open_source`. With `jpeg` all images become RGB JPEGs
+  of that size, and damaged ones are left out; None copies images unread. 0
+  `workers` means a process a core.
 
-  Args:
-    dataset: as in `open_source`.
-    out: a new folder, or one that the same call has begun.
-    data_dir: where TFDS datasets are; empty: TFDS's default.
-    jpeg: how images are made smaller; all become RGB JPEGs, and damaged ones
-      are left out. None: all images are copied, without a look at them.
-    workers: processes; 0: one for each core.
-
-  Returns:
-    The manifest, as it is in manifest.json.
-
-  Raises:
-    ValueError: there is nothing to read, `out` holds something else, or cannot
-      be written.
+  Returns the content of manifest.json. Raises ValueError if there is nothing to
+  read, or `out` holds something else or cannot be written.
   """
   out = files.local(out, '--out').absolute()
   sources = {

@@ -27,12 +27,8 @@ _MOST_IMAGES = 256
 class Shard(NamedTuple):
   """A file to write, and all that its bytes depend on.
 
-  Attributes:
-    path: the file.
-    record_path: the file with what is known of it, once it is there.
-    split: the split that it belongs to.
-    part: the examples in it.
-    jpeg: how images are made smaller; None leaves them as they are.
+  Once it is there, its record is at `record_path`. `part` are the examples in
+  it; `jpeg` says how images are made smaller, None leaves them as they are.
   """
 
   path: pathlib.Path
@@ -64,10 +60,7 @@ def plan(
   records: pathlib.Path,
   jpeg: JpegSettings | None,
 ) -> list[Shard]:
-  """Cuts a split into shards, whose sizes differ by one image at most.
-
-  The shards will be in the folder `out`, their records in `records`.
-  """
+  """Cuts a split into shards of equal size, but for one image, in `out`."""
   most = max(_MOST_IMAGES, -(-len(opened) // _MOST_SHARDS))
   count = -(-len(opened) // most)
   edges = [len(opened) * i // count for i in range(count + 1)]
@@ -87,10 +80,7 @@ def plan(
 
 
 def write(shard: Shard) -> dict[str, Any]:
-  """Writes a shard, then its record, which is returned.
-
-  Raises ValueError if the images cannot be read, or the file written.
-  """
+  """Writes a shard, then its record, which is returned; or ValueError."""
   record = {'split': shard.split, 'images': 0, 'payload': 0}
   record |= {'reencoded': 0, 'damaged': {}}
   try:
@@ -114,12 +104,7 @@ def write(shard: Shard) -> dict[str, Any]:
 def write_metadata(
   shard: Shard, records: Mapping[str, Mapping[str, Any]]
 ) -> None:
-  """Writes the files by which TFDS recognises a dataset.
-
-  Args:
-    shard: any shard of the dataset.
-    records: the records of all shards, in their order.
-  """
+  """Writes a dataset's metadata for TFDS, from any shard and all records."""
   out = shard.path.parent
   template = tfds.core.ShardedFileTemplate(
     data_dir=out, dataset_name=shard.part.name, filetype_suffix='array_record'

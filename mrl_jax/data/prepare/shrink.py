@@ -11,18 +11,11 @@ from mrl_jax.data.images import orientation
 
 
 class JpegSettings(NamedTuple):
-  """How large the JPEGs are.
+  """Size of JPEGs; larger images are scaled down, bicubic, antialiased."""
 
-  Attributes:
-    max_side: pixels of the longer side; a larger image is scaled down, bicubic
-      with antialiasing.
-    quality: the quality of a new JPEG, 1 to 100.
-    keep_small: leave an RGB JPEG that is small enough as it is.
-  """
-
-  max_side: int
-  quality: int = 90
-  keep_small: bool = True
+  max_side: int  # Pixels of the longer side.
+  quality: int = 90  # 1 to 100.
+  keep_small: bool = True  # Leave an RGB JPEG that is small enough as it is.
 
 
 def reencode(
@@ -31,16 +24,9 @@ def reencode(
   """Makes an RGB JPEG of an image, with the pixels that training reads.
 
   Returns `data` itself if `keep_small` allows, it can be decoded, and (where
-  `as_seen`) it stands upright as it is stored.
-
-  Args:
-    data: an encoded image.
-    settings: the size and quality.
-    as_seen: see `decode.open_rgb`; what is written has no EXIF data, and needs
-      none.
-
-  Raises:
-    DamagedImageError: it cannot be decoded.
+  `as_seen`, see `decode.open_rgb`) it stands upright as it is stored. What is
+  written has no EXIF data, and needs none. Raises DamagedImageError if the
+  image cannot be decoded.
   """
   try:
     header = formats.open_image(data)

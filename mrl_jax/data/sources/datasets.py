@@ -29,13 +29,10 @@ def open_source(
       name; where a folder has no `train`, see `folders.open_split`.
     data_dir: where TFDS datasets are; empty: TFDS's default.
     as_seen: turn images as their EXIF orientation says, and lay transparent
-      ones over white: yes, no, or auto: images of folders (also where
-      `mrl_jax.data.prepare --out` wrote them), and not those of TFDS.
-    check: check that the first bytes of every file of a folder are an image's;
-      not needed where the source is only listed.
+      ones over white: yes, no, or auto: images of folders alone.
+    check: whether the first bytes of a folder's files must be an image's.
 
-  Raises:
-    ValueError: if there is nothing to read, saying how to get it.
+  Raises ValueError if there is nothing to read, saying how to get it.
   """
   if dataset.startswith(FOLDER_PREFIX):
     return folders.open_split(
@@ -61,10 +58,7 @@ def split_names(dataset: str, data_dir: str = '') -> tuple[str, ...]:
 
 
 def class_roots(dataset: str, splits: Sequence[str]) -> list[pathlib.Path]:
-  """The folders that class folders of these splits lie in, if they exist.
-
-  Empty for a dataset of TFDS.
-  """
+  """The folders in which these splits have class folders; none for TFDS."""
   if not dataset.startswith(FOLDER_PREFIX):
     return []
   path = pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser()

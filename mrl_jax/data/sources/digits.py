@@ -29,7 +29,6 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    del dl_manager
     return {
       split: self._generate_examples(split) for split in ('train', 'test')
     }

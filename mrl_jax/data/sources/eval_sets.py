@@ -24,19 +24,12 @@ TABLES = pathlib.Path(__file__).parent / 'tables'
 
 
 class _Known(NamedTuple):
-  """A published evaluation set for models of ImageNet's classes.
+  """A published evaluation set for models of ImageNet's classes."""
 
-  Attributes:
-    dataset: its name in TFDS; empty: TFDS does not have it.
-    split: the split to evaluate.
-    table: the file in `tables` with its classes; empty: ImageNet's 1,000.
-    border: pixels around each image that are not part of it.
-  """
-
-  dataset: str
+  dataset: str  # Its name in TFDS; empty: TFDS does not have it.
   split: str
-  table: str = ''
-  border: int = 0
+  table: str = ''  # The file in `tables` with its classes; else ImageNet's.
+  border: int = 0  # Pixels around each image that are not part of it.
 
 
 KNOWN = {
@@ -113,22 +106,14 @@ def check(entries: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class EvalSet:
-  """An opened evaluation set.
+  """An opened evaluation set; labels are positions in `class_names`."""
 
-  Attributes:
-    name: the prefix of its metrics.
-    source: the examples; labels are positions in `class_names`.
-    class_names: the set's classes.
-    members: for each class of the set, the model's classes that count as it;
-      None: the model's classes are the set's.
-    labels: returns all right classes of an example, by its index; None: the
-      example's label is the only one.
-  """
-
-  name: str
+  name: str  # The prefix of its metrics.
   source: Source
   class_names: tuple[str, ...]
+  # For each class the model's classes that count as it; None: the same classes.
   members: tuple[tuple[int, ...], ...] | None = None
+  # Returns all right classes of an example by its index; None: its label.
   labels: Callable[[int], tuple[int, ...]] | None = None
 
   def of_model(self, num_classes: int) -> np.ndarray:

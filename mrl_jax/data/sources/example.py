@@ -4,14 +4,10 @@ from typing import NamedTuple, Protocol
 
 
 class Example(NamedTuple):
-  """One example as it is stored.
+  """One example as it is stored: an encoded image and its class.
 
-  Attributes:
-    data: an encoded image.
-    label: the class.
-    key: a name for people, such as the file's.
-    as_seen: whether to turn it as its EXIF orientation says, and lay
-      transparent pixels over white.
+  `key` is a name for people, such as the file's. With `as_seen` the image is to
+  be turned as its EXIF orientation says, and laid over white.
   """
 
   data: bytes
@@ -21,13 +17,7 @@ class Example(NamedTuple):
 
 
 class Listed(Protocol):
-  """The attributes that splits of images and of vectors have in common.
-
-  Attributes:
-    name: the dataset's name, as in TFDS's file names.
-    version: the dataset's version.
-    class_names: the classes, by label.
-  """
+  """The attributes that splits of images and of vectors have in common."""
 
   name: str
   version: str
@@ -41,9 +31,7 @@ class Listed(Protocol):
 class Source(Listed, Protocol):
   """Random access to the examples of one split. Threads may share it.
 
-  Attributes:
-    num_classes: labels are below it.
-    folder: the folder of the dataset, with all its splits.
+  Labels are below `num_classes`. `folder` holds all splits of the dataset.
   """
 
   num_classes: int

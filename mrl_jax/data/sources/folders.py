@@ -93,10 +93,8 @@ def open_split(
 
   The splits are the folders in `root`. A root that holds the class folders
   themselves (no folder `train`) is split by a hash of each file's name into
-  `train` (nine tenths) and `val`.
-
-  Raises:
-    ValueError: there is no such split, it is empty, or `image_tree` refuses it.
+  `train` (nine tenths) and `val`. Raises ValueError if there is no such split,
+  it is empty, or `image_tree` refuses it.
   """
   path = _dataset_path(root)
   whole = is_unsplit(path)
@@ -132,16 +130,10 @@ def open_classes(
   ignore_others: bool = False,
   as_seen: bool = True,
 ) -> FolderSource:
-  """Opens all images of a folder's class folders, which are given classes.
+  """Opens all images in the folders of these classes, some of which may lack.
 
-  Args:
-    root: holds a folder for each class, or for some.
-    classes: their names, by label.
-    ignore_others: pass over folders of other names, else a ValueError.
-    as_seen: see `open_source`.
-
-  Raises:
-    ValueError: there is no class folder, or `image_tree` refuses them.
+  Raises ValueError if there is no class folder, `image_tree` refuses them, or,
+  unless `ignore_others`, there are folders of other names.
   """
   path = _dataset_path(root)
   there = directory.folder_names(path)
@@ -202,5 +194,5 @@ def _labelled(
 
 
 def _is_held_out(name: str) -> bool:
-  # Of the name alone, so that adding images moves none between the splits.
+  # By the name alone, so that adding images moves none between the splits.
   return hashlib.sha256(os.fsencode(name)).digest()[0] % 10 == 0

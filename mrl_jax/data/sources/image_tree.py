@@ -1,4 +1,4 @@
-"""Which files of a folder are a dataset's images, and which trees are refused.
+"""Lists the images of class folders; refuses trees that cannot be a dataset.
 
 A split is a folder of class folders, and an image belongs to the class folder
 that it lies in. Folders within a class folder are read, too, if images lie in
@@ -42,14 +42,9 @@ def names_a_split(name: str) -> bool:
 def check_classes(path: pathlib.Path, *, splits: bool) -> tuple[str, ...]:
   """Returns the names of the class folders in a folder, sorted.
 
-  Args:
-    path: the folder.
-    splits: whether it is the folder of a split, in which a class may be named
-      as splits are, unless all of them are.
-
-  Raises:
-    ValueError: there are none or just one, they are splits, or images lie
-      beside them.
+  In the folder of a split (`splits`) a class may be named as splits are, unless
+  all of them are. Raises ValueError if there are none or just one, they are
+  splits, or images lie beside them.
   """
   names = directory.folder_names(path)
   check_beside(path, names)
@@ -79,11 +74,8 @@ def images(
   """Lists the images of each class folder: sorted paths relative to `path`.
 
   Checks the first bytes of every file, which is cheaper than failing hours
-  later; with `check=False` files are only listed.
-
-  Raises:
-    ValueError: some files are not images (all are counted, the first named), or
-      a class folder has no images, or holds class folders.
+  later; with `check=False` files are only listed. Raises ValueError if some
+  files are not images, or a class folder has none, or holds class folders.
   """
   found = [sorted(directory.walk(path, name)) for name in classes]
   names = [name for names in found for name in names]
@@ -194,10 +186,9 @@ def check_beside(path: pathlib.Path, names: Sequence[str]) -> None:
 def _named_as_splits(
   path: pathlib.Path, names: Sequence[str], splits: Sequence[str], below: bool
 ) -> str:
-  """The error where folders are named as splits, and would become classes.
+  """The error where `splits` among the folders `names` are named as splits.
 
-  `splits`: the names of splits among `names`; `below`: whether `path` is the
-  folder of a split.
+  `below`: whether `path` is itself the folder of a split.
   """
   listed = first([*map(printable, splits)])
   if below:

@@ -22,11 +22,8 @@ _SHOWN = 5
 class Provenance(msgspec.Struct, frozen=True):
   """The record of what a model was trained on.
 
-  Attributes:
-    name: the dataset's name in TFDS, or `folder` or `vectors`.
-    version: the dataset's version.
-    class_names: the classes, by label.
-    splits: the `listing` of each split that was opened, by the split's name.
+  `name` is the dataset's in TFDS, or `folder` or `vectors`; `splits` holds the
+  `listing` of each split that was opened, by the split's name.
   """
 
   name: str
@@ -38,14 +35,9 @@ class Provenance(msgspec.Struct, frozen=True):
 def record(
   sources: Mapping[str, Listed], class_names: Sequence[str]
 ) -> Provenance:
-  """Makes the record of a training.
+  """Makes the record of a training on these splits, the training split first.
 
-  Args:
-    sources: the splits by their names, the training split first.
-    class_names: the model's classes.
-
-  Raises:
-    ValueError: two class names are the same but for their Unicode form.
+  Raises ValueError if two class names differ in their Unicode form only.
   """
   _numbers(class_names)
   train = next(iter(sources.values()))
@@ -90,10 +82,9 @@ def labels(class_names: Sequence[str], trained: Sequence[str]) -> list[int]:
 def compare(there: Provenance, split: str, opened: Listed) -> tuple[str, str]:
   """Describes how a split differs from what the model was trained on.
 
-  Returns:
-    (fault, remark), parts of a sentence, of which one at least is empty. A
-    fault makes labels wrong: classes came, were renamed, or hold each other's
-    files. A remark may be meant so: classes without examples, other files.
+  Returns (fault, remark), parts of a sentence, of which one at least is empty.
+  A fault makes labels wrong: classes came, were renamed, or hold each other's
+  files. A remark may be meant so: classes without examples, other files.
   """
   trained, now = _numbers(there.class_names), _numbers(opened.class_names)
   came = [x for x in opened.class_names if _normal(x) not in trained]

@@ -16,14 +16,9 @@ _DIGESTED = 64
 
 
 class Vectors:
-  """The rows of a split; they stay on disk until they are read.
+  """The rows [N, D] of a split, which stay on disk until they are read.
 
-  Attributes:
-    num_classes: labels are below it.
-    width: D, the numbers in a row.
-    label_N: the labels of all rows, int32.
-    name: `vectors`.
-    version: empty.
+  D is `width`; the labels `label_N`, int32, are below `num_classes`.
   """
 
   def __init__(
@@ -64,10 +59,7 @@ class Vectors:
     return tuple(map(str, range(self.num_classes)))
 
   def listing(self) -> dict[str, str]:
-    """The shape and a digest of the rows and of the labels.
-
-    The digest of the rows is taken of a few, spread over all.
-    """
+    """The shape, a digest of rows spread over all, and one of the labels."""
     some = np.linspace(0, len(self) - 1, _DIGESTED).astype(int)
     row_SD = np.asarray(self._row_ND[self._index_N[some]])
     digests = [
@@ -81,10 +73,7 @@ class Vectors:
     }
 
   def read(self, positions_B: np.ndarray) -> np.ndarray:
-    """Reads the rows at these positions of the split, float32 [B, D].
-
-    Raises ValueError, naming the row, if one is not finite.
-    """
+    """Reads rows of the split, float32 [B, D]; ValueError if not finite."""
     index_B = self._index_N[positions_B]
     row_BD = np.asarray(self._row_ND[index_B], np.float32)
     finite_B = np.isfinite(row_BD).all(1)
@@ -114,18 +103,14 @@ def open_vectors(
 ) -> Vectors:
   """Opens a split of vectors that were computed elsewhere.
 
-  Args:
-    embeddings: a folder of `<split>-x.npy` (floats [N, D]) and `<split>-y.npy`
-      (integers [N]), as the stage embed writes them, or a workdir with such a
-      folder; or one .npy file of rows.
-    split: a split of the folder; of one file, `val` is a random tenth of the
-      rows and `train` the others.
-    labels: the .npy file of the labels, where `embeddings` is a file.
-    train_split: the split whose labels are counted for `num_classes`.
-    num_classes: the number of classes; 0: one more than the largest label.
+  `embeddings` is a folder of `<split>-x.npy`, floats [N, D], and of
+  `<split>-y.npy`, integers [N], as the stage embed writes them, or a workdir
+  with such a folder; or one .npy file of rows, with its `labels` in another. Of
+  one file the split `val` is a random tenth of the rows, and `train` the
+  others. `num_classes` of 0 means one more than the largest label of
+  `train_split`.
 
-  Raises:
-    ValueError: there is no such split, or its arrays do not fit each other.
+  Raises ValueError if there is no such split, or its arrays do not fit.
   """
   path = files.local(embeddings, 'embeddings')
   if path.is_file():

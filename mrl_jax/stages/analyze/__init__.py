@@ -45,16 +45,13 @@ def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
     *(workdir.analysis / f'{name}.json' for name in names),
     workdir.analysis / 'table.md',
     workdir.analysis / 'table.csv',
-    *(x for part in _parts(config) for x in part.outputs(config, workdir)),
+    *(workdir.analysis / x for part in _parts(config) for x in part.FILES),
   ]
 
 
 def _parts(config: ConfigDict) -> tuple[types.ModuleType, ...]:
-  """The parts of the stage that can run here.
-
-  Vectors have no pictures. Only one process runs this stage, and a checkpoint
-  must be opened by all processes together.
-  """
+  # Vectors have no pictures. Only one process runs this stage, and a checkpoint
+  # must be opened by all of them.
   if config.embeddings or jax.process_count() > 1:
     return (baselines,)
   return baselines, projection, saliency
@@ -109,7 +106,9 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
       for setting in evaluated['few_shot']
     ],
   }
-  _remove_all(workdir.analysis)
+  # An earlier run may have had other settings.
+  for name in (*_NAMES, 'superclass', 'baselines', 'projection', 'saliency'):
+    (workdir.analysis / f'{name}.json').unlink(missing_ok=True)
   for name, result in results.items():
     checksums.write(
       workdir.analysis / f'{name}.json',
@@ -128,12 +127,6 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
       'analyze: no maps and no Grad-CAM by several processes; --mode=analyze,'
       'report of one process adds them'
     )
-
-
-def _remove_all(folder: pathlib.Path) -> None:
-  """Removes the records of an earlier run, which may have other settings."""
-  for name in (*_NAMES, 'superclass', 'baselines', 'projection', 'saliency'):
-    (folder / f'{name}.json').unlink(missing_ok=True)
 
 
 def load_groups(

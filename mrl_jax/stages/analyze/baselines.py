@@ -1,6 +1,5 @@
 """1-NN with prefixes, and with projections of the full embedding."""
 
-import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -19,11 +18,7 @@ from mrl_jax.workdir import Workdir
 # so. CIFAR-10 at width 64 is searched whole; of ImageNet at 2048, 9,765 rows
 # and 1,600 queries are.
 _NUMBERS, _PRODUCTS = 2e7, 3.2e10
-
-
-def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  del config
-  return [workdir.analysis / 'baselines.json']
+FILES = ('baselines.json',)
 
 
 def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
@@ -42,11 +37,9 @@ def measure(
   config: ConfigDict, workdir: Workdir, dims: tuple[int, ...]
 ) -> dict[str, Any]:
   """Computes the content of baselines.json at these widths."""
-  database_MD, database_label_M, manifest = embeddings.load(
-    workdir.embeddings, config.train_split
-  )
-  query_QD, query_label_Q, _ = embeddings.load(
-    workdir.embeddings, config.eval_split
+  (database_MD, database_label_M, manifest), (query_QD, query_label_Q, _) = (
+    embeddings.load(workdir.embeddings, split)
+    for split in (config.train_split, config.eval_split)
   )
   rng = np.random.default_rng(config.seed)
   M, D = database_MD.shape
@@ -64,13 +57,12 @@ def measure(
     if config.eval_split == config.train_split
     else False,
   )
-  counts = (len(queries), len(rows))
   return {
     'dims': list(dims),
     'step': manifest['step'],
-    'queries': counts[0],
-    'database': counts[1],
-    'sampled': counts != (len(query_label_Q), M),
+    'queries': len(queries),
+    'database': len(rows),
+    'sampled': (len(queries), len(rows)) != (len(query_label_Q), M),
     'knn1': found,
   }
 

@@ -1,6 +1,7 @@
 """Finds the images of some exported examples again."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -11,6 +12,46 @@ from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.images import decode
 from mrl_jax.data.sources.example import Source
 from mrl_jax.models import Classifier
+from mrl_jax.stages import recorded
+from mrl_jax.stages import trained as trained_lib
+from mrl_jax.stages.trained import Trained
+from mrl_jax.training import sharding
+from mrl_jax.workdir import Checkpoint
+from mrl_jax.workdir import embeddings
+from mrl_jax.workdir import Workdir
+
+
+class Split(NamedTuple):
+  """The exported embeddings of the evaluation split, its images, and the model.
+
+  `damaged` are the keys of the images without an embedding.
+  """
+
+  embedding_ND: np.ndarray
+  label_N: np.ndarray
+  damaged: list[str]
+  source: Source
+  trained: Trained
+
+  def images(self, config: ConfigDict, rows: np.ndarray) -> np.ndarray:
+    """The images of these rows; see the function `images`."""
+    indices = rows_to_indices(self.source, self.damaged, rows)
+    return images(config, self.source, indices, self.label_N[rows])
+
+
+def open_split(
+  config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint
+) -> Split:
+  """Opens what the stage embed wrote, and the checkpoint it was made with."""
+  embedding_ND, label_N, manifest = embeddings.load(
+    workdir.embeddings, config.eval_split
+  )
+  source = recorded.open_mapped(config, config.eval_split, workdir)
+  mesh = sharding.make_mesh(1)
+  trained = trained_lib.restore(
+    config, workdir, checkpoint, source.num_classes, mesh=mesh
+  )
+  return Split(embedding_ND, label_N, manifest['damaged'], source, trained)
 
 
 def rows_to_indices(
@@ -55,10 +96,7 @@ def images(
 
 
 def read_image(config: ConfigDict, path: str) -> np.ndarray:
-  """An image file prepared as for evaluation, uint8 [S, S, 3].
-
-  Raises ValueError if it cannot be read.
-  """
+  """An image file as for evaluation, uint8 [S, S, 3]; or ValueError."""
   try:
     with open(path, 'rb') as file:
       data = file.read()

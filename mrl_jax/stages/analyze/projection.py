@@ -7,28 +7,19 @@ import numpy as np
 from PIL import Image
 
 from mrl_jax.analysis import structure
-from mrl_jax.stages import recorded
-from mrl_jax.stages import trained as trained_lib
 from mrl_jax.stages.analyze import examples
-from mrl_jax.training import sharding
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import checksums
-from mrl_jax.workdir import embeddings
 from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
 
+FILES = ('projection.json', 'projection.jpg')
 # More points make a map no clearer, and are slow on a phone.
 _EXAMPLES = 600
 _CLASSES = 10
 # Largest side of a thumbnail in pixels, and the side of a JPEG's blocks, of
 # which it is a multiple so that neighbours do not blend.
 _LARGEST, _BLOCK = 64, 8
-
-
-def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  del config
-  folder = workdir.analysis
-  return [folder / 'projection.json', folder / 'projection.jpg']
 
 
 def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
@@ -38,24 +29,15 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   evaluation split: PCA to 2 and 3 dims and t-SNE at each nesting dim, with the
   class that is predicted there.
   """
-  embedding_ND, label_N, manifest = embeddings.load(
-    workdir.embeddings, config.eval_split
+  split = examples.open_split(config, workdir, checkpoint)
+  source, dims = split.source, tuple(config.nesting_dims)
+  rows = _sample(split.label_N, config.seed)
+  image_NHWC = split.images(config, rows)
+  embedding_ND, label_N = (
+    np.array(split.embedding_ND[rows]),
+    split.label_N[rows],
   )
-  source = recorded.open_mapped(config, config.eval_split, workdir)
-  dims = tuple(config.nesting_dims)
-  rows = _sample(label_N, config.seed)
-  embedding_ND, label_N = np.array(embedding_ND[rows]), label_N[rows]
-  indices = examples.rows_to_indices(source, manifest['damaged'], rows)
-  image_NHWC = examples.images(config, source, indices, label_N)
-  trained = trained_lib.restore(
-    config,
-    workdir,
-    sharding.make_mesh(1),
-    source.num_classes,
-    needed_by='analyze',
-    checkpoint=checkpoint,
-  )
-  probability_GNC = trained.apply(examples.probabilities, embedding_ND)
+  probability_GNC = split.trained.apply(examples.probabilities, embedding_ND)
   prediction_GN = probability_GNC.argmax(-1)
   known = sorted({*label_N.tolist(), *prediction_GN.ravel().tolist()})
   folder = workdir.analysis

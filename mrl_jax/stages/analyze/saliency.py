@@ -16,19 +16,13 @@ from mrl_jax.stages.trained import Trained
 from mrl_jax.training import sharding
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import checksums
-from mrl_jax.workdir import embeddings
 from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
 
+FILES = ('saliency.json', 'saliency.npz')
 _IMAGES = 8
 # Random examples from which they are chosen.
 _POOL = 2000
-
-
-def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  del config
-  folder = workdir.analysis
-  return [folder / 'saliency.json', folder / 'saliency.npz']
 
 
 def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
@@ -37,46 +31,27 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   They are those on whose class the widths disagree most, one of each class
   while there are enough classes.
   """
-  embedding_ND, label_N, manifest = embeddings.load(
-    workdir.embeddings, config.eval_split
-  )
-  source = recorded.open_mapped(config, config.eval_split, workdir)
-  trained = trained_lib.restore(
-    config,
-    workdir,
-    sharding.make_mesh(1),
-    source.num_classes,
-    needed_by='analyze',
-    checkpoint=checkpoint,
-  )
+  split = examples.open_split(config, workdir, checkpoint)
   rng = np.random.default_rng(config.seed)
-  pool = rng.permutation(len(label_N))[:_POOL]
-  probability_GNC = trained.apply(
-    examples.probabilities, np.array(embedding_ND[pool])
+  pool = rng.permutation(len(split.label_N))[:_POOL]
+  probability_GNC = split.trained.apply(
+    examples.probabilities, np.array(split.embedding_ND[pool])
   )
-  rows = pool[_telling(probability_GNC.argmax(-1), label_N[pool])]
-  indices = examples.rows_to_indices(source, manifest['damaged'], rows)
-  image_NHWC = examples.images(config, source, indices, label_N[rows])
-  found, rollout_Nhw = _explained(config, trained, image_NHWC)
-  labels = label_N[rows].tolist()
-  titles = [examples.name(source.class_names, label) for label in labels]
-  record = describe(
-    config,
-    source.class_names,
-    found,
-    labels=labels,
-    titles=titles,
-    step=manifest['step'],
-  )
+  rows = pool[_telling(probability_GNC.argmax(-1), split.label_N[pool])]
+  image_NHWC = split.images(config, rows)
+  found, rollout_Nhw = _explained(config, split.trained, image_NHWC)
+  labels = split.label_N[rows].tolist()
+  class_names = split.source.class_names
+  titles = [examples.name(class_names, label) for label in labels]
+  record = _describe(config, class_names, found, labels, titles)
   record |= checkpoint.as_json()
-  folder = workdir.analysis
-  write(folder, record, image_NHWC, found.heat_GNhw, rollout_Nhw)
+  _write(workdir.analysis, record, image_NHWC, found.heat_GNhw, rollout_Nhw)
 
 
 def explain(
   config: ConfigDict, workdir: Workdir, paths: Sequence[str]
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray | None]:
-  """Explains the images at these paths; returns arguments of `write`.
+  """Explains images: the record, the images, the heatmaps and the rollout.
 
   Raises ValueError if an image cannot be read, or there is no checkpoint.
   """
@@ -87,19 +62,14 @@ def explain(
   trained = trained_lib.restore(
     config,
     workdir,
-    sharding.make_mesh(1),
+    trained_lib.chosen(config, workdir),
     len(class_names),
-    needed_by='saliency',
+    mesh=sharding.make_mesh(1),
   )
   found, rollout_Nhw = _explained(config, trained, image_NHWC)
-  record = describe(
-    config,
-    class_names,
-    found,
-    labels=[None] * len(paths),
-    titles=[pathlib.Path(path).name for path in paths],
-    step=trained.step,
-  )
+  titles = [pathlib.Path(path).name for path in paths]
+  record = _describe(config, class_names, found, [None] * len(paths), titles)
+  record |= {'step': trained.step}
   return record, image_NHWC, found.heat_GNhw, rollout_Nhw
 
 
@@ -113,7 +83,7 @@ def _explained(
   )
 
 
-def write(
+def _write(
   folder: pathlib.Path,
   record: Mapping[str, Any],
   image_NHWC: np.ndarray,
@@ -127,32 +97,26 @@ def write(
   arrays = {'image': image_NHWC, 'heat': heat_GNhw.astype(np.float32)}
   if rollout_Nhw is not None:
     arrays['rollout'] = rollout_Nhw.astype(np.float32)
-  with (
-    files.replacing(folder / record['arrays']) as temporary,
-    open(temporary, 'wb') as file,
-  ):
-    np.savez(file, **arrays)
   arrays_path = folder / record['arrays']
+  with files.replacing(arrays_path) as path, open(path, 'wb') as file:
+    np.savez(file, **arrays)
   checksums.write(folder / 'saliency.json', record, [arrays_path])
 
 
-def describe(
+def _describe(
   config: ConfigDict,
   class_names: Sequence[str],
   found: saliency.Saliency,
-  *,
   labels: Sequence[int | None],
   titles: Sequence[str],
-  step: int,
 ) -> dict[str, Any]:
-  """The content of saliency.json.
+  """The content of saliency.json but for the checkpoint.
 
   `labels` are None where they are unknown; `titles` name the images.
   """
   known = {*found.class_GN.ravel().tolist(), *labels} - {None}
   return {
     'dims': list(config.nesting_dims),
-    'step': step,
     'method': 'Grad-CAM',
     'arrays': 'saliency.npz',
     'labels': list(labels),
