@@ -62,7 +62,6 @@ class Database:
     *,
     cosine: bool,
     recall: None = None,
-    bounds: bool = True,
   ) -> Found:
     """The k best rows at the queries' width; ties go to the lower id."""
     if recall is not None:
@@ -70,7 +69,7 @@ class Database:
     if cosine:
       self.norm_M(query_Qd.shape[1])
     return exact.nearest(
-      query_Qd, self.embedding_MD, self.norms, k, cosine=cosine, bounds=bounds
+      query_Qd, self.embedding_MD, self.norms, k, cosine=cosine
     )
 
   def rescore(

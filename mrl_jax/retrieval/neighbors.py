@@ -63,7 +63,6 @@ def prepare(
   k=checks.whole(),
   metric=_METRIC,
   recall=checks.number(),
-  bounds=checks.truth,
 )
 def search(
   query_QD: np.ndarray | jax.Array,
@@ -73,7 +72,6 @@ def search(
   dim: int | None = None,
   metric: Metric = 'cosine',
   recall: float | None = None,
-  bounds: bool = True,
   leave_one_out: inputs.LeaveOneOut = False,
 ) -> Neighbors:
   """The k rows nearest to each query by the cosine of their prefixes.
@@ -87,8 +85,6 @@ def search(
     metric: 'cosine' slices, then normalises; 'dot' only slices.
     recall: the share of the k nearest that `jax.lax.approx_max_k` aims at, on a
       mesh, for TPUs; None: the search is exact.
-    bounds: on a CPU, whether rows may be left unread beyond a prepared prefix
-      that shows them to be too far. The same rows are found.
     leave_one_out: for queries that are rows of the database and would find
       themselves. True: query i is row i, which is left out of its neighbours.
       Or the row that each query is, int [Q], -1 for none.
@@ -108,9 +104,8 @@ def search(
     raise ValueError(f'recall {recall}: must be in (0, 1]')
   query_Qd = _prefix(query_QD, dim, metric)
   found = _nearest(
-    query_Qd, database, k, own_Q, cosine=metric == 'cosine', recall=recall,
-    bounds=bounds,
-  )  # fmt: skip
+    query_Qd, database, k, own_Q, cosine=metric == 'cosine', recall=recall
+  )
   return _neighbors(found, database, M, start)
 
 

@@ -40,7 +40,6 @@ def nearest(
   k: int,
   *,
   cosine: bool,
-  bounds: bool = True,
 ) -> Found:
   """The k best rows of each query; ties go to the lower id.
 
@@ -49,18 +48,17 @@ def nearest(
     embedding_MD: rows. A memmap is read once for some thousand queries, and in
       full, since a disk gives no part of a row sooner.
     norms: norm_M of the rows' prefixes by width, among them d for the cosine.
+      Rows may be left unread beyond such a prefix.
     k: at most M.
     cosine: whether scores are divided by the norms.
-    bounds: whether rows may be left unread beyond a prefix.
   """
   most = _ON_DISK if isinstance(embedding_MD, np.memmap) else _IN_MEMORY
   group = max(1, min(most, _FOUND // k))
   source = scan.Source(
     embedding_MD, norms[query_Qd.shape[1]] if cosine else None
   )
-  norms = dict(norms) if bounds else {}
   parts = [
-    _nearest(query_Qd[start : start + group], source, norms, k)
+    _nearest(query_Qd[start : start + group], source, dict(norms), k)
     for start in range(0, len(query_Qd), group)
   ]
   products = sum(part.products * len(part.ids_QK) for part in parts)
