@@ -105,7 +105,8 @@ def _searches(args, rows_MD, label_M, query_QD, query_label_Q):
   functions, found = {}, {}
   in_full = f'every row in full, top {args.shortlist}'
   # Without the norms of a prefix no row is left unread beyond it.
-  unbounded = dataclasses.replace(database, norms={width: database.norms[width]})
+  norms = {width: database.norms[width]}
+  unbounded = dataclasses.replace(database, norms=norms)
 
   def run_in_full():
     found[in_full] = retrieval.search(query_QD, unbounded, args.shortlist)
