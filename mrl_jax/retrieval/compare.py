@@ -30,7 +30,7 @@ class Judge(NamedTuple):
     database_label_M: labels; -1 for a row that is never relevant.
     true_ids_QK: the nearest rows of each query at full width.
     score: `ids_QK -> scores_QK` at full width, by which copies of a row are
-      recognised; None: only the ids count.
+      recognised.
     leave_one_out: as in `neighbors.search`.
   """
 
@@ -48,21 +48,17 @@ class Judge(NamedTuple):
     """
     ks = [k for k in (1, 10, 25, 50, 100) if k <= ids_QK.shape[1]]
     if self.true_ids_QK is not None:
-      score_QK = true_score_QK = None
-      if self.score is not None:
-        score_QK = self.score(ids_QK)
-        true_score_QK = self.score(self.true_ids_QK)
-      upto = lambda x_QK, k: None if x_QK is None else x_QK[:, :k]
-      values = {
-        f'krecall{k}': metrics.k_recall(
+      score_QK, true_score_QK = map(self.score, (ids_QK, self.true_ids_QK))
+      return {
+        f'krecall{k}': 100
+        * metrics.k_recall(
           ids_QK[:, :k],
           self.true_ids_QK[:, :k],
-          scores_QN=upto(score_QK, k),
-          true_scores_QK=upto(true_score_QK, k),
+          scores_QN=score_QK[:, :k],
+          true_scores_QK=true_score_QK[:, :k],
         )
         for k in ks
       }
-      return {name: 100 * value for name, value in values.items()}
     relevant_Q = metrics.count_relevant(
       self.database_label_M,
       self.query_label_Q,
@@ -92,9 +88,7 @@ def make_judge(
   if (query_label_Q is None) != (database_label_M is None):
     raise ValueError('labels of one side: give those of both, or none')
   if query_label_Q is not None:
-    return Judge(
-      query_label_Q, database_label_M, leave_one_out=leave_one_out
-    )  # fmt: skip
+    return Judge(query_label_Q, database_label_M, leave_one_out=leave_one_out)
   exact = retrieval.search(query_QD, database, k, leave_one_out=leave_one_out)
   score = functools.partial(_scores, query_QD, database)
   return Judge(None, None, exact.ids_QK, score, leave_one_out)
