@@ -21,7 +21,6 @@ from mrl_jax.retrieval.cpu.rerank import Found
 _WIDE = 512
 # Bytes of rows worked on at a time.
 BLOCK_BYTES = 64 << 20
-_DTYPES = ('bfloat16', 'float16', 'float32', 'float64')
 # A row's id has 32 bits while it is sorted.
 _MOST_ROWS = 1 << 32
 
@@ -83,6 +82,7 @@ class Database:
     )
 
 
+@checks.takes(dtype=checks.dtype('bfloat16', 'float16', 'float32', 'float64'))
 def host_database(
   database_MD: np.ndarray | jax.Array,
   dims: Sequence[int] | None = None,
@@ -101,9 +101,9 @@ def host_database(
     raise ValueError(f'database of {M} rows: must be at most {_MOST_ROWS}')
   dims = nesting.validate((width,) if dims is None else dims, width)
   original = database_MD.dtype
-  if dtype is not None and _stored(dtype) != original:
+  if dtype is not None and dtype != original:
     with np.errstate(over='ignore'):  # Infinity is refused with the row's name.
-      database_MD = database_MD.astype(_stored(dtype))
+      database_MD = database_MD.astype(dtype)
   bounding = (width // 64, width // 16) if width >= _WIDE else ()
   dims = tuple(sorted({*dims, *bounding, width}))
   norms = _prefix_norms(database_MD, dims)
@@ -142,19 +142,6 @@ def _prefix_norms(
     blocks.append(jnp.where(short_BG, inputs.NO_DIRECTION, norm_BG))
   norm_GM = np.ascontiguousarray(np.concatenate(blocks).T)
   return dict(zip(dims, norm_GM, strict=True))
-
-
-def _stored(dtype) -> np.dtype:
-  try:
-    stored = np.dtype(dtype)
-  except TypeError:
-    stored = None
-  if stored is None or stored.name not in _DTYPES:
-    raise ValueError(
-      f'dtype {checks.shown(dtype)}: must be one of {_DTYPES}; codes of int8 '
-      'and of single bits are made by retrieval.quantized.quantize'
-    )
-  return stored
 
 
 def queries(

@@ -57,11 +57,6 @@ class Quantized:
     """Bytes of a code."""
     return self.code_MB.shape[1]
 
-  def mflops(self, shortlist: int = 0, rerank_dim: int = 0) -> float:
-    """Multiply-adds per query, in millions; a dim of a code counts as one."""
-    rescored = shortlist * rerank_dim
-    return (len(self.code_MB) * self.dim + rescored) / 1e6
-
   @checks.takes(k=checks.whole(), shortlist=checks.whole())
   def search(
     self,
@@ -100,16 +95,15 @@ class Quantized:
     ids_QK, score_QK = self._nearest(query_Qd, count + M - most)
     if own_Q is not None:
       ids_QK, score_QK = inputs.drop_own(own_Q, ids_QK, score_QK)
-    read = M * self.row_bytes
-    if rerank_dim is None:
-      cost = self.mflops()
-    else:
+    # A dim of a code counts as one multiply-add.
+    mflops, read = M * self.dim / 1e6, M * self.row_bytes
+    if rerank_dim is not None:
       ids_QK, score_QK = neighbors.rerank(
         query_QD, self.database, ids_QK, k, dim=rerank_dim
       )
+      mflops += count * rerank_dim / 1e6
       read += count * rerank_dim * self.database.row_bytes / D
-      cost = self.mflops(count, rerank_dim)
-    paid = Cost(cost, read, M, time.perf_counter() - start)
+    paid = Cost(mflops, read, M, time.perf_counter() - start)
     return Neighbors(ids_QK, score_QK, paid)
 
   def _nearest(self, query_Qd, k):

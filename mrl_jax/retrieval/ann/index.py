@@ -50,15 +50,14 @@ class Index:
     """Bytes of the code of a row; 0 without codes."""
     return self.faiss_index.pq.M if self.kind.endswith('pq') else 0
 
-  def row_bytes(self, scan_dim: int | None = None) -> float:
-    """Bytes of a row in the index at that width."""
-    scan_dim = scan_dim or self.scan_dim
+  def row_bytes(self) -> float:
+    """Bytes of a row in the index."""
     if self.kind == 'hnsw':
       links = self.faiss_index.hnsw.neighbors.size() / self.faiss_index.ntotal
-      return 4 * scan_dim + 4 * links
+      return 4 * self.scan_dim + 4 * links
     # Faiss keeps an id of 8 bytes in its lists, `Cells` one of 4 bytes.
     listed = 0 if self.cells is None else 12
-    return listed + (self.code_bytes or 4 * scan_dim)
+    return listed + (self.code_bytes or 4 * self.scan_dim)
 
   def _mflops(self, scan_dim: int, coarse_dim: int, scanned: float) -> float:
     """`(d_c * N_C + d_s * scanned) / 1e6` multiply-adds per query.
