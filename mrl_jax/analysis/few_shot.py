@@ -23,9 +23,7 @@ class FewShot(NamedTuple):
 
 @checks.takes(
   support_MD=checks.numbers('MD'),
-  support_label_M=checks.integers('M'),
   query_QD=checks.numbers('QD'),
-  query_label_Q=checks.integers('Q'),
   dims=checks.wholes(),
   shots=checks.whole(),
   ways=checks.whole(),
@@ -75,8 +73,6 @@ def few_shot(
   ways = len(classes) if ways is None else ways
   if not 2 <= ways <= len(classes):
     raise ValueError(f'ways {ways}: must be in [2, {len(classes)}]')
-  if repeats < 1 or shots < 1:
-    raise ValueError(f'shots {shots}, repeats {repeats}: must be at least 1')
   order_M = np.argsort(support_label_M, kind='stable')
   starts, ends = (
     np.searchsorted(support_label_M, classes, side, sorter=order_M)

@@ -29,8 +29,8 @@ class Oracle(NamedTuple):
 @checks.takes(dims=checks.wholes(), right_GN=checks.booleans('GN'))
 def oracle(dims: Sequence[int], right_GN: np.ndarray) -> Oracle:
   """Counts examples by the smallest of the `dims` that is right on them."""
-  G, N = right_GN.shape
-  if len(dims) != G or not N:
+  G = len(right_GN)
+  if len(dims) != G:
     raise ValueError(f'{len(dims)} dims for results of shape {right_GN.shape}')
   first_N = np.where(right_GN.any(0), right_GN.argmax(0), G)
   count = np.bincount(first_N, minlength=G + 1)

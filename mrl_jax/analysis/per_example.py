@@ -78,9 +78,7 @@ def read(
 
 def check_labels(label_N: np.ndarray, N: int, C: int) -> np.ndarray:
   """The labels as int64; ValueError unless they are N classes below C or -1."""
-  label_N = checks.as_int64('labels', label_N)
-  if label_N.shape != (N,) or not N:
-    raise ValueError(f'labels of shape {label_N.shape}: must be ({N},), N > 0')
+  label_N = inputs.labels(label_N, 'labels', N)
   wrong = label_N[(label_N < inputs.IGNORED) | (label_N >= C)]
   if wrong.size:
     raise ValueError(f'label {wrong[0]}: must be in [0, {C}), or -1')
