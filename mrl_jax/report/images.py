@@ -64,7 +64,6 @@ def projection(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
   if record['num_classes'] > len(shown):
     classes = f', of {len(shown)} of {record["num_classes"]:,} classes'
   return Section(
-    'space',
     'The space',
     'The space, width by width',
     'Each point is an image of the evaluation split. Move the slider, and see '
@@ -119,7 +118,6 @@ def saliency(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
       cells.insert(0, _plain_cell(overlay(image_NHWC[n], rollout_Nhw[n])))
     rows.append({'image': _jpeg(image_NHWC[n]), 'name': name, 'cells': cells})
   return Section(
-    'saliency',
     'Saliency',
     'Where each width looks',
     saliency={

@@ -42,9 +42,8 @@ def accuracy(
     rows = list(zip(baselines['dims'], *knn1.values(), strict=True))
     table = tables.Table(('width', *knn1), rows)
     numbers.append(FoldedTable('1-NN % of the baselines', table))
-  chart = plotly_charts.against_width(plotted, dims, 'accuracy, %')
+  chart = plotly_charts.lines(plotted, dims, 'accuracy, %')
   return Section(
-    'accuracy',
     'Accuracy',
     'Accuracy against width',
     figures=[Figure('plot-accuracy', chart, caption)],
@@ -87,7 +86,6 @@ def retrieval(record: Mapping[str, Any]) -> Section:
   title = f'{record["queries"]:,} queries in {record["database"]:,} rows'
   name = 'The numbers (seconds of all queries together)'
   return Section(
-    'retrieval',
     'Retrieval',
     f'Retrieval: {title}',
     lead,
@@ -119,7 +117,7 @@ def training(
         'Top-1 on the evaluation split while training went on.',
       )
     )
-  return Section('training', 'Training', 'Training', figures=figures)
+  return Section('Training', 'Training', figures=figures)
 
 
 def settings(config: Mapping[str, Any]) -> Section:
@@ -127,7 +125,6 @@ def settings(config: Mapping[str, Any]) -> Section:
   rows = [(name, repr(value)) for name, value in sorted(config.items())]
   table = tables.Table(('field', 'value'), rows)
   return Section(
-    'settings',
     'Settings',
     'Settings',
     tables=[FoldedTable('The resolved config', table, 'settings')],

@@ -15,15 +15,29 @@ from mrl_jax.report.series import Points
 _SYMBOLS = ('circle', 'diamond', 'square', 'triangle-up', 'cross', 'x')
 
 
-def against_width(
-  series: Mapping[str, Points], dims: Sequence[int], label: str
+def lines(
+  series: Mapping[str, Points],
+  dims: Sequence[int],
+  y_label: str,
+  *,
+  x_label: str = '',
 ) -> dict[str, Any]:
-  """Lines over the embedding's width, marked at `dims`."""
-  figure = _figure(label)
-  for name, points in series.items():
-    _add_line(figure, name, sorted(points), _line(STYLES[name]))
-  figure.update_layout(hovermode='x unified')
-  return _finish(figure, _width_axis(dims))
+  """Lines over the embedding's width, marked at `dims`.
+
+  Names of `colors.STYLES` are drawn in their style, others dark to light.
+  `x_label` stands for widths that are no whole numbers, which the text at a
+  point then tells as well.
+  """
+  figure = _figure(y_label)
+  hues = colors.of_widths(len(series)) if len(series) > 1 else [colors.LINEAR]
+  hover = '%{y:.2f} % at %{x:.4g} dims' if x_label else '%{y:.2f} %'
+  for i, (name, points) in enumerate(series.items()):
+    style = Style(hues[i], symbol=_SYMBOLS[i % len(_SYMBOLS)])
+    look = _line(STYLES.get(name, style))
+    _add_line(figure, name, sorted(points), look, hover)
+  if not x_label:
+    figure.update_layout(hovermode='x unified')
+  return _finish(figure, _width_axis(dims, x_label or 'embedding width'))
 
 
 def trade_off(
@@ -47,18 +61,6 @@ def trade_off(
   return _finish(figure, {'type': 'log', 'title_text': x_label})
 
 
-def cascade(
-  series: Mapping[str, Points], dims: Sequence[int]
-) -> dict[str, Any]:
-  """Accuracy over the expected width, of one width and of the cascade."""
-  figure = _figure('accuracy, %')
-  for name, points in series.items():
-    hover = '%{y:.2f} % at %{x:.4g} dims'
-    _add_line(figure, name, sorted(points), _line(STYLES[name]), hover)
-  axis = {'title_text': 'width that an example takes on average'}
-  return _finish(figure, _width_axis(dims) | axis)
-
-
 def over_steps(
   series: Mapping[int, Points], label: str, *, log: bool = False
 ) -> dict[str, Any]:
@@ -73,26 +75,6 @@ def over_steps(
   if log:
     figure.update_yaxes(type='log')
   return _finish(figure, {'title_text': 'step'})
-
-
-def per_width(
-  series: Mapping[str, Sequence[float]],
-  dims: Sequence[int],
-  label: str,
-  *,
-  marked: Sequence[int] = (),
-) -> dict[str, Any]:
-  """Lines over the widths, a colour for each name, dark to light.
-
-  The axis shows the widths of `marked`, or all if there are none.
-  """
-  figure = _figure(label)
-  hues = colors.of_widths(len(series)) if len(series) > 1 else [colors.LINEAR]
-  for i, (name, values) in enumerate(series.items()):
-    style = Style(hues[i], symbol=_SYMBOLS[i % len(_SYMBOLS)])
-    _add_line(figure, name, zip(dims, values, strict=True), _line(style))
-  figure.update_layout(hovermode='x unified')
-  return _finish(figure, _width_axis(marked or dims))
 
 
 def bars(
@@ -187,10 +169,10 @@ def _line(style: Style) -> dict[str, Any]:
   }
 
 
-def _width_axis(dims: Sequence[int]) -> dict[str, Any]:
+def _width_axis(dims: Sequence[int], label: str) -> dict[str, Any]:
   return {
     'type': 'log',
-    'title_text': 'embedding width',
+    'title_text': label,
     'tickvals': list(dims),
     'ticktext': [str(dim) for dim in dims],
   }

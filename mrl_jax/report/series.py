@@ -3,7 +3,7 @@
 Accuracies and shares are in percent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mrl_jax.retrieval.plan import pareto
@@ -27,10 +27,10 @@ def accuracies(
   }
   if baselines:
     dims, knn1 = baselines['dims'], baselines['knn1']
+    shown = {label: knn1[label] for label in ('PCA', 'SVD', 'random dims')}
     if baselines['sampled']:
-      series['1-NN'] = list(zip(dims, knn1['nested'], strict=True))
-    for label in ('PCA', 'SVD', 'random dims'):
-      series[label] = list(zip(dims, knn1[label], strict=True))
+      shown['1-NN'] = knn1['nested']
+    series |= by_width(dims, shown)
   # A projection that leaves a row all zero has no accuracy.
   series = {
     label: [point for point in points if point[1] is not None]
@@ -88,12 +88,8 @@ def cascade(record: Record) -> dict[str, Points]:
   """(expected width, accuracy) points: one width for all, and the cascade."""
   expected, accuracy = record['expected_dim'], record['accuracy']
   return {
-    'one width for all': list(
-      zip(record['dims'], record['single'], strict=True)
-    ),
-    'as wide as needed': list(
-      zip(expected['mean'], accuracy['mean'], strict=True)
-    ),
+    **by_width(record['dims'], {'one width for all': record['single']}),
+    **by_width(expected['mean'], {'as wide as needed': accuracy['mean']}),
   }
 
 
@@ -107,14 +103,22 @@ def smallest_correct(record: Record) -> dict[str, float]:
   }
 
 
-def of_full_width(record: Record) -> dict[str, list[float]]:
+def of_full_width(record: Record) -> dict[str, Points]:
   """Share of the full width's variance and neighbours that each prefix has."""
-  return {
-    'variance': [100 * value for value in record['explained_variance']],
-    f'{record["k"]} neighbours (Jaccard)': [
-      row[-1] for row in percent(record['overlap'])
-    ],
+  shares = {
+    'variance': record['explained_variance'],
+    f'{record["k"]} neighbours (Jaccard)': [x[-1] for x in record['overlap']],
   }
+  return by_width(
+    record['dims'], dict(zip(shares, percent(shares.values()), strict=True))
+  )
+
+
+def by_width(
+  dims: Sequence[int], values: Mapping[str, Sequence[float | None]]
+) -> dict[str, Points]:
+  """(width, value) points by name."""
+  return {name: list(zip(dims, x, strict=True)) for name, x in values.items()}
 
 
 def reliability(record: Record) -> tuple[list[list[float | None]], ...]:
@@ -135,18 +139,16 @@ def reliability(record: Record) -> tuple[list[list[float | None]], ...]:
   )
 
 
-def few_shot(record: Record) -> dict[str, list[float]]:
-  """Accuracy at each of the record's dims, by the setting's name."""
-  return {
-    _setting(setting): setting['accuracy'] for setting in record['settings']
-  }
+def few_shot(record: Record) -> dict[str, Points]:
+  """(width, accuracy) points, by the setting's name."""
+  accuracies = {}
+  for setting in record['settings']:
+    shots, ways = setting['shots'], setting['ways']
+    name = f'{shots} example{"s" * (shots > 1)} of {ways} classes'
+    accuracies[name] = setting['accuracy']
+  return by_width(record['dims'], accuracies)
 
 
-def _setting(setting: Record) -> str:
-  shots = setting['shots']
-  return f'{shots} example{"s" * (shots > 1)} of {setting["ways"]} classes'
-
-
-def percent(rows: Sequence[Sequence[float]]) -> list[list[float]]:
+def percent(rows: Iterable[Sequence[float]]) -> list[list[float]]:
   """A matrix of shares, in percent."""
   return [[100 * value for value in row] for row in rows]
