@@ -1,6 +1,7 @@
 """Sections on what training, evaluation and retrieval measured."""
 
 from collections.abc import Mapping, Sequence
+import itertools
 from typing import Any
 
 from mrl_jax.report import headline
@@ -54,10 +55,10 @@ def accuracy(
 
 def retrieval(record: Mapping[str, Any]) -> Section:
   """Accuracy and cost of searches: exact, reranked, and in funnels."""
-  kinds, points = series.searches(record)
+  kinds = series.searches(record)
   figures, lead = [], ''
-  if points:
-    best = pareto.front(points)
+  if kinds:
+    best = pareto.front(itertools.chain(*kinds.values()))
     figures = [
       Figure(
         'plot-retrieval',
@@ -72,7 +73,7 @@ def retrieval(record: Mapping[str, Any]) -> Section:
         'cheaper equals.',
       )
     ]
-    full = max((p for p in points if '→' not in p.name), key=lambda p: p.mflops)
+    full = max(kinds['exact'])
     enough = next(
       p for p in best if p.accuracy >= headline.KEEPS * full.accuracy
     )

@@ -69,8 +69,7 @@ def _figures(
   if loss := series.curves(records, 'train/loss', dims):
     label = 'training loss, nats'
     yield 'training.svg', lines(loss, 'step', label, title='width')
-  kinds, _ = series.searches(retrieved) if retrieved else ({}, [])
-  if kinds:
+  if retrieved and (kinds := series.searches(retrieved)):
     yield 'retrieval.svg', paper_figures.trade_off(kinds)
   if record := analyses['cascade_curve']:
     label = 'width that an example takes on average'

@@ -4,9 +4,7 @@ Accuracies and shares are in percent.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-from mrl_jax.retrieval.plan import pareto
+from typing import Any, NamedTuple
 
 Record = Mapping[str, Any]
 Points = Sequence[tuple[float, float]]
@@ -39,34 +37,26 @@ def accuracies(
   return {label: points for label, points in series.items() if points}
 
 
-def searches(
-  record: Record,
-) -> tuple[dict[str, list[tuple[float, float, str]]], list[pareto.Point]]:
-  """(MFLOPs, mAP@10, name) of each kind of search, and all as `Point`s.
+class Search(NamedTuple):
+  """A search of retrieval.json: its cost, its mAP@10 and its name."""
 
-  Both are empty where there are no labels to measure mAP@10 by.
-  """
-  kinds, points = {}, []
+  mflops: float
+  accuracy: float
+  name: str
+
+
+def searches(record: Record) -> dict[str, list[Search]]:
+  """The searches of each kind; empty without labels to measure mAP@10 by."""
+  kinds = {}
   for name, method in record['methods'].items():
     map10 = method['metrics'].get('map10')
     if map10 is None:
       continue
     steps = len(method['dims'])
     kind = 'exact' if steps == 1 else 'adaptive' if steps == 2 else 'funnel'
-    mflops = method['mflops_per_query']
-    shown = name.replace('-', ' → ')
-    kinds.setdefault(kind, []).append((mflops, map10, shown))
-    points.append(
-      pareto.Point(
-        shown,
-        map10,
-        mflops,
-        bytes=1e6 * mflops * FLOAT_BYTES,
-        ms=1e3 * method['seconds'] / record['queries'],
-        row_bytes=FLOAT_BYTES * method['dims'][-1],
-      )
-    )
-  return kinds, points
+    search = Search(method['mflops_per_query'], map10, name.replace('-', ' → '))
+    kinds.setdefault(kind, []).append(search)
+  return kinds
 
 
 def curves(

@@ -84,12 +84,14 @@ class Database:
 
 @checks.takes(dtype=checks.dtype('bfloat16', 'float16', 'float32', 'float64'))
 def host_database(
-  database_MD: np.ndarray | jax.Array,
+  database_MD: np.ndarray | jax.Array | Database,
   dims: Sequence[int] | None = None,
   *,
   dtype: str | None = None,
 ) -> Database:
-  """A database on the host; arguments and errors are those of `prepare`."""
+  """A database on the host, or the one given; see `prepare`."""
+  if isinstance(database_MD, Database):
+    return database_MD
   database_MD = checks.as_floats('database', database_MD)
   if database_MD.ndim != 2 or not database_MD.size:
     raise ValueError(
@@ -108,13 +110,6 @@ def host_database(
   dims = tuple(sorted({*dims, *bounding, width}))
   norms = _prefix_norms(database_MD, dims)
   return Database(database_MD, norms, original)
-
-
-def as_database(database_MD: Any) -> Database:
-  """The value if it is a `Database`, or one made of its rows."""
-  if isinstance(database_MD, Database):
-    return database_MD
-  return host_database(database_MD)
 
 
 @jax.jit(static_argnames='dims')
@@ -144,15 +139,15 @@ def _prefix_norms(
   return dict(zip(dims, norm_GM, strict=True))
 
 
-def queries(
-  query_QD: Any, width: int, dtype: np.dtype, widest: int
-) -> np.ndarray:
+def queries(query_QD: Any, database: Any, widest: int | None) -> np.ndarray:
   """Queries as wide as the database, or cut to the widest prefix asked for.
 
   Lists, tensors and columns are converted. Raises ValueError for other widths,
   another dtype than the database's, or a query that `prepare` would refuse as a
   row.
   """
+  width, dtype = database.shape[1], database.dtype
+  widest = widest or width
   query_QD = checks.as_floats('queries', query_QD, like=dtype)
   shape = query_QD.shape
   if query_QD.ndim != 2 or not shape[0] or shape[1] not in (width, widest):

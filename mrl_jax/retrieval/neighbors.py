@@ -222,8 +222,7 @@ def _check(query_QD: Any, database: Any, widest: int | None):
   forks.check()
   if not isinstance(database, (Database, DeviceDatabase)):
     database = prepare(database)
-  width, queries = database.shape[1], database_lib.queries
-  return queries(query_QD, width, database.dtype, widest or width), database
+  return database_lib.queries(query_QD, database, widest), database
 
 
 def _check_k(k: int, M: int, own_Q: np.ndarray | None) -> None:

@@ -83,9 +83,9 @@ class Quantized:
     if rerank_dim is not None:
       (rerank_dim,) = nesting.validate((rerank_dim,), D)
     start = time.perf_counter()
-    query_QD, query_Qd = prefixes.unit_queries(
-      query_QD, self.database, self.dim, rerank_dim
-    )
+    widest = max(self.dim, rerank_dim or 0)
+    query_QD = database_lib.queries(query_QD, self.database, widest)
+    query_Qd = prefixes.unit(query_QD, self.dim)
     own_Q = inputs.own_rows(leave_one_out, len(query_QD), M)
     most = M if own_Q is None else M - 1
     if self.kind == 'int8' and rerank_dim is None and shortlist is None:
@@ -156,7 +156,7 @@ def quantize(
   for an unknown kind or center, a width beyond D, or rows that `prepare`
   refuses.
   """
-  database = database_lib.as_database(database_MD)
+  database = database_lib.host_database(database_MD)
   rows_MD = database.embedding_MD
   M, D = rows_MD.shape
   (dim,) = nesting.validate((D if dim is None else dim,), D)

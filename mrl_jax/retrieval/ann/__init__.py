@@ -68,7 +68,7 @@ def build(
     ValueError: an argument that does not fit.
   """
   forks.check()
-  database = database_lib.as_database(database_MD)
+  database = database_lib.host_database(database_MD)
   rows_MD = database.embedding_MD
   M, D = rows_MD.shape
   scan_dim = dim if scan_dim is None else scan_dim

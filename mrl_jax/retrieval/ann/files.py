@@ -92,7 +92,7 @@ def load(
       f'end the process: {_REMEDY}'
     )
   sealed.check_folder()
-  database = database_lib.as_database(database_MD)
+  database = database_lib.host_database(database_MD)
   rows_MD = database.embedding_MD
   found = (*rows_MD.shape, fingerprint(rows_MD))
   built = tuple(manifest[key] for key in ('rows', 'width', 'fingerprint'))

@@ -10,6 +10,7 @@ import numpy as np
 from mrl_jax import checks
 from mrl_jax import forks
 from mrl_jax import nesting
+from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval import neighbors
 from mrl_jax.retrieval import prefixes
@@ -120,10 +121,9 @@ class Index:
     M, looked_up = self.database.shape[0], coarse_dim is not None
     scan_dim = self._check_widths(scan_dim, coarse_dim, rerank_dim)
     coarse_dim = coarse_dim or self.dim
-    widest = max(rerank_dim or 0, coarse_dim if self.cells else 0)
-    query_QD, query_Qd = prefixes.unit_queries(
-      query_QD, self.database, scan_dim, widest
-    )
+    widest = max(scan_dim, rerank_dim or 0, coarse_dim if self.cells else 0)
+    query_QD = database_lib.queries(query_QD, self.database, widest)
+    query_Qd = prefixes.unit(query_QD, scan_dim)
     own_Q = inputs.own_rows(leave_one_out, len(query_QD), M)
     most = M if own_Q is None else M - 1
     count = prefixes.check_shortlist(k, rerank_dim, shortlist, most)

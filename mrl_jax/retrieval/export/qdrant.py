@@ -93,7 +93,7 @@ def funnel_query(
   if query_D.ndim != 1:
     raise ValueError(f'query of shape {query_D.shape}: must be [D]')
   query_1D, width = query_D[None], len(query_D)
-  database_lib.queries(query_1D, width, query_1D.dtype, width)
+  database_lib.queries(query_1D, query_1D, width)
   dims = nesting.validate(dims, width)
   shortlists = inputs.check_shortlists(shortlists, dims)
   step = {}
