@@ -21,6 +21,7 @@ _LEAVES = {
   'mean': 'running_mean',
   'var': 'running_var',
 }
+_KINDS = nnx.Any(nnx.Param, nnx.BatchStat)
 # Transposes a kernel by its rank: OIHW to HWIO, and OI to IO.
 _AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
 
@@ -80,7 +81,7 @@ def to_torch(model: models.Classifier, style: Style) -> dict[str, np.ndarray]:
 
 def arrays(module: nnx.Module) -> dict[str, Any]:
   """The module's parameters and BatchNorm statistics, by dotted path."""
-  state = nnx.to_pure_dict(nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat)))
+  state = nnx.to_pure_dict(nnx.state(module, _KINDS))
   flat = traverse_util.flatten_dict(state)
   return {'.'.join(map(str, path)): x for path, x in flat.items()}
 
@@ -182,11 +183,10 @@ def fill(
         )
       whole[slot.index] = array.transpose(slot.axes)
     filled[path] = jax.device_put(whole)
-  for kind in (nnx.Param, nnx.BatchStat):
-    state = nnx.to_pure_dict(nnx.state(module, kind))
-    flat = traverse_util.flatten_dict(state)
-    flat = {path: filled['.'.join(map(str, path))] for path in flat}
-    nnx.update(module, traverse_util.unflatten_dict(flat))
+  state = nnx.to_pure_dict(nnx.state(module, _KINDS))
+  flat = traverse_util.flatten_dict(state)
+  flat = {path: filled['.'.join(map(str, path))] for path in flat}
+  nnx.update(module, traverse_util.unflatten_dict(flat))
 
 
 def _torch_arrays(module: nnx.Module, slots: Mapping[str, Slot]):

@@ -12,7 +12,6 @@ from mrl_jax import forks
 from mrl_jax import nesting
 from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval import inputs
-from mrl_jax.retrieval import neighbors
 from mrl_jax.retrieval import prefixes
 from mrl_jax.retrieval.ann import graph
 from mrl_jax.retrieval.ann import ivf
@@ -221,16 +220,10 @@ def _in_order(score_QK, ids_QK) -> Neighbors:
 
 def _rerank(query_QD, database, ids_QK, k, dim) -> Neighbors:
   """`neighbors.rerank` of lists that may end in -1."""
-  missing_QK = ids_QK < 0
-  if not missing_QK.any():
-    return neighbors.rerank(query_QD, database, ids_QK, k, dim=dim)
-  # Each list is filled up with its first row; the copies are removed after.
-  first_Q1 = np.maximum(ids_QK[:, :1], 0)
-  filled_QK = np.where(missing_QK, first_Q1, ids_QK)
-  ids_QK, score_QK = neighbors.rerank(
-    query_QD, database, filled_QK, ids_QK.shape[1], dim=dim
+  query_Qd = prefixes.unit(query_QD, dim)
+  found = database.rescore(query_Qd, ids_QK, k, cosine=True)
+  missing_QK = np.arange(k) >= (ids_QK >= 0).sum(1)[:, None]
+  return Neighbors(
+    np.where(missing_QK, -1, found.ids_QK),
+    np.where(missing_QK, -np.inf, found.score_QK).astype(np.float32),
   )
-  copy_QK = ids_QK == first_Q1
-  copy_QK &= copy_QK.cumsum(1) > ~missing_QK[:, :1]
-  found = _in_order(score_QK, np.where(copy_QK, -1, ids_QK))
-  return Neighbors(found.ids_QK[:, :k], found.scores_QK[:, :k])

@@ -74,12 +74,15 @@ def _nearest(query_Qd, source, norms, k) -> Found:
   ids_QK = np.zeros((Q, k), np.int64)
   score_QK = np.zeros((Q, k), np.float32)
   left, products = np.arange(Q), 0
+  # The rows lie in memory as they are scored.
+  is_at_hand = source.embedding_MD.dtype == np.float32
+  is_at_hand &= not isinstance(source.embedding_MD, np.memmap)
   sample = thresholds.sample_rows(source, dim)
   with concurrent.futures.ThreadPoolExecutor(cores.count()) as pool:
     for threshold_Q in thresholds.falling(query_Qd, sample, M, k, pool):
       query_Ld, threshold_L = query_Qd[left], threshold_Q[left]
       prefix = hits = None
-      if dim in norms and _is_at_hand(source.embedding_MD):
+      if dim in norms and is_at_hand:
         prefix = _prefix(query_Ld, sample, norms, threshold_L, M, k)
       if prefix:
         hits, more = _bounded(
@@ -98,12 +101,6 @@ def _nearest(query_Qd, source, norms, k) -> Found:
       if not len(left):
         break
   return Found(ids_QK, score_QK, products / Q)
-
-
-def _is_at_hand(embedding_MD: np.ndarray) -> bool:
-  return embedding_MD.dtype == np.float32 and not isinstance(
-    embedding_MD, np.memmap
-  )
 
 
 def _prefix(query_Qd, sample, norms, threshold_Q, M, k) -> int | None:
