@@ -141,8 +141,7 @@ def read_saliency(
   """Reads the arrays beside a saliency.json.
 
   Returns images, uint8 [N, H, W, 3], heat [G, N, h, w], and for a transformer
-  attention rollout [N, h, w]. Raises ValueError if the file is missing or does
-  not fit the record.
+  attention rollout [N, h, w]. Raises ValueError if the file cannot be read.
   """
   path = folder / record['arrays']
   try:
@@ -151,21 +150,7 @@ def read_saliency(
     raise ValueError(
       f'{path} cannot be read ({error}): run --mode=analyze'
     ) from error
-  image_NHWC, heat_GNhw = arrays['image'], arrays['heat']
-  rollout_Nhw = arrays.get('rollout')
-  count = len(record['titles'])
-  expected = (len(record['dims']), count)
-  if (
-    image_NHWC.ndim != 4
-    or heat_GNhw.ndim != 4
-    or len(image_NHWC) != count
-    or heat_GNhw.shape[:2] != expected
-  ):
-    raise ValueError(
-      f'{path} has images of shape {image_NHWC.shape} and heat of shape '
-      f'{heat_GNhw.shape}, its record {expected}: run --mode=analyze'
-    )
-  return image_NHWC, heat_GNhw, rollout_Nhw
+  return arrays['image'], arrays['heat'], arrays.get('rollout')
 
 
 def overlay(image_HWC: np.ndarray, heat_hw: np.ndarray) -> np.ndarray:

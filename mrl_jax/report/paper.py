@@ -36,15 +36,9 @@ def write(
   """Writes an SVG for each plot, and a PNG for the grid of images.
 
   Figures of an earlier report that this one has no numbers for are removed.
-
-  Args:
-    folder: the folder to write to.
-    accuracy: lines of `series.accuracies`.
-    dims: the nesting dims.
-    records: the rows of metrics.jsonl.
-    retrieved: the content of retrieval.json, if there is one.
-    analyses: the records of the analyses by name, None for missing ones.
-    analysis_folder: the folder with the arrays of saliency.json.
+  `accuracy` is of `series.accuracies`, `dims` the nesting dims, `records` the
+  rows of metrics.jsonl, `retrieved` the content of retrieval.json, and
+  `analyses` the records by name; None stands for missing ones.
   """
   left = set(_NAMES)
   figures = _figures(accuracy, dims, records, retrieved, analyses)

@@ -42,15 +42,9 @@ def rescore(
   *,
   cosine: bool,
 ) -> Found:
-  """The k best of the rows `ids_QK`; ties go to the lower id.
+  """The k best of the rows `ids_QK` (-1 for none); ties go to the lower id.
 
-  Args:
-    query_Qd: float32 prefixes, whose width is that of the scores.
-    embedding_MD: rows.
-    norms: norm_M of the rows' prefixes by width, among them d for the cosine.
-    ids_QK: int64 rows of each query; -1 stands for none.
-    k: at most K.
-    cosine: whether scores are divided by the norms.
+  The other arguments are those of `exact.nearest`.
   """
   (Q, dim), K = query_Qd.shape, ids_QK.shape[1]
   first = _first_width(dim, norms, K, k)
