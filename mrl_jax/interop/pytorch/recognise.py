@@ -38,15 +38,9 @@ def recognise(
 ) -> Contents:
   """Recognises a state dict by its keys and the shapes of its tensors.
 
-  Args:
-    shapes: shapes of the tensors, by the keys of the file.
-    prefix: what precedes the network's keys, in a file of several networks.
-    config_json: what the config.json beside the file says.
-    options: the `geometry.OPTIONS` that the user has given.
-
-  Raises:
-    ValueError: no encoder here has these tensors (the message says what they
-      look like), or they contradict `config_json` or `options`.
+  `prefix` and `options` are those of `load.open_checkpoint`. Raises ValueError
+  if no encoder here has these tensors (the message says what they look like),
+  or they contradict `config_json` or `options`.
   """
   network = networks.find(shapes, prefix)
   raw = network.raw
