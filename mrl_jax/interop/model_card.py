@@ -32,6 +32,10 @@ def text(
     undefined=jinja2.StrictUndefined,
   )
   environment.globals['show'] = tables.show
-  environment.filters['paragraph'] = lambda x: textwrap.fill(x.strip(), 80)
+  environment.filters['paragraph'] = _paragraph
   template = environment.get_template('model_card.md.jinja')
   return template.render(about=about, preprocess=preprocess, has_rule=has_rule)
+
+
+def _paragraph(text: str) -> str:
+  return textwrap.fill(text.strip(), 80) + '\n'
