@@ -21,6 +21,7 @@ from mrl_jax.retrieval.cpu.rerank import Found
 _WIDE = 512
 # Bytes of rows worked on at a time.
 BLOCK_BYTES = 64 << 20
+_DTYPE = checks.dtype('bfloat16', 'float16', 'float32', 'float64')
 # A row's id has 32 bits while it is sorted.
 _MOST_ROWS = 1 << 32
 
@@ -82,7 +83,6 @@ class Database:
     )
 
 
-@checks.takes(dtype=checks.dtype('bfloat16', 'float16', 'float32', 'float64'))
 def host_database(
   database_MD: np.ndarray | jax.Array | Database,
   dims: Sequence[int] | None = None,
@@ -103,7 +103,14 @@ def host_database(
     raise ValueError(f'database of {M} rows: must be at most {_MOST_ROWS}')
   dims = nesting.validate((width,) if dims is None else dims, width)
   original = database_MD.dtype
-  if dtype is not None and dtype != original:
+  try:
+    dtype = original if dtype is None else _DTYPE('dtype', dtype)
+  except ValueError as error:
+    raise ValueError(
+      f'{error}; codes of int8 and of single bits are made by '
+      'retrieval.quantized.quantize'
+    ) from None
+  if dtype != original:
     with np.errstate(over='ignore'):  # Infinity is refused with the row's name.
       database_MD = database_MD.astype(dtype)
   bounding = (width // 64, width // 16) if width >= _WIDE else ()

@@ -40,8 +40,7 @@ def prepare(
       `np.memmap` stays on disk; lists, tensors and columns are converted.
     dims: the widths at which norms are computed ahead; None: the full one.
     dtype: bfloat16, float16, float32 or float64, to which rows are copied and
-      in which they are scored; None: as they are. For int8 and single bits see
-      `quantized`.
+      in which they are scored; None: as they are.
     mesh: a mesh over whose devices the rows are split, see `mesh.place`; its
       axes may be of any type. None: the devices of this process; on a CPU the
       rows stay on the host, where the search is faster.
