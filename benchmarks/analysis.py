@@ -77,7 +77,15 @@ def _analyses(args, dims) -> list[timing.Row]:
     names = [str(i) for i in range(args.classes)]
     groups = np.arange(args.classes) % 31, tuple(map(str, range(31)))
     results.plain(
-      results.compute(dims, saved, x[: args.examples], names, groups=groups)
+      results.compute(
+        dims,
+        saved,
+        x[: args.examples],
+        names,
+        groups=groups,
+        fitting=results.Fitting(),
+        seed=0,
+      )
     )
     rows = [_row('all but few-shot', start)]
     start = time.perf_counter()

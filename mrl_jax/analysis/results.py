@@ -34,18 +34,15 @@ class Fitting(NamedTuple):
   temperature: float = 1.0
 
 
-DEFAULTS = Fitting()
-
-
 def compute(
   dims: Sequence[int],
   saved: Predictions,
   embedding_ND: np.ndarray,
   class_names: Sequence[str],
   *,
-  groups: tuple[np.ndarray, tuple[str, ...]] | None = None,
-  fitting: Fitting = DEFAULTS,
-  seed: int = 0,
+  groups: tuple[np.ndarray, tuple[str, ...]] | None,
+  fitting: Fitting,
+  seed: int,
 ) -> dict[str, Any]:
   """Computes the content of each file but few_shot.json, as arrays.
 

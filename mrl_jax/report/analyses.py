@@ -143,7 +143,7 @@ def calibration(record: Record) -> Section:
     figures=[
       Figure(
         'plot-reliability',
-        plotly_charts.reliability(*series.reliability(record), dims),
+        plotly_charts.reliability(series.reliability(record)),
         'Below the dotted line a width is surer than it should be. Bins '
         'with fewer than 1 % of the examples are left out.',
       ),

@@ -74,11 +74,13 @@ def _figures(
     label = 'smallest width that is right'
     yield 'oracle.svg', paper_figures.bars(shares, label, 'examples, %')
   if record := analyses['calibration']:
-    bins = series.reliability(record)
-    yield (
-      'calibration.svg',
-      paper_figures.reliability(*bins, record['ece'], record['dims']),
-    )
+    points = {
+      f'{dim}: {error:.1f} %': bins
+      for (dim, bins), error in zip(
+        series.reliability(record).items(), record['ece'], strict=True
+      )
+    }
+    yield 'calibration.svg', paper_figures.reliability(points)
   if record := analyses['structure']:
     points, label = series.of_full_width(record), 'share of the full width, %'
     widths = record['dims']

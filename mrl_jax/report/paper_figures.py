@@ -83,22 +83,8 @@ def bars(values: Mapping[str, float], x_label: str, y_label: str):
   return figure
 
 
-def reliability(
-  confidence_GB: Sequence[Sequence[float | None]],
-  accuracy_GB: Sequence[Sequence[float | None]],
-  error_G: Sequence[float],
-  dims: Sequence[int],
-):
-  """Accuracy over confidence in percent; the diagonal is calibrated.
-
-  `error_G` is each width's calibration error in percent, for the legend. Bins
-  that are None are left out.
-  """
-  series = {}
-  for dim, error, *x_and_y in zip(
-    dims, error_G, confidence_GB, accuracy_GB, strict=True
-  ):
-    series[f'{dim}: {error:.1f} %'] = list(zip(*x_and_y, strict=True))
+def reliability(series: Mapping[str, Points]):
+  """Accuracy over confidence in percent; the diagonal is calibrated."""
   title = 'width: calibration error'
   figure = lines(series, 'confidence, %', 'accuracy, %', title=title)
   diagonal = {'color': colors.MUTED, 'linewidth': 1, 'linestyle': ':'}

@@ -65,16 +65,24 @@ def over_steps(
   series: Mapping[int, Points], label: str, *, log: bool = False
 ) -> dict[str, Any]:
   """A line for each width over the steps of training."""
-  figure = _figure(label)
-  hues = colors.of_widths(len(series))
-  for (dim, points), color in zip(series.items(), hues, strict=True):
-    mode = 'lines' if len(points) > 8 else 'lines+markers'
-    look = {'mode': mode, 'line': {'color': color, 'width': 2}}
-    _add_line(figure, dim, points, look, '%{y:.4g}', f'width {dim}')
-  figure.update_layout(hovermode='x unified', legend_title=_LEGEND_TITLE)
+  figure = _lines_of_widths(series, label, '%{y:.4g}')
+  figure.update_layout(hovermode='x unified')
   if log:
     figure.update_yaxes(type='log')
   return _finish(figure, {'title_text': 'step'})
+
+
+def _lines_of_widths(series: Mapping[int, Points], label: str, hover: str):
+  figure = _figure(label)
+  hues = colors.of_widths(len(series))
+  for (dim, points), color in zip(series.items(), hues, strict=True):
+    look = _line(Style(color))
+    if len(points) > 20:  # A curve.
+      look['mode'] = 'lines'
+    _add_line(figure, dim, points, look, hover, f'width {dim}')
+  title = {'text': 'width ', 'font': {'size': 13}}
+  figure.update_layout(legend_title=title)
+  return figure
 
 
 def bars(
@@ -98,21 +106,11 @@ def bars(
   return _finish(figure, axis)
 
 
-def reliability(
-  confidence_GB: Sequence[Sequence[float | None]],
-  accuracy_GB: Sequence[Sequence[float | None]],
-  dims: Sequence[int],
-) -> dict[str, Any]:
+def reliability(series: Mapping[int, Points]) -> dict[str, Any]:
   """Accuracy over confidence in percent; the diagonal is calibrated."""
-  figure = _figure('accuracy, %')
+  hover = '%{y:.1f} % right at confidence %{x:.1f} %'
+  figure = _lines_of_widths(series, 'accuracy, %', hover)
   _add_dotted(figure, [0, 100], [0, 100])
-  for dim, x, y, color in zip(
-    dims, confidence_GB, accuracy_GB, colors.of_widths(len(dims)), strict=True
-  ):
-    hover = '%{y:.1f} % right at confidence %{x:.1f} %'
-    points, look = zip(x, y, strict=True), _line(Style(color))
-    _add_line(figure, dim, points, look, hover, f'width {dim}')
-  figure.update_layout(legend_title=_LEGEND_TITLE)
   return _finish(figure, {'title_text': 'confidence, %', 'range': [0, 102]})
 
 
@@ -139,9 +137,6 @@ def matrix(
   axis = {'type': 'category', 'showgrid': False, 'constrain': 'domain'}
   figure.update_yaxes(axis | {'autorange': 'reversed', 'scaleanchor': 'x'})
   return _finish(figure, axis | {'title_text': 'width'})
-
-
-_LEGEND_TITLE = {'text': 'width ', 'font': {'size': 13}}
 
 
 def _add_line(figure, name, points, look, hover='%{y:.2f} %', extra='') -> None:

@@ -111,22 +111,22 @@ def by_width(
   return {name: list(zip(dims, x, strict=True)) for name, x in values.items()}
 
 
-def reliability(record: Record) -> tuple[list[list[float | None]], ...]:
-  """Confidence and accuracy of each width's bins, two lists [G, B].
+def reliability(record: Record) -> dict[int, Points]:
+  """(confidence, accuracy) points of each width's bins.
 
   Bins with fewer than 1 % of the examples are None: they say little.
   """
-  bins = record['bins']
-  least_G = [max(1, 0.01 * sum(counts)) for counts in bins['count']]
-  return tuple(
-    [
-      [x if n >= least else None for x, n in zip(row, counts, strict=True)]
-      for row, counts, least in zip(
-        bins[name], bins['count'], least_G, strict=True
-      )
+  bins, series = record['bins'], {}
+  for dim, counts, *rows in zip(
+    record['dims'], bins['count'], bins['confidence'], bins['accuracy'],
+    strict=True,
+  ):  # fmt: skip
+    least = max(1, 0.01 * sum(counts))
+    series[dim] = [
+      (x, y) if n >= least else (None, None)
+      for n, x, y in zip(counts, *rows, strict=True)
     ]
-    for name in ('confidence', 'accuracy')
-  )
+  return series
 
 
 def few_shot(record: Record) -> dict[str, Points]:

@@ -284,7 +284,10 @@ def test_a_few_examples_have_fewer_neighbours(again):
     label_N=saved.label_N[:8],
   )
   x = np.random.default_rng(0).random((8, 64), np.float32)
-  found = results.compute(DIMS, few, x, [str(i) for i in range(10)])
+  found = results.compute(
+    DIMS, few, x, [str(i) for i in range(10)], groups=None,
+    fitting=results.Fitting(), seed=0,
+  )  # fmt: skip
   # All the others, at every width.
   assert found['structure']['k'] == 7
   np.testing.assert_allclose(found['structure']['overlap'], 1)
