@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping
 import io
+import itertools
 import pathlib
 from typing import Any
 
@@ -22,15 +23,11 @@ def projection(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
   dims, labels = record['dims'], record['labels']
   names = record['names']
   shown = sorted(set(labels))
-  color_of = {
-    label: colors.CLASSES[i % len(colors.CLASSES)]
-    for i, label in enumerate(shown)
-  }
+  color_of = dict(zip(shown, itertools.cycle(colors.CLASSES), strict=False))
   thumbnail = record['thumbnail']
   path = folder / thumbnail['file']
   if not path.exists():
     raise ValueError(f'{path} is not there: run --mode=analyze')
-  sheet = path.read_bytes()
   views = {name: record[name] for name in _VIEWS}
   extent = {
     name: 1.06 * max(float(np.abs(points).max()) for points in view)
@@ -51,12 +48,7 @@ def projection(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
     'probability': record['probability'],
     # The example shown before a point is touched: the first error, if any.
     'first': next((i for i, error in enumerate(is_wrong) if error), 0),
-    'thumbnail': {
-      'side': thumbnail['side'],
-      'columns': thumbnail['columns'],
-      'rows': thumbnail['rows'],
-      'data': _data_uri(sheet),
-    },
+    'thumbnail': {**thumbnail, 'data': _data_uri(path.read_bytes())},
     'ink': colors.INK,
     'layout': _LAYOUT,
   }
@@ -100,22 +92,21 @@ def saliency(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
   rows = []
   for n, label in enumerate(record['labels']):
     cells = []
+    if rollout_Nhw is not None:
+      image = _jpeg(overlay(image_NHWC[n], rollout_Nhw[n]))
+      cells.append({'what': 'Attention rollout', 'image': image})
     for g, dim in enumerate(dims):
       predicted = record['prediction'][g][n]
-      wrong = label is not None and predicted != label
       cells.append(
         {
           'what': f'Where width {dim} looks',
           'image': _jpeg(overlay(image_NHWC[n], heat_GNhw[g][n])),
           'name': names[str(predicted)],
-          'mark': '✗ ' if wrong else '',
-          'kind': 'wrong' if wrong else '',
+          'wrong': label is not None and predicted != label,
           'probability': f'{100 * record["probability"][g][n]:.0f} %',
         }
       )
     name = record['titles'][n]
-    if rollout_Nhw is not None:
-      cells.insert(0, _plain_cell(overlay(image_NHWC[n], rollout_Nhw[n])))
     rows.append({'image': _jpeg(image_NHWC[n]), 'name': name, 'cells': cells})
   return Section(
     'Saliency',
@@ -128,11 +119,6 @@ def saliency(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
       'brightest where it matters most, with the probability it gives it.',
     },
   )
-
-
-def _plain_cell(image_HWC: np.ndarray) -> dict[str, str]:
-  cell = dict.fromkeys(('name', 'mark', 'kind', 'probability'), '')
-  return cell | {'what': 'Attention rollout', 'image': _jpeg(image_HWC)}
 
 
 def read_saliency(

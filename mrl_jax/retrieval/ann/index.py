@@ -154,11 +154,9 @@ class Index:
   def _check_widths(self, scan_dim, coarse_dim, rerank_dim) -> int:
     D = self.database.embedding_MD.shape[1]
     scan_dim = self.scan_dim if scan_dim is None else scan_dim
-    nesting.validate((scan_dim,), D)
-    if coarse_dim is not None:
-      nesting.validate((coarse_dim,), self.dim)
-    if rerank_dim is not None:
-      nesting.validate((rerank_dim,), D)
+    for dim, most in ((scan_dim, D), (coarse_dim, self.dim), (rerank_dim, D)):
+      if dim is not None:
+        nesting.validate((dim,), most)
     if self.kind.endswith('pq') and scan_dim != self.scan_dim:
       raise ValueError(
         f'scan_dim {scan_dim}: {self.kind} codes were made of '
