@@ -18,7 +18,7 @@ _WRONG = 5
 
 
 class Settings(NamedTuple):
-  """How neighbours and few-shot classification are measured.
+  """Settings of the neighbours' vote and of few-shot classification.
 
   Attributes:
     widths: the measured dims.

@@ -21,7 +21,7 @@ NEIGHBORS, SAMPLE = 10, 2000
 
 
 class Fitting(NamedTuple):
-  """How the cascade is fitted and tested.
+  """Settings for fitting and testing the cascade.
 
   Attributes:
     repeats: how often it is fitted to a random part of the examples.
@@ -133,9 +133,8 @@ def _cascade_curve(dims, confidence_GN, right_GN, fitting, seed):
 
 
 def _spread(mean_and_std, scale: float = 1) -> dict[str, np.ndarray]:
-  return dict(
-    zip(('mean', 'std'), (scale * x for x in mean_and_std), strict=True)
-  )
+  mean, std = mean_and_std
+  return {'mean': scale * mean, 'std': scale * std}
 
 
 def _oracle(dims, prediction_GN, right_GN, label_N, per_class_GC):

@@ -74,10 +74,8 @@ def group_errors(
   if not counted_N.any():
     raise ValueError('no example has a label: there is nothing to measure')
   label_N = label_N[counted_N]
-  prediction_GN, within_GN = (
-    prediction_GN[:, counted_N],
-    within_GN[:, counted_N],
-  )
+  prediction_GN = prediction_GN[:, counted_N]
+  within_GN = within_GN[:, counted_N]
   group_N = group_C[label_N]
   right_GN = prediction_GN == label_N[None]
   same_GN = group_C[prediction_GN] == group_N[None]

@@ -99,7 +99,7 @@ def matryoshka_cross_entropy(
 
 
 def counted(label_N: jax.Array, mask_N: jax.Array | None) -> jax.Array:
-  """Which examples count: in the mask, and with a label other than -1."""
+  """Marks the examples that count: in the mask, with a label but -1."""
   counted_N = label_N != IGNORED
   if mask_N is None:
     return counted_N

@@ -21,7 +21,7 @@ RANDOM = '#8f8a83'
 
 
 class Style(NamedTuple):
-  """How a line differs from the others: Plotly's names of dash and marker."""
+  """Colour, dash and marker of a line, by Plotly's names."""
 
   color: str
   dash: str = 'solid'

@@ -1,4 +1,4 @@
-"""Sections that show images: the projection, and saliency."""
+"""Sections with images: the projection, and saliency."""
 
 import base64
 from collections.abc import Mapping

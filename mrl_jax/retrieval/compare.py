@@ -1,4 +1,4 @@
-"""Compares searches: which ones, how accurate, and at what cost."""
+"""Compares the accuracies and the costs of searches."""
 
 from collections.abc import Callable, Iterator, Mapping
 import functools

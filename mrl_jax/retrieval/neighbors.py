@@ -51,11 +51,11 @@ def prepare(
       whose length is below 1e-13 or beyond 1e19 (its number is given). A row
       whose prefix alone is shorter than 1e-13 scores 0 at that width.
   """
-  if mesh is None and jax.default_backend() != 'cpu':
+  if mesh is None and jax.default_backend() == 'cpu':
+    return database_lib.host_database(database_MD, dims, dtype=dtype)
+  if mesh is None:
     devices = jax.local_devices()
     mesh = jax.make_mesh((len(devices),), ('rows',), devices=devices)
-  if mesh is None:
-    return database_lib.host_database(database_MD, dims, dtype=dtype)
   return mesh_lib.place(database_MD, mesh, dims, dtype=dtype)
 
 

@@ -54,7 +54,9 @@ def rescore(
     dots = functools.partial(
       _dots, embedding_MD=read_only(embedding_MD), pool=pool
     )
-    for block in _blocks(Q, _QUERIES if first else Q):
+    size = _QUERIES if first else Q
+    for start in range(0, Q, size):
+      block = slice(start, start + size)
       query_Bd, ids_BK = query_Qd[block], ids_QK[block]
       if first:
         products += ids_BK.size * first
@@ -71,10 +73,6 @@ def rescore(
   every = Hits(query_K, ids_QK.ravel(), score_QK.ravel())
   ids_QK, score_QK, _ = best([every], Q, k)
   return Found(ids_QK, score_QK, products / Q)
-
-
-def _blocks(Q: int, size: int) -> list[slice]:
-  return [slice(start, start + size) for start in range(0, Q, size)]
 
 
 def _first_width(dim, norms, K, k) -> int | None:

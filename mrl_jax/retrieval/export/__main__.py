@@ -19,6 +19,7 @@ changes its files when it opens them.
 
 import argparse
 from collections.abc import Iterator, Sequence
+import contextlib
 import importlib.util
 import pathlib
 from typing import Literal
@@ -123,12 +124,9 @@ def unit_prefixes(
 def _to_qdrant(row_ND, folder, dims, label_N, collection) -> None:
   from qdrant_client import QdrantClient
 
-  client = QdrantClient(path=str(folder))
-  try:
+  with contextlib.closing(QdrantClient(path=str(folder))) as client:
     blocks = unit_prefixes(row_ND, dims)
     qdrant.fill(client, collection, dims, blocks, label_N)
-  finally:
-    client.close()
 
 
 def to_server(
@@ -151,13 +149,14 @@ def to_server(
   # The check would run in a thread of its own, and warn from there.
   client = QdrantClient(url=url, check_compatibility=False)
   try:
-    with qdrant.publishing(client, collection) as hidden:
+    with (
+      contextlib.closing(client),
+      qdrant.publishing(client, collection) as hidden,
+    ):
       blocks = unit_prefixes(row_ND, dims)
       qdrant.fill(client, hidden, dims, blocks, label_N)
   except exceptions.ApiException as error:
     raise ValueError(f'{url}: {error}') from error
-  finally:
-    client.close()
 
 
 def _to_faiss(row_ND, folder, dims, label_N, collection) -> None:

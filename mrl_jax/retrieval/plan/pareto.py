@@ -80,7 +80,7 @@ def exact(grid: Grid) -> Iterator[Candidate]:
 
 
 def adaptive(grid: Grid) -> Iterator[Candidate]:
-  """Every pair of widths with every shortlist."""
+  """A rerank for every pair of widths and every shortlist."""
   for pair in itertools.combinations(grid.dims, 2):
     for shortlist in grid.shortlists:
       yield _funnel(grid, pair, (shortlist, grid.k))
@@ -140,7 +140,7 @@ CANDIDATES = (exact, adaptive, funnels, codes, cells)
 
 
 def candidates(grid: Grid) -> list[Candidate]:
-  """All candidates."""
+  """The candidates of every kind."""
   return [candidate for make in CANDIDATES for candidate in make(grid)]
 
 
