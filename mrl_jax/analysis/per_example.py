@@ -85,6 +85,18 @@ def check_labels(label_N: np.ndarray, N: int, C: int) -> np.ndarray:
   return label_N
 
 
+def mean_by_group(
+  values_GN: np.ndarray, group_N: np.ndarray, num_groups: int
+) -> np.ndarray:
+  """The mean over the examples of each group, [G, S]; NaN without examples."""
+  count_S = np.bincount(group_N, minlength=num_groups)
+  sum_GS = np.zeros((len(values_GN), num_groups))
+  for g, value_N in enumerate(values_GN):
+    sum_GS[g] = np.bincount(group_N, value_N, minlength=num_groups)
+  with np.errstate(invalid='ignore'):
+    return sum_GS / count_S[None]
+
+
 def _within(block_NC, label_N, group_C):
   """The class predicted among those of the label's group."""
   chosen_N = np.full(len(label_N), inputs.IGNORED, np.int32)
