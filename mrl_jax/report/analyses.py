@@ -79,11 +79,7 @@ def oracle(record: Record, per_class: Record | None) -> Section:
     [
       Figure(
         'plot-oracle',
-        plotly_charts.bars(
-          shares,
-          x_label='smallest width that is right',
-          y_label='examples, %',
-        ),
+        plotly_charts.bars(shares, 'smallest width that is right'),
         f'Examples by the smallest width that is right; on {never:,} of '
         f'{total:,} none is.',
         'How little is enough?',

@@ -62,12 +62,7 @@ def retrieval(record: Mapping[str, Any]) -> Section:
     figures = [
       Figure(
         'plot-retrieval',
-        plotly_charts.trade_off(
-          kinds,
-          [(p.mflops, p.accuracy) for p in best],
-          x_label='MFLOPs per query',
-          y_label='mAP@10, %',
-        ),
+        plotly_charts.trade_off(kinds, best),
         'Each point is one way to search. A short prefix finds candidates, a '
         'longer one ranks them; the dotted line joins those that nothing '
         'cheaper equals.',

@@ -72,7 +72,7 @@ def _figures(
   if record := analyses['oracle']:
     shares = series.smallest_correct(record)
     label = 'smallest width that is right'
-    yield 'oracle.svg', paper_figures.bars(shares, label, 'examples, %')
+    yield 'oracle.svg', paper_figures.bars(shares, label)
   if record := analyses['calibration']:
     points = {
       f'{dim}: {error:.1f} %': bins

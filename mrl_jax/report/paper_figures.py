@@ -8,6 +8,7 @@ import numpy as np
 
 from mrl_jax.report import colors
 from mrl_jax.report.series import Points
+from mrl_jax.report.series import Search
 from mrl_jax.workdir import files
 
 # Matplotlib's names of what `colors.Style` names as Plotly does.
@@ -69,7 +70,7 @@ def lines(
   return figure
 
 
-def bars(values: Mapping[str, float], x_label: str, y_label: str):
+def bars(values: Mapping[str, float], x_label: str):
   """A bar for each width, and a grey one for the rest, the last."""
   figure, axes = _figure()
   hues = [*colors.of_widths(len(values) - 1), colors.RANDOM]
@@ -79,7 +80,7 @@ def bars(values: Mapping[str, float], x_label: str, y_label: str):
   axes.margins(y=0.1)
   axes.grid(visible=False, axis='x')
   axes.set_xlabel(x_label)
-  axes.set_ylabel(y_label)
+  axes.set_ylabel('examples, %')
   return figure
 
 
@@ -92,7 +93,7 @@ def reliability(series: Mapping[str, Points]):
   return figure
 
 
-def trade_off(series: Mapping[str, Sequence[tuple[float, float, str]]]):
+def trade_off(series: Mapping[str, Sequence[Search]]):
   """Searches as (MFLOPs a query, mAP@10 in percent, name) points."""
   figure, axes = _figure()
   for kind, points in series.items():

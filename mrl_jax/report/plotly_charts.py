@@ -11,6 +11,7 @@ from mrl_jax.report import colors
 from mrl_jax.report.colors import Style
 from mrl_jax.report.colors import STYLES
 from mrl_jax.report.series import Points
+from mrl_jax.report.series import Search
 
 _SYMBOLS = ('circle', 'diamond', 'square', 'triangle-up', 'cross', 'x')
 
@@ -41,24 +42,21 @@ def lines(
 
 
 def trade_off(
-  series: Mapping[str, Sequence[tuple[float, float, str]]],
-  front: Points,
-  *,
-  x_label: str,
-  y_label: str,
+  series: Mapping[str, Sequence[Search]], front: Sequence[Search]
 ) -> dict[str, Any]:
-  """Searches as (cost, value, name) points, and a line through the best."""
-  figure = _figure(y_label)
-  _add_dotted(figure, *zip(*front, strict=True), shape='hv')
+  """Searches by their cost and accuracy, and a line through the best."""
+  figure, cost = _figure('mAP@10, %'), 'MFLOPs per query'
+  x, y, _ = zip(*front, strict=True)
+  _add_dotted(figure, x, y, shape='hv')
   for name, points in series.items():
     *points, texts = zip(*sorted(points), strict=True)
     look = _line(STYLES[name]) | {'mode': 'markers', 'text': texts}
     if name != 'exact':
       look['marker'] |= {'symbol': STYLES[name].symbol + '-open', 'size': 9}
       look['marker']['line'] = {'width': 1.6}
-    hover = f'<b>%{{text}}</b><br>%{{y:.2f}} %, %{{x:.4g}} {x_label}'
+    hover = f'<b>%{{text}}</b><br>%{{y:.2f}} %, %{{x:.4g}} {cost}'
     _add_line(figure, name, zip(*points, strict=True), look, hover)
-  return _finish(figure, {'type': 'log', 'title_text': x_label})
+  return _finish(figure, {'type': 'log', 'title_text': cost})
 
 
 def over_steps(
@@ -85,11 +83,9 @@ def _lines_of_widths(series: Mapping[int, Points], label: str, hover: str):
   return figure
 
 
-def bars(
-  values: Mapping[str, float], *, x_label: str, y_label: str
-) -> dict[str, Any]:
+def bars(values: Mapping[str, float], x_label: str) -> dict[str, Any]:
   """A bar for each width, and a grey one for the rest, the last."""
-  figure = _figure(y_label)
+  figure = _figure('examples, %')
   figure.add_bar(
     x=list(values),
     y=list(values.values()),
