@@ -104,15 +104,15 @@ def host_database(
   dims = nesting.validate((width,) if dims is None else dims, width)
   original = database_MD.dtype
   try:
-    dtype = original if dtype is None else _DTYPE('dtype', dtype)
+    stored = original if dtype is None else _DTYPE('dtype', dtype)
   except ValueError as error:
     raise ValueError(
       f'{error}; codes of int8 and of single bits are made by '
       'retrieval.quantized.quantize'
     ) from None
-  if dtype != original:
+  if stored != original:
     with np.errstate(over='ignore'):  # Infinity is refused with the row's name.
-      database_MD = database_MD.astype(dtype)
+      database_MD = database_MD.astype(stored)
   bounding = (width // 64, width // 16) if width >= _WIDE else ()
   dims = tuple(sorted({*dims, *bounding, width}))
   norms = _prefix_norms(database_MD, dims)

@@ -120,8 +120,9 @@ def summary(
     relevant_Q = _num_relevant(num_relevant, counted_Q, hits_QK[:, -1])
   values = {}
   for k in ks:
-    hits_Q = hits_QK[:, k - 1]
-    denominator = k if ap_denominator == 'k' else np.minimum(k, relevant_Q)
+    hits_Q, denominator = hits_QK[:, k - 1], k
+    if relevant_Q is not None and ap_denominator != 'k':
+      denominator = np.minimum(k, relevant_Q)
     values[f'top{k}'] = float((hits_Q > 0).mean())
     values[f'map{k}'] = float((gain_QK[:, k - 1] / denominator).mean())
     values[f'p{k}'] = float((hits_Q / k).mean())
