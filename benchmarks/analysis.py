@@ -78,7 +78,13 @@ def _analyses(args, dims) -> list[timing.Row]:
     groups = np.arange(args.classes) % 31, tuple(map(str, range(31)))
     results.plain(
       results.compute(
-        dims, *saved[:3], x[: args.examples], names, groups=groups
+        dims,
+        saved,
+        x[: args.examples],
+        names,
+        groups=groups,
+        fitting=results.Fitting(),
+        seed=0,
       )
     )
     rows = [_row('all but few-shot', start)]

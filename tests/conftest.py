@@ -11,8 +11,8 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _cache.name
   os.environ['JAX_COMPILATION_CACHE_MAX_SIZE'] = str(2**33)
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
-# Compiling takes most of the time. LLVM's optimizations change no result here by
-# more than rounding; JAX_DISABLE_MOST_OPTIMIZATIONS=0 brings them back.
+# Compiling takes most of the time. LLVM's optimizations change results by
+# rounding alone; JAX_DISABLE_MOST_OPTIMIZATIONS=0 brings them back.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 import jax

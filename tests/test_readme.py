@@ -6,7 +6,7 @@ import subprocess
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
-_NAME = r'[\w.-]+\.(?:py|html|js|css|md|yml)(?!\w)|[\w.-]+/'
+_NAME = r'[\w.-]+\.(?:py|html|js|css|md|jinja|txt|yml)(?!\w)|[\w.-]+/'
 # Files that say nothing to a reader of the tree.
 _SILENT = {'__init__.py', '__main__.py', 'py.typed', 'README.md'}
 

@@ -18,7 +18,7 @@ _WRONG = 5
 
 
 class Settings(NamedTuple):
-  """How neighbours and few-shot classification are measured.
+  """Settings of the neighbours' vote and of few-shot classification.
 
   Attributes:
     widths: the measured dims.
@@ -129,10 +129,7 @@ def measure(
   query_QD = outputs.embedding_ND
   if len(counted) < len(counted_N):
     query_QD = query_QD[counted]
-  own_Q = np.arange(len(counted)) if training.leave_one_out else None
-  values |= _neighbors(
-    settings, query_QD, label_QL, training, of_model_C, own_Q
-  )
+  values |= _neighbors(settings, query_QD, label_QL, training, of_model_C)
   few_shot, notes = [], []
   if labels is None:
     few_shot, notes = _few_shot(
@@ -163,13 +160,10 @@ def _neighbors(
   label_QL: np.ndarray,
   training: TrainingSet,
   of_model_C: np.ndarray,
-  own_Q: np.ndarray | None,
 ) -> dict[str, float]:
-  """1-NN accuracy, and that of the neighbours' vote, by cosine similarity.
-
-  `own_Q` are the queries' own rows in the database, which are left out.
-  """
-  k = min(settings.neighbors, len(training.label_M) - (own_Q is not None))
+  """1-NN accuracy, and that of the neighbours' vote, by cosine similarity."""
+  alone = training.leave_one_out
+  k = min(settings.neighbors, len(training.label_M) - alone)
   if not k:
     raise ValueError('the split has one example: it has no other to be near to')
   # Each class that the set does not have votes for itself, and is wrong.
@@ -178,11 +172,7 @@ def _neighbors(
   one, many = [], []
   for dim in settings.widths:
     found = retrieval.search(
-      query_QD,
-      training.database,
-      k,
-      dim=dim,
-      leave_one_out=False if own_Q is None else own_Q,
+      query_QD, training.database, k, dim=dim, leave_one_out=alone
     )
     label_QK = of_model_C[training.label_M[found.ids_QK]]
     one.append(100 * _is_right(label_QK[:, :1], label_QL).mean())

@@ -43,10 +43,10 @@ def bin_confidences(
     ValueError: there are no examples or bins, shapes differ, or a confidence is
       outside [0, 1].
   """
-  if confidence_GN.shape != right_GN.shape or not right_GN.size or bins < 1:
+  if confidence_GN.shape != right_GN.shape:
     raise ValueError(
-      f'confidences {confidence_GN.shape}, results {right_GN.shape}, {bins} '
-      'bins: shapes must be the same and not empty, bins at least 1'
+      f'confidences {confidence_GN.shape}, results {right_GN.shape}: must be '
+      'the same shape'
     )
   confidence_GN = np.asarray(confidence_GN, np.float64)
   # NaN fails this comparison, too.

@@ -185,8 +185,6 @@ def measure(
   _check_shapes(dims, confidence_GN, right_GN)
   N = right_GN.shape[1]
   num_fit = round(fit_share * N)
-  if repeats < 1:
-    raise ValueError(f'repeats {repeats}: must be at least 1')
   if not 0 < num_fit < N:
     raise ValueError(
       f'{N} examples: too few to fit on a share of {fit_share} and test on '

@@ -23,9 +23,7 @@ class FewShot(NamedTuple):
 
 @checks.takes(
   support_MD=checks.numbers('MD'),
-  support_label_M=checks.integers('M'),
   query_QD=checks.numbers('QD'),
-  query_label_Q=checks.integers('Q'),
   dims=checks.wholes(),
   shots=checks.whole(),
   ways=checks.whole(),
@@ -75,8 +73,6 @@ def few_shot(
   ways = len(classes) if ways is None else ways
   if not 2 <= ways <= len(classes):
     raise ValueError(f'ways {ways}: must be in [2, {len(classes)}]')
-  if repeats < 1 or shots < 1:
-    raise ValueError(f'shots {shots}, repeats {repeats}: must be at least 1')
   order_M = np.argsort(support_label_M, kind='stable')
   starts, ends = (
     np.searchsorted(support_label_M, classes, side, sorter=order_M)
@@ -98,10 +94,12 @@ def few_shot(
         for c in chosen
       ]
     )
-    support_WSD = np.asarray(support_MD[rows], np.float32)
-    checks.all_finite('support_MD', support_WSD)
-    support_WSD = support_WSD.reshape(ways, shots, -1)
-    means = [_mean(support_WSD[..., :dim]) for dim in dims]
+    support_ND = np.asarray(support_MD[rows], np.float32)
+    checks.all_finite('support_MD', support_ND)
+    means = []
+    for dim in dims:
+      unit_WSd = prefixes.unit(support_ND, dim).reshape(ways, shots, dim)
+      means.append(prefixes.unit(unit_WSd.mean(1), dim))
     counted = np.flatnonzero(np.isin(query_label_Q, classes[chosen]))
     right_GQ = _nearest(query_QD, counted, means)
     right_GQ = classes[chosen][right_GQ] == query_label_Q[counted][None]
@@ -120,12 +118,6 @@ def vote(neighbor_label_QK: np.ndarray) -> np.ndarray:
   same_QKK &= (neighbor_label_QK != inputs.IGNORED)[:, None, :]
   winner_Q = same_QKK.sum(2).argmax(1)
   return neighbor_label_QK[np.arange(len(winner_Q)), winner_Q]
-
-
-def _mean(support_WSd: np.ndarray) -> np.ndarray:
-  W, S, d = support_WSd.shape
-  unit_WSd = prefixes.unit(support_WSd.reshape(-1, d), d).reshape(W, S, d)
-  return prefixes.unit(unit_WSd.mean(1), d)
 
 
 def _nearest(query_QD, counted, means) -> np.ndarray:

@@ -29,8 +29,8 @@ class Oracle(NamedTuple):
 @checks.takes(dims=checks.wholes(), right_GN=checks.booleans('GN'))
 def oracle(dims: Sequence[int], right_GN: np.ndarray) -> Oracle:
   """Counts examples by the smallest of the `dims` that is right on them."""
-  G, N = right_GN.shape
-  if len(dims) != G or not N:
+  G = len(right_GN)
+  if len(dims) != G:
     raise ValueError(f'{len(dims)} dims for results of shape {right_GN.shape}')
   first_N = np.where(right_GN.any(0), right_GN.argmax(0), G)
   count = np.bincount(first_N, minlength=G + 1)
@@ -69,14 +69,8 @@ def per_class(
   """
   label_N = per_example.check_labels(label_N, right_GN.shape[1], num_classes)
   counted_N = label_N != inputs.IGNORED
-  label_N, right_GN = label_N[counted_N], right_GN[:, counted_N]
-  count_C = np.bincount(label_N, minlength=num_classes)
-  right_GC = np.zeros((len(right_GN), len(count_C)))
-  for g, x in enumerate(right_GN):
-    right_GC[g] = np.bincount(label_N, x, minlength=num_classes)
-  present_C = count_C > 0
-  return np.where(
-    present_C[None], right_GC / np.maximum(count_C, 1)[None], np.nan
+  return per_example.mean_by_group(
+    right_GN[:, counted_N], label_N[counted_N], num_classes
   )
 
 

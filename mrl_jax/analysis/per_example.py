@@ -78,13 +78,23 @@ def read(
 
 def check_labels(label_N: np.ndarray, N: int, C: int) -> np.ndarray:
   """The labels as int64; ValueError unless they are N classes below C or -1."""
-  label_N = checks.as_int64('labels', label_N)
-  if label_N.shape != (N,) or not N:
-    raise ValueError(f'labels of shape {label_N.shape}: must be ({N},), N > 0')
+  label_N = inputs.labels(label_N, 'labels', N)
   wrong = label_N[(label_N < inputs.IGNORED) | (label_N >= C)]
   if wrong.size:
     raise ValueError(f'label {wrong[0]}: must be in [0, {C}), or -1')
   return label_N
+
+
+def mean_by_group(
+  values_GN: np.ndarray, group_N: np.ndarray, num_groups: int
+) -> np.ndarray:
+  """The mean over the examples of each group, [G, S]; NaN without examples."""
+  count_S = np.bincount(group_N, minlength=num_groups)
+  sum_GS = np.zeros((len(values_GN), num_groups))
+  for g, value_N in enumerate(values_GN):
+    sum_GS[g] = np.bincount(group_N, value_N, minlength=num_groups)
+  with np.errstate(invalid='ignore'):
+    return sum_GS / count_S[None]
 
 
 def _within(block_NC, label_N, group_C):

@@ -1,4 +1,4 @@
-"""How the embedding spaces of different widths relate to each other."""
+"""Relations between the embedding spaces of different widths."""
 
 from collections.abc import Sequence
 

@@ -74,22 +74,13 @@ def group_errors(
   if not counted_N.any():
     raise ValueError('no example has a label: there is nothing to measure')
   label_N = label_N[counted_N]
-  prediction_GN, within_GN = (
-    prediction_GN[:, counted_N],
-    within_GN[:, counted_N],
-  )
+  prediction_GN = prediction_GN[:, counted_N]
+  within_GN = within_GN[:, counted_N]
   group_N = group_C[label_N]
   right_GN = prediction_GN == label_N[None]
   same_GN = group_C[prediction_GN] == group_N[None]
 
-  def by_group(x_GN):
-    count_S = np.bincount(group_N, minlength=num_groups)
-    sums_GS = np.stack(
-      [np.bincount(group_N, x_N, minlength=num_groups) for x_N in x_GN]
-    )
-    mean_GS = sums_GS / np.maximum(count_S, 1)[None]
-    return np.where(count_S[None] > 0, mean_GS, np.nan)
-
+  by_group = lambda x_GN: per_example.mean_by_group(x_GN, group_N, num_groups)
   return Superclasses(
     same_GN.mean(1),
     by_group(same_GN),

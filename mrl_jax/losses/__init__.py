@@ -90,8 +90,6 @@ def matryoshka_cross_entropy(
       and, where they are concrete (outside jit), a label that is neither -1 nor
       in [0, C). Inside jit the loss is NaN then.
   """
-  if logits_GNC.ndim != 3:
-    raise ValueError(f'logits of shape {logits_GNC.shape}: must be [G, N, C]')
   _, N, C = logits_GNC.shape
   label_N = validate_targets(label_N, N, C, label_smoothing)
   loss_GN = cross_entropy(
@@ -101,7 +99,7 @@ def matryoshka_cross_entropy(
 
 
 def counted(label_N: jax.Array, mask_N: jax.Array | None) -> jax.Array:
-  """Which examples count: in the mask, and with a label other than -1."""
+  """Marks the examples that count: in the mask, with a label but -1."""
   counted_N = label_N != IGNORED
   if mask_N is None:
     return counted_N
@@ -174,10 +172,10 @@ def matryoshka_contrastive(
     ValueError: shapes that differ, an empty batch, dims that do not fit, bad
       weights, or a temperature that is not positive (where it is concrete).
   """
-  if query_ND.ndim != 2 or query_ND.shape != key_ND.shape or not len(query_ND):
+  if query_ND.shape != key_ND.shape:
     raise ValueError(
       f'queries of shape {query_ND.shape} and keys of shape {key_ND.shape}: '
-      'both must be [N, D], N at least 1'
+      'must be the same'
     )
   dims = nesting.validate(nesting_dims, query_ND.shape[1])
   query_ND, key_ND = query_ND[:, : dims[-1]], key_ND[:, : dims[-1]]
@@ -223,18 +221,13 @@ def validate_targets(
   num_classes: int,
   label_smoothing: float = 0.0,
 ) -> jax.Array:
-  """The labels as int32 [N], which can be subtracted from.
+  """The labels, an array [N] of integers, as int32, to be subtracted from.
 
   Raises ValueError for arguments that `matryoshka_cross_entropy` refuses.
   """
-  if not isinstance(label_N, jax.Array | np.ndarray):
-    label_N = np.asarray(label_N)
-  if label_N.dtype.kind not in 'iu':
-    raise ValueError(f'labels of {label_N.dtype}: must be integers')
-  if label_N.shape != (num_examples,) or not num_examples:
+  if len(label_N) != num_examples:
     raise ValueError(
-      f'labels of shape {label_N.shape} for {num_examples} examples: '
-      'must be [N], N at least 1'
+      f'labels of shape {label_N.shape} for {num_examples} examples'
     )
   if not 0 <= label_smoothing < 1:
     raise ValueError(f'label_smoothing {label_smoothing}: must be in [0, 1)')

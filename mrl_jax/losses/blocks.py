@@ -27,9 +27,7 @@ def forward(
     normalizer_GN, label_logit_GN, mean_logit_GN = tiles.statistics(
       spec, embedding_ND, kernel_RC, bias, label_N
     )
-    target_GN = softmax.target_logit(
-      spec, label_logit_GN, lambda: mean_logit_GN
-    )
+    target_GN = softmax.target_logit(spec, label_logit_GN, mean_logit_GN)
     return normalizer_GN - target_GN, normalizer_GN
   shape = len(label_N), kernel_RC.shape[1]
 
@@ -46,7 +44,7 @@ def forward(
   )
   normalizer_GN = running.normalizer()
   target_GN = softmax.target_logit(
-    spec, running.label_logit, lambda: running.logit_sum / shape[1]
+    spec, running.label_logit, running.logit_sum / shape[1]
   )
   return normalizer_GN - target_GN, normalizer_GN
 

@@ -59,7 +59,12 @@ def _forward(spec, axis_name, query_ND, key_ND, query_scale_GN, key_scale_GN):
     running, by_key_GM = carry
     products = _products(spec, query_ND, all_key_MD, start, size)
     scale_GB = lax.dynamic_slice_in_dim(all_scale_GM, start, size, axis=1)
-    similarity_G = _scaled(products, query_scale_GN, scale_GB)
+    similarity_G = [
+      product_NB * query_scale_N[:, None] * scale_B[None, :]
+      for product_NB, query_scale_N, scale_B in zip(
+        products, query_scale_GN, scale_GB, strict=True
+      )
+    ]
     running = running.update(similarity_G, own_N, start, size)
     # Log-sum-exp over the queries: complete, as only this block has its keys.
     by_key_GB = jnp.stack([_normalizer(x, axis_name) for x in similarity_G])
@@ -156,15 +161,6 @@ def _products(spec, query_ND, all_key_MD, start, size) -> list[jax.Array]:
   """Unscaled similarities with a block of keys, [N, size] for each g."""
   key_DB = _keys(all_key_MD, start, size)
   return product.logits(spec, query_ND, key_DB, jnp.zeros(size))
-
-
-def _scaled(products, query_scale_GN, scale_GB) -> list[jax.Array]:
-  return [
-    product_NB * query_scale_N[:, None] * scale_B[None, :]
-    for product_NB, query_scale_N, scale_B in zip(
-      products, query_scale_GN, scale_GB, strict=True
-    )
-  ]
 
 
 def _normalizer(similarity_NB, axis_name) -> jax.Array:

@@ -19,8 +19,6 @@ from mrl_jax.losses import product
 from mrl_jax.losses import softmax
 from mrl_jax.losses.product import Spec
 
-__all__ = ('Spec', 'cross_entropy', 'logits', 'statistics')
-
 
 def logits(
   spec: Spec, embedding_ND: jax.Array, kernel_RC: jax.Array, bias: jax.Array

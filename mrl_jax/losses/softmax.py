@@ -1,6 +1,5 @@
 """The steps of a softmax cross-entropy, over all classes or some at a time."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -22,18 +21,18 @@ def softmax(
   total_N = weights_NC.sum(-1)
   label_logit_N = jnp.take_along_axis(logits_NC, label_N[:, None], -1)[:, 0]
   loss_N = jnp.log(total_N) + largest_N1[:, 0]
-  loss_N -= target_logit(spec, label_logit_N, lambda: logits_NC.mean(-1))
+  loss_N -= target_logit(spec, label_logit_N, logits_NC.mean(-1))
   return loss_N, weights_NC, total_N
 
 
 def target_logit(
-  spec: Spec, label_logit: jax.Array, mean_logit: Callable[[], jax.Array]
+  spec: Spec, label_logit: jax.Array, mean_logit: jax.Array
 ) -> jax.Array:
   """The expected logit under the smoothed target."""
   smoothing = spec.label_smoothing
   if not smoothing:
     return label_logit
-  return (1 - smoothing) * label_logit + smoothing * mean_logit()
+  return (1 - smoothing) * label_logit + smoothing * mean_logit
 
 
 def by_logits(

@@ -24,7 +24,6 @@ def cascade(record: Record) -> Section:
   ]
   header = ('up to width', 'expected dims', 'cumulated', 'accuracy %')
   return Section(
-    'cascade',
     'Cascade',
     'As wide as an example needs',
     f'Where a width is sure enough of its answer it stays with it; else the '
@@ -34,7 +33,12 @@ def cascade(record: Record) -> Section:
     [
       Figure(
         'plot-cascade',
-        plotly_charts.cascade(series.cascade(record), dims),
+        plotly_charts.lines(
+          series.cascade(record),
+          dims,
+          'accuracy, %',
+          x_label='width that an example takes on average',
+        ),
         f'Thresholds are fitted on {100 * record["fit_share"]:.0f} % of the '
         f'evaluation split and tried on the rest, {record["repeats"]} times; '
         'each diamond lets the cascade go one width further.',
@@ -64,7 +68,6 @@ def oracle(record: Record, per_class: Record | None) -> Section:
     numbers.append(FoldedTable('Each class, % at each width', table))
   expected = record['expected_dim']
   return Section(
-    'oracle',
     'Oracle',
     'What each width knows',
     f'{shares[str(dims[0])]:.1f} % of the examples need {dims[0]} numbers and '
@@ -76,11 +79,7 @@ def oracle(record: Record, per_class: Record | None) -> Section:
     [
       Figure(
         'plot-oracle',
-        plotly_charts.bars(
-          shares,
-          x_label='smallest width that is right',
-          y_label='examples, %',
-        ),
+        plotly_charts.bars(shares, 'smallest width that is right'),
         f'Examples by the smallest width that is right; on {never:,} of '
         f'{total:,} none is.',
         'How little is enough?',
@@ -104,9 +103,8 @@ def structure(record: Record) -> Section:
   overlap = plotly_charts.matrix(
     series.percent(record['overlap']), dims, 'of the neighbours shared'
   )
-  variance = series.of_full_width(record)['variance']
+  shares = series.of_full_width(record)
   return Section(
-    'neighbours',
     'Neighbours',
     'What the widths share',
     figures=[
@@ -120,7 +118,9 @@ def structure(record: Record) -> Section:
       ),
       Figure(
         'plot-variance',
-        plotly_charts.per_width({'variance': variance}, dims, 'variance, %'),
+        plotly_charts.lines(
+          {'variance': shares['variance']}, dims, 'variance, %'
+        ),
         "Share of the full embedding's variance that lies in each prefix.",
         'How much varies in a prefix?',
         'square',
@@ -134,20 +134,21 @@ def calibration(record: Record) -> Section:
   dims, errors = record['dims'], record['ece']
   table = Table(('width', 'error %'), list(zip(dims, errors, strict=True)))
   return Section(
-    'calibration',
     'Calibration',
     'Right as often as sure?',
     figures=[
       Figure(
         'plot-reliability',
-        plotly_charts.reliability(*series.reliability(record), dims),
+        plotly_charts.reliability(series.reliability(record)),
         'Below the dotted line a width is surer than it should be. Bins '
         'with fewer than 1 % of the examples are left out.',
       ),
       Figure(
         'plot-ece',
-        plotly_charts.per_width(
-          {'calibration error': errors}, dims, 'calibration error, %'
+        plotly_charts.lines(
+          series.by_width(dims, {'calibration error': errors}),
+          dims,
+          'calibration error, %',
         ),
         'Mean distance of confidence and accuracy over equal bins.',
       ),
@@ -163,11 +164,8 @@ def few_shot(record: Record, dims: Sequence[int]) -> Section:
     (dim, *(_spread(s['accuracy'][g], s['std'][g]) for s in settings))
     for g, dim in enumerate(record['dims'])
   ]
-  chart = plotly_charts.per_width(
-    accuracies, record['dims'], 'accuracy, %', marked=dims
-  )
+  chart = plotly_charts.lines(accuracies, dims, 'accuracy, %')
   return Section(
-    'few-shot',
     'Few-shot',
     'From a few examples',
     figures=[
@@ -194,20 +192,23 @@ def superclasses(record: Record) -> Section:
     'across groups': list(map(_mean, record['across'])),
   }
   return Section(
-    'superclasses',
     'Superclasses',
     'Coarser classes',
     figures=[
       Figure(
         'plot-superclass',
-        plotly_charts.per_width(
-          {'right group': record['accuracy']}, dims, 'accuracy, %'
+        plotly_charts.lines(
+          series.by_width(dims, {'right group': record['accuracy']}),
+          dims,
+          'accuracy, %',
         ),
         'Predictions that lie in the right group of classes.',
       ),
       Figure(
         'plot-confusion',
-        plotly_charts.per_width(errors, dims, 'wrong answers, %'),
+        plotly_charts.lines(
+          series.by_width(dims, errors), dims, 'wrong answers, %'
+        ),
         'Wrong classes of the right group, and of another; means over groups.',
       ),
     ],

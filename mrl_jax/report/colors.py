@@ -5,8 +5,9 @@ dark page. The colour-blind can tell all of them apart (Okabe and Ito's set,
 Tol's muted set, viridis), and lines differ in dash and marker as well.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 INK = '#1d1c1a'
 MUTED = '#6a665f'
@@ -20,7 +21,7 @@ RANDOM = '#8f8a83'
 
 
 class Style(NamedTuple):
-  """How a line differs from the others: Plotly's names of dash and marker."""
+  """Colour, dash and marker of a line, by Plotly's names."""
 
   color: str
   dash: str = 'solid'
@@ -68,7 +69,7 @@ CLASSES = tuple(_CLASSES)
 
 def of_widths(count: int) -> list[str]:
   """Colours from dark to light, one for each width."""
-  return [_hex(at) for at in _places(count, 0.0, 0.82)]
+  return [_hex(at) for at in np.linspace(0.0, 0.82, count)]
 
 
 def themes(most: int) -> dict[str, str]:
@@ -76,7 +77,7 @@ def themes(most: int) -> dict[str, str]:
   widths = {}
   for count in range(1, most + 1):
     # On a dark page the widest is the brightest.
-    dark = [_hex(at) for at in _places(count, 0.3, 1.0)]
+    dark = [_hex(at) for at in np.linspace(0.3, 1.0, count)]
     widths |= zip(of_widths(count), dark, strict=True)
   return {**_DARK, **_CLASSES, **widths, **dict(zip(*_SCALES, strict=True))}
 
@@ -92,10 +93,6 @@ def scale() -> list[list]:
   """A Plotly colour scale from low to high."""
   last = len(_SCALES[0]) - 1
   return [[i / last, color] for i, color in enumerate(_SCALES[0])]
-
-
-def _places(count: int, first: float, last: float) -> Sequence[float]:
-  return [first + (last - first) * i / max(count - 1, 1) for i in range(count)]
 
 
 def _hex(at: float) -> str:

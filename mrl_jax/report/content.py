@@ -38,7 +38,6 @@ class FoldedTable(NamedTuple):
 class Section:
   """A section of the page; `nav` is its name in the navigation bar."""
 
-  id: str
   nav: str
   title: str
   lead: str = ''
@@ -47,6 +46,11 @@ class Section:
   notes: Sequence[str] = ()
   projection: Mapping[str, Any] | None = None
   saliency: Mapping[str, Any] | None = None
+
+  @property
+  def id(self) -> str:
+    """The id of its HTML element."""
+    return self.nav.lower().removeprefix('the ')
 
 
 class Doll(NamedTuple):

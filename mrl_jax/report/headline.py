@@ -24,18 +24,20 @@ def make(
 ) -> Headline:
   """Names the smallest width that keeps 99 % of the accuracy, and its savings.
 
-  Args:
-    config: the resolved config.
-    values: metrics of the evaluation, by name.
-    retrieved: the content of retrieval.json, if there is one.
+  `values` are the metrics of the evaluation, `retrieved` the content of
+  retrieval.json, if there is one.
   """
   dims = tuple(config['nesting_dims'])
-  top1 = {dim: values[f'val/top1@{dim}'] for dim in dims}
   last = dims[-1]
-  small = next(dim for dim in dims if top1[dim] >= KEEPS * top1[last])
+  top1, knn1 = (
+    {dim: values[f'val/{name}@{dim}'] for dim in dims}
+    for name in ('top1', 'knn1')
+  )
   # Neighbours may need more than the classifier does.
-  knn1 = {dim: values[f'val/knn1@{dim}'] for dim in dims}
-  near = next(dim for dim in dims if knn1[dim] >= KEEPS * knn1[last])
+  small, near = (
+    next(dim for dim in dims if accuracy[dim] >= KEEPS * accuracy[last])
+    for accuracy in (top1, knn1)
+  )
   over = (
     f'{config["name"]}: {config["encoder"]} with {_HEADS[config["head"]]} on '
     f'{config.get("embeddings") or config["dataset"]}, step {values["step"]:,}'

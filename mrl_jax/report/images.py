@@ -1,8 +1,9 @@
-"""Sections that show images: the projection, and saliency."""
+"""Sections with images: the projection, and saliency."""
 
 import base64
 from collections.abc import Mapping
 import io
+import itertools
 import pathlib
 from typing import Any
 
@@ -22,15 +23,11 @@ def projection(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
   dims, labels = record['dims'], record['labels']
   names = record['names']
   shown = sorted(set(labels))
-  color_of = {
-    label: colors.CLASSES[i % len(colors.CLASSES)]
-    for i, label in enumerate(shown)
-  }
+  color_of = dict(zip(shown, itertools.cycle(colors.CLASSES), strict=False))
   thumbnail = record['thumbnail']
   path = folder / thumbnail['file']
   if not path.exists():
     raise ValueError(f'{path} is not there: run --mode=analyze')
-  sheet = path.read_bytes()
   views = {name: record[name] for name in _VIEWS}
   extent = {
     name: 1.06 * max(float(np.abs(points).max()) for points in view)
@@ -51,12 +48,7 @@ def projection(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
     'probability': record['probability'],
     # The example shown before a point is touched: the first error, if any.
     'first': next((i for i, error in enumerate(is_wrong) if error), 0),
-    'thumbnail': {
-      'side': thumbnail['side'],
-      'columns': thumbnail['columns'],
-      'rows': thumbnail['rows'],
-      'data': _data_uri(sheet),
-    },
+    'thumbnail': {**thumbnail, 'data': _data_uri(path.read_bytes())},
     'ink': colors.INK,
     'layout': _LAYOUT,
   }
@@ -64,7 +56,6 @@ def projection(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
   if record['num_classes'] > len(shown):
     classes = f', of {len(shown)} of {record["num_classes"]:,} classes'
   return Section(
-    'space',
     'The space',
     'The space, width by width',
     'Each point is an image of the evaluation split. Move the slider, and see '
@@ -101,25 +92,23 @@ def saliency(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
   rows = []
   for n, label in enumerate(record['labels']):
     cells = []
+    if rollout_Nhw is not None:
+      image = _jpeg(overlay(image_NHWC[n], rollout_Nhw[n]))
+      cells.append({'what': 'Attention rollout', 'image': image})
     for g, dim in enumerate(dims):
       predicted = record['prediction'][g][n]
-      wrong = label is not None and predicted != label
       cells.append(
         {
           'what': f'Where width {dim} looks',
           'image': _jpeg(overlay(image_NHWC[n], heat_GNhw[g][n])),
           'name': names[str(predicted)],
-          'mark': '✗ ' if wrong else '',
-          'kind': 'wrong' if wrong else '',
+          'wrong': label is not None and predicted != label,
           'probability': f'{100 * record["probability"][g][n]:.0f} %',
         }
       )
     name = record['titles'][n]
-    if rollout_Nhw is not None:
-      cells.insert(0, _plain_cell(overlay(image_NHWC[n], rollout_Nhw[n])))
     rows.append({'image': _jpeg(image_NHWC[n]), 'name': name, 'cells': cells})
   return Section(
-    'saliency',
     'Saliency',
     'Where each width looks',
     saliency={
@@ -132,19 +121,13 @@ def saliency(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
   )
 
 
-def _plain_cell(image_HWC: np.ndarray) -> dict[str, str]:
-  cell = dict.fromkeys(('name', 'mark', 'kind', 'probability'), '')
-  return cell | {'what': 'Attention rollout', 'image': _jpeg(image_HWC)}
-
-
 def read_saliency(
   record: Mapping[str, Any], folder: pathlib.Path
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
   """Reads the arrays beside a saliency.json.
 
   Returns images, uint8 [N, H, W, 3], heat [G, N, h, w], and for a transformer
-  attention rollout [N, h, w]. Raises ValueError if the file is missing or does
-  not fit the record.
+  attention rollout [N, h, w]. Raises ValueError if the file cannot be read.
   """
   path = folder / record['arrays']
   try:
@@ -153,21 +136,7 @@ def read_saliency(
     raise ValueError(
       f'{path} cannot be read ({error}): run --mode=analyze'
     ) from error
-  image_NHWC, heat_GNhw = arrays['image'], arrays['heat']
-  rollout_Nhw = arrays.get('rollout')
-  count = len(record['titles'])
-  expected = (len(record['dims']), count)
-  if (
-    image_NHWC.ndim != 4
-    or heat_GNhw.ndim != 4
-    or len(image_NHWC) != count
-    or heat_GNhw.shape[:2] != expected
-  ):
-    raise ValueError(
-      f'{path} has images of shape {image_NHWC.shape} and heat of shape '
-      f'{heat_GNhw.shape}, its record {expected}: run --mode=analyze'
-    )
-  return image_NHWC, heat_GNhw, rollout_Nhw
+  return arrays['image'], arrays['heat'], arrays.get('rollout')
 
 
 def overlay(image_HWC: np.ndarray, heat_hw: np.ndarray) -> np.ndarray:

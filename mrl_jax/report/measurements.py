@@ -1,6 +1,7 @@
 """Sections on what training, evaluation and retrieval measured."""
 
 from collections.abc import Mapping, Sequence
+import itertools
 from typing import Any
 
 from mrl_jax.report import headline
@@ -42,9 +43,8 @@ def accuracy(
     rows = list(zip(baselines['dims'], *knn1.values(), strict=True))
     table = tables.Table(('width', *knn1), rows)
     numbers.append(FoldedTable('1-NN % of the baselines', table))
-  chart = plotly_charts.against_width(plotted, dims, 'accuracy, %')
+  chart = plotly_charts.lines(plotted, dims, 'accuracy, %')
   return Section(
-    'accuracy',
     'Accuracy',
     'Accuracy against width',
     figures=[Figure('plot-accuracy', chart, caption)],
@@ -55,25 +55,20 @@ def accuracy(
 
 def retrieval(record: Mapping[str, Any]) -> Section:
   """Accuracy and cost of searches: exact, reranked, and in funnels."""
-  kinds, points = series.searches(record)
+  kinds = series.searches(record)
   figures, lead = [], ''
-  if points:
-    best = pareto.front(points)
+  if kinds:
+    best = pareto.front(itertools.chain(*kinds.values()))
     figures = [
       Figure(
         'plot-retrieval',
-        plotly_charts.trade_off(
-          kinds,
-          [(p.mflops, p.accuracy) for p in best],
-          x_label='MFLOPs per query',
-          y_label='mAP@10, %',
-        ),
+        plotly_charts.trade_off(kinds, best),
         'Each point is one way to search. A short prefix finds candidates, a '
         'longer one ranks them; the dotted line joins those that nothing '
         'cheaper equals.',
       )
     ]
-    full = max((p for p in points if '→' not in p.name), key=lambda p: p.mflops)
+    full = max(kinds['exact'])
     enough = next(
       p for p in best if p.accuracy >= headline.KEEPS * full.accuracy
     )
@@ -87,7 +82,6 @@ def retrieval(record: Mapping[str, Any]) -> Section:
   title = f'{record["queries"]:,} queries in {record["database"]:,} rows'
   name = 'The numbers (seconds of all queries together)'
   return Section(
-    'retrieval',
     'Retrieval',
     f'Retrieval: {title}',
     lead,
@@ -119,7 +113,7 @@ def training(
         'Top-1 on the evaluation split while training went on.',
       )
     )
-  return Section('training', 'Training', 'Training', figures=figures)
+  return Section('Training', 'Training', figures=figures)
 
 
 def settings(config: Mapping[str, Any]) -> Section:
@@ -127,7 +121,6 @@ def settings(config: Mapping[str, Any]) -> Section:
   rows = [(name, repr(value)) for name, value in sorted(config.items())]
   table = tables.Table(('field', 'value'), rows)
   return Section(
-    'settings',
     'Settings',
     'Settings',
     tables=[FoldedTable('The resolved config', table, 'settings')],

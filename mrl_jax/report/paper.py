@@ -36,15 +36,9 @@ def write(
   """Writes an SVG for each plot, and a PNG for the grid of images.
 
   Figures of an earlier report that this one has no numbers for are removed.
-
-  Args:
-    folder: the folder to write to.
-    accuracy: lines of `series.accuracies`.
-    dims: the nesting dims.
-    records: the rows of metrics.jsonl.
-    retrieved: the content of retrieval.json, if there is one.
-    analyses: the records of the analyses by name, None for missing ones.
-    analysis_folder: the folder with the arrays of saliency.json.
+  `accuracy` is of `series.accuracies`, `dims` the nesting dims, `records` the
+  rows of metrics.jsonl, `retrieved` the content of retrieval.json, and
+  `analyses` the records by name; None stands for missing ones.
   """
   left = set(_NAMES)
   figures = _figures(accuracy, dims, records, retrieved, analyses)
@@ -63,40 +57,37 @@ def _figures(
   accuracy, dims, records, retrieved, analyses
 ) -> Iterator[tuple[str, Any]]:
   """Yields names and figures."""
-  against_width = lambda lines, x_label: paper_figures.against_width(
-    lines, dims, x_label, 'accuracy, %'
-  )
-  yield 'accuracy.svg', against_width(accuracy, 'embedding width')
+  lines, y_label = paper_figures.lines, 'accuracy, %'
+  x_label = 'embedding width'
+  yield 'accuracy.svg', lines(accuracy, x_label, y_label, widths=dims)
   if loss := series.curves(records, 'train/loss', dims):
-    yield 'training.svg', paper_figures.over_steps(loss, 'training loss, nats')
-  kinds, _ = series.searches(retrieved) if retrieved else ({}, [])
-  if kinds:
+    label = 'training loss, nats'
+    yield 'training.svg', lines(loss, 'step', label, title='width')
+  if retrieved and (kinds := series.searches(retrieved)):
     yield 'retrieval.svg', paper_figures.trade_off(kinds)
   if record := analyses['cascade_curve']:
-    x_label = 'width that an example takes on average'
-    yield 'cascade.svg', against_width(series.cascade(record), x_label)
+    label = 'width that an example takes on average'
+    points = series.cascade(record)
+    yield 'cascade.svg', lines(points, label, y_label, widths=dims)
   if record := analyses['oracle']:
     shares = series.smallest_correct(record)
-    x_label = 'smallest width that is right'
-    yield 'oracle.svg', paper_figures.bars(shares, x_label, 'examples, %')
+    label = 'smallest width that is right'
+    yield 'oracle.svg', paper_figures.bars(shares, label)
   if record := analyses['calibration']:
-    bins = series.reliability(record)
-    yield (
-      'calibration.svg',
-      paper_figures.reliability(*bins, record['ece'], record['dims']),
-    )
+    points = {
+      f'{dim}: {error:.1f} %': bins
+      for (dim, bins), error in zip(
+        series.reliability(record).items(), record['ece'], strict=True
+      )
+    }
+    yield 'calibration.svg', paper_figures.reliability(points)
   if record := analyses['structure']:
-    shares, label = series.of_full_width(record), 'share of the full width, %'
-    yield (
-      'structure.svg',
-      paper_figures.per_width(shares, record['dims'], label),
-    )
+    points, label = series.of_full_width(record), 'share of the full width, %'
+    widths = record['dims']
+    yield 'structure.svg', lines(points, x_label, label, widths=widths)
   if record := analyses['few_shot']:
-    shots, label = series.few_shot(record), 'accuracy, %'
-    yield (
-      'few_shot.svg',
-      paper_figures.per_width(shots, record['dims'], label, marked=dims),
-    )
+    points = series.few_shot(record)
+    yield 'few_shot.svg', lines(points, x_label, y_label, widths=dims)
 
 
 def saliency_grid(

@@ -1,17 +1,19 @@
 """The report's figures for papers: numbers in, matplotlib figures out."""
 
 from collections.abc import Mapping, Sequence
-import itertools
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from mrl_jax.report import colors
 from mrl_jax.report.series import Points
+from mrl_jax.report.series import Search
 from mrl_jax.workdir import files
 
 # Matplotlib's names of what `colors.Style` names as Plotly does.
 _DASHES = {'solid': '-', 'dash': '--', 'dashdot': '-.', 'dot': ':'}
+_NAMELESS = 'oDs^PX'
 _MARKERS = {
   'circle': 'o', 'diamond': 'D', 'square': 's', 'triangle-up': '^', 'x': 'x'
 }  # fmt: skip
@@ -31,53 +33,44 @@ def save(figure, path: pathlib.Path) -> None:
     figure.savefig(temporary, format=kind, metadata=metadata, dpi=200)
 
 
-def against_width(
-  series: Mapping[str, Points], dims: Sequence[int], x_label: str, y_label: str
+def lines(
+  series: Mapping[Any, Points],
+  x_label: str,
+  y_label: str,
+  *,
+  widths: Sequence[int] = (),
+  title: str | None = None,
 ):
-  """Lines over the embedding's width, on a logarithmic axis.
+  """Lines in the styles of `colors.STYLES`, or else from dark to light.
 
   Args:
-    series: (width, value) points by name, a name of `report.series`.
-    dims: the widths to mark on the axis.
-    x_label: the label of the widths.
-    y_label: the label of the values, with their unit.
-  """
-  figure, axes = _figure()
-  for name, points in series.items():
-    x, y = zip(*sorted(points), strict=True)
-    axes.plot(x, y, label=name, markersize=4, **_look(name))
-  _mark_widths(axes, dims, x_label)
-  axes.set_ylabel(y_label)
-  axes.legend(frameon=False)
-  return figure
-
-
-def per_width(
-  series: Mapping[str, Sequence[float]],
-  dims: Sequence[int],
-  label: str,
-  *,
-  marked: Sequence[int] = (),
-):
-  """Lines over the widths, a colour for each name, dark to light.
-
-  The axis shows the widths of `marked`, or all if there are none.
+    series: (x, y) points by name; a y of None leaves a gap.
+    x_label: the label of the x-axis.
+    y_label: the label of the y-axis, with its unit.
+    widths: marked on the x-axis, which is then logarithmic.
+    title: the title of the legend.
   """
   figure, axes = _figure()
   hues = colors.of_widths(len(series))
-  for (name, values), color, marker in zip(
-    series.items(), hues, itertools.cycle('oDs^PX')
-  ):
-    axes.plot(
-      dims, values, marker=marker, label=name, color=color, markersize=4
-    )
-  _mark_widths(axes, marked or dims, 'embedding width')
-  axes.set_ylabel(label)
-  axes.legend(frameon=False)
+  for i, (name, points) in enumerate(series.items()):
+    look = {'color': hues[i], 'marker': _NAMELESS[i % len(_NAMELESS)]}
+    if name in colors.STYLES:
+      look = _look(name)
+    # Many points are a curve.
+    look |= {'marker': ''} if len(points) > 20 else {}
+    x, y = np.array(points, float).T
+    axes.plot(x, y, label=str(name), markersize=4, **look)
+  if widths:
+    axes.set_xscale('log', base=2)
+    axes.set_xticks(widths, [str(dim) for dim in widths])
+    axes.minorticks_off()
+  axes.set_xlabel(x_label)
+  axes.set_ylabel(y_label)
+  axes.legend(title=title, frameon=False, fontsize=8)
   return figure
 
 
-def bars(values: Mapping[str, float], x_label: str, y_label: str):
+def bars(values: Mapping[str, float], x_label: str):
   """A bar for each width, and a grey one for the rest, the last."""
   figure, axes = _figure()
   hues = [*colors.of_widths(len(values) - 1), colors.RANDOM]
@@ -87,37 +80,20 @@ def bars(values: Mapping[str, float], x_label: str, y_label: str):
   axes.margins(y=0.1)
   axes.grid(visible=False, axis='x')
   axes.set_xlabel(x_label)
-  axes.set_ylabel(y_label)
+  axes.set_ylabel('examples, %')
   return figure
 
 
-def reliability(
-  confidence_GB: Sequence[Sequence[float | None]],
-  accuracy_GB: Sequence[Sequence[float | None]],
-  error_G: Sequence[float],
-  dims: Sequence[int],
-):
-  """Accuracy over confidence in percent; the diagonal is calibrated.
-
-  `error_G` is each width's calibration error in percent, for the legend. Bins
-  that are None are left out.
-  """
-  figure, axes = _figure()
-  axes.plot([0, 100], [0, 100], color=colors.MUTED, linewidth=1, linestyle=':')
-  hues = colors.of_widths(len(dims))
-  for dim, x, y, error, color in zip(
-    dims, confidence_GB, accuracy_GB, error_G, hues, strict=True
-  ):
-    x, y = (np.array(values, float) for values in (x, y))
-    label = f'{dim}: {error:.1f} %'
-    axes.plot(x, y, marker='o', label=label, color=color, markersize=4)
-  axes.set_xlabel('confidence, %')
-  axes.set_ylabel('accuracy, %')
-  axes.legend(title='width: calibration error', frameon=False, fontsize=8)
+def reliability(series: Mapping[str, Points]):
+  """Accuracy over confidence in percent; the diagonal is calibrated."""
+  title = 'width: calibration error'
+  figure = lines(series, 'confidence, %', 'accuracy, %', title=title)
+  diagonal = {'color': colors.MUTED, 'linewidth': 1, 'linestyle': ':'}
+  figure.axes[0].plot([0, 100], [0, 100], **diagonal)
   return figure
 
 
-def trade_off(series: Mapping[str, Sequence[tuple[float, float, str]]]):
+def trade_off(series: Mapping[str, Sequence[Search]]):
   """Searches as (MFLOPs a query, mAP@10 in percent, name) points."""
   figure, axes = _figure()
   for kind, points in series.items():
@@ -137,20 +113,6 @@ def trade_off(series: Mapping[str, Sequence[tuple[float, float, str]]]):
   axes.set_ylabel('mAP@10, %')
   axes.margins(y=0.15)
   axes.legend(frameon=False)
-  return figure
-
-
-def over_steps(series: Mapping[int, Points], label: str):
-  """A line for each width over the steps of training."""
-  figure, axes = _figure()
-  hues = colors.of_widths(len(series))
-  for (dim, points), color in zip(series.items(), hues, strict=True):
-    marker = 'o' if len(points) < 3 else ''
-    x, y = zip(*points, strict=True)
-    axes.plot(x, y, marker=marker, label=str(dim), color=color)
-  axes.set_xlabel('step')
-  axes.set_ylabel(label)
-  axes.legend(title='width', frameon=False, ncols=2, fontsize=8)
   return figure
 
 
@@ -186,13 +148,6 @@ def _look(name: str) -> dict[str, str]:
   return {
     'color': color, 'linestyle': _DASHES[dash], 'marker': _MARKERS[symbol]
   }  # fmt: skip
-
-
-def _mark_widths(axes, dims: Sequence[int], label: str) -> None:
-  axes.set_xscale('log', base=2)
-  axes.set_xticks(dims, [str(dim) for dim in dims])
-  axes.minorticks_off()
-  axes.set_xlabel(label)
 
 
 def _figure():

@@ -11,95 +11,81 @@ from mrl_jax.report import colors
 from mrl_jax.report.colors import Style
 from mrl_jax.report.colors import STYLES
 from mrl_jax.report.series import Points
+from mrl_jax.report.series import Search
 
 _SYMBOLS = ('circle', 'diamond', 'square', 'triangle-up', 'cross', 'x')
 
 
-def against_width(
-  series: Mapping[str, Points], dims: Sequence[int], label: str
+def lines(
+  series: Mapping[str, Points],
+  dims: Sequence[int],
+  y_label: str,
+  *,
+  x_label: str = '',
 ) -> dict[str, Any]:
-  """Lines over the embedding's width, marked at `dims`."""
-  figure = _figure(label)
-  for name, points in series.items():
-    _add_line(figure, name, sorted(points), _line(STYLES[name]))
-  figure.update_layout(hovermode='x unified')
-  return _finish(figure, _width_axis(dims))
+  """Lines over the embedding's width, marked at `dims`.
+
+  Names of `colors.STYLES` are drawn in their style, others dark to light.
+  `x_label` stands for widths that are no whole numbers, which the text at a
+  point then tells as well.
+  """
+  figure = _figure(y_label)
+  hues = colors.of_widths(len(series)) if len(series) > 1 else [colors.LINEAR]
+  hover = '%{y:.2f} % at %{x:.4g} dims' if x_label else '%{y:.2f} %'
+  for i, (name, points) in enumerate(series.items()):
+    style = Style(hues[i], symbol=_SYMBOLS[i % len(_SYMBOLS)])
+    look = _line(STYLES.get(name, style))
+    _add_line(figure, name, sorted(points), look, hover)
+  if not x_label:
+    figure.update_layout(hovermode='x unified')
+  return _finish(figure, _width_axis(dims, x_label or 'embedding width'))
 
 
 def trade_off(
-  series: Mapping[str, Sequence[tuple[float, float, str]]],
-  front: Points,
-  *,
-  x_label: str,
-  y_label: str,
+  series: Mapping[str, Sequence[Search]], front: Sequence[Search]
 ) -> dict[str, Any]:
-  """Searches as (cost, value, name) points, and a line through the best."""
-  figure = _figure(y_label)
-  _add_dotted(figure, *zip(*front, strict=True), shape='hv')
+  """Searches by their cost and accuracy, and a line through the best."""
+  figure, cost = _figure('mAP@10, %'), 'MFLOPs per query'
+  x, y, _ = zip(*front, strict=True)
+  _add_dotted(figure, x, y, shape='hv')
   for name, points in series.items():
     *points, texts = zip(*sorted(points), strict=True)
     look = _line(STYLES[name]) | {'mode': 'markers', 'text': texts}
     if name != 'exact':
       look['marker'] |= {'symbol': STYLES[name].symbol + '-open', 'size': 9}
       look['marker']['line'] = {'width': 1.6}
-    hover = f'<b>%{{text}}</b><br>%{{y:.2f}} %, %{{x:.4g}} {x_label}'
+    hover = f'<b>%{{text}}</b><br>%{{y:.2f}} %, %{{x:.4g}} {cost}'
     _add_line(figure, name, zip(*points, strict=True), look, hover)
-  return _finish(figure, {'type': 'log', 'title_text': x_label})
-
-
-def cascade(
-  series: Mapping[str, Points], dims: Sequence[int]
-) -> dict[str, Any]:
-  """Accuracy over the expected width, of one width and of the cascade."""
-  figure = _figure('accuracy, %')
-  for name, points in series.items():
-    hover = '%{y:.2f} % at %{x:.4g} dims'
-    _add_line(figure, name, sorted(points), _line(STYLES[name]), hover)
-  axis = {'title_text': 'width that an example takes on average'}
-  return _finish(figure, _width_axis(dims) | axis)
+  return _finish(figure, {'type': 'log', 'title_text': cost})
 
 
 def over_steps(
   series: Mapping[int, Points], label: str, *, log: bool = False
 ) -> dict[str, Any]:
   """A line for each width over the steps of training."""
-  figure = _figure(label)
-  hues = colors.of_widths(len(series))
-  for (dim, points), color in zip(series.items(), hues, strict=True):
-    mode = 'lines' if len(points) > 8 else 'lines+markers'
-    look = {'mode': mode, 'line': {'color': color, 'width': 2}}
-    _add_line(figure, dim, points, look, '%{y:.4g}', f'width {dim}')
-  figure.update_layout(hovermode='x unified', legend_title=_LEGEND_TITLE)
+  figure = _lines_of_widths(series, label, '%{y:.4g}')
+  figure.update_layout(hovermode='x unified')
   if log:
     figure.update_yaxes(type='log')
   return _finish(figure, {'title_text': 'step'})
 
 
-def per_width(
-  series: Mapping[str, Sequence[float]],
-  dims: Sequence[int],
-  label: str,
-  *,
-  marked: Sequence[int] = (),
-) -> dict[str, Any]:
-  """Lines over the widths, a colour for each name, dark to light.
-
-  The axis shows the widths of `marked`, or all if there are none.
-  """
+def _lines_of_widths(series: Mapping[int, Points], label: str, hover: str):
   figure = _figure(label)
-  hues = colors.of_widths(len(series)) if len(series) > 1 else [colors.LINEAR]
-  for i, (name, values) in enumerate(series.items()):
-    style = Style(hues[i], symbol=_SYMBOLS[i % len(_SYMBOLS)])
-    _add_line(figure, name, zip(dims, values, strict=True), _line(style))
-  figure.update_layout(hovermode='x unified')
-  return _finish(figure, _width_axis(marked or dims))
+  hues = colors.of_widths(len(series))
+  for (dim, points), color in zip(series.items(), hues, strict=True):
+    look = _line(Style(color))
+    if len(points) > 20:  # A curve.
+      look['mode'] = 'lines'
+    _add_line(figure, dim, points, look, hover, f'width {dim}')
+  title = {'text': 'width ', 'font': {'size': 13}}
+  figure.update_layout(legend_title=title)
+  return figure
 
 
-def bars(
-  values: Mapping[str, float], *, x_label: str, y_label: str
-) -> dict[str, Any]:
+def bars(values: Mapping[str, float], x_label: str) -> dict[str, Any]:
   """A bar for each width, and a grey one for the rest, the last."""
-  figure = _figure(y_label)
+  figure = _figure('examples, %')
   figure.add_bar(
     x=list(values),
     y=list(values.values()),
@@ -116,21 +102,11 @@ def bars(
   return _finish(figure, axis)
 
 
-def reliability(
-  confidence_GB: Sequence[Sequence[float | None]],
-  accuracy_GB: Sequence[Sequence[float | None]],
-  dims: Sequence[int],
-) -> dict[str, Any]:
+def reliability(series: Mapping[int, Points]) -> dict[str, Any]:
   """Accuracy over confidence in percent; the diagonal is calibrated."""
-  figure = _figure('accuracy, %')
+  hover = '%{y:.1f} % right at confidence %{x:.1f} %'
+  figure = _lines_of_widths(series, 'accuracy, %', hover)
   _add_dotted(figure, [0, 100], [0, 100])
-  for dim, x, y, color in zip(
-    dims, confidence_GB, accuracy_GB, colors.of_widths(len(dims)), strict=True
-  ):
-    hover = '%{y:.1f} % right at confidence %{x:.1f} %'
-    points, look = zip(x, y, strict=True), _line(Style(color))
-    _add_line(figure, dim, points, look, hover, f'width {dim}')
-  figure.update_layout(legend_title=_LEGEND_TITLE)
   return _finish(figure, {'title_text': 'confidence, %', 'range': [0, 102]})
 
 
@@ -159,9 +135,6 @@ def matrix(
   return _finish(figure, axis | {'title_text': 'width'})
 
 
-_LEGEND_TITLE = {'text': 'width ', 'font': {'size': 13}}
-
-
 def _add_line(figure, name, points, look, hover='%{y:.2f} %', extra='') -> None:
   x, y = zip(*points, strict=True)
   hover += f'<extra>{extra or name}</extra>'
@@ -187,10 +160,10 @@ def _line(style: Style) -> dict[str, Any]:
   }
 
 
-def _width_axis(dims: Sequence[int]) -> dict[str, Any]:
+def _width_axis(dims: Sequence[int], label: str) -> dict[str, Any]:
   return {
     'type': 'log',
-    'title_text': 'embedding width',
+    'title_text': label,
     'tickvals': list(dims),
     'ticktext': [str(dim) for dim in dims],
   }

@@ -33,7 +33,7 @@ class Baselines(ByWidth):
 
 
 class Thumbnail(TypedDict):
-  """How the thumbnails lie in their sheet; `side` is in pixels."""
+  """Layout of the thumbnails in their sheet; `side` is in pixels."""
 
   file: str
   side: int

@@ -3,10 +3,8 @@
 Accuracies and shares are in percent.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from mrl_jax.retrieval.plan import pareto
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 Record = Mapping[str, Any]
 Points = Sequence[tuple[float, float]]
@@ -27,10 +25,10 @@ def accuracies(
   }
   if baselines:
     dims, knn1 = baselines['dims'], baselines['knn1']
+    shown = {label: knn1[label] for label in ('PCA', 'SVD', 'random dims')}
     if baselines['sampled']:
-      series['1-NN'] = list(zip(dims, knn1['nested'], strict=True))
-    for label in ('PCA', 'SVD', 'random dims'):
-      series[label] = list(zip(dims, knn1[label], strict=True))
+      shown['1-NN'] = knn1['nested']
+    series |= by_width(dims, shown)
   # A projection that leaves a row all zero has no accuracy.
   series = {
     label: [point for point in points if point[1] is not None]
@@ -39,34 +37,26 @@ def accuracies(
   return {label: points for label, points in series.items() if points}
 
 
-def searches(
-  record: Record,
-) -> tuple[dict[str, list[tuple[float, float, str]]], list[pareto.Point]]:
-  """(MFLOPs, mAP@10, name) of each kind of search, and all as `Point`s.
+class Search(NamedTuple):
+  """A search of retrieval.json: its cost, its mAP@10 and its name."""
 
-  Both are empty where there are no labels to measure mAP@10 by.
-  """
-  kinds, points = {}, []
+  mflops: float
+  accuracy: float
+  name: str
+
+
+def searches(record: Record) -> dict[str, list[Search]]:
+  """The searches of each kind; empty without labels to measure mAP@10 by."""
+  kinds = {}
   for name, method in record['methods'].items():
     map10 = method['metrics'].get('map10')
     if map10 is None:
       continue
     steps = len(method['dims'])
     kind = 'exact' if steps == 1 else 'adaptive' if steps == 2 else 'funnel'
-    mflops = method['mflops_per_query']
-    shown = name.replace('-', ' → ')
-    kinds.setdefault(kind, []).append((mflops, map10, shown))
-    points.append(
-      pareto.Point(
-        shown,
-        map10,
-        mflops,
-        bytes=1e6 * mflops * FLOAT_BYTES,
-        ms=1e3 * method['seconds'] / record['queries'],
-        row_bytes=FLOAT_BYTES * method['dims'][-1],
-      )
-    )
-  return kinds, points
+    search = Search(method['mflops_per_query'], map10, name.replace('-', ' → '))
+    kinds.setdefault(kind, []).append(search)
+  return kinds
 
 
 def curves(
@@ -88,12 +78,8 @@ def cascade(record: Record) -> dict[str, Points]:
   """(expected width, accuracy) points: one width for all, and the cascade."""
   expected, accuracy = record['expected_dim'], record['accuracy']
   return {
-    'one width for all': list(
-      zip(record['dims'], record['single'], strict=True)
-    ),
-    'as wide as needed': list(
-      zip(expected['mean'], accuracy['mean'], strict=True)
-    ),
+    **by_width(record['dims'], {'one width for all': record['single']}),
+    **by_width(expected['mean'], {'as wide as needed': accuracy['mean']}),
   }
 
 
@@ -107,46 +93,52 @@ def smallest_correct(record: Record) -> dict[str, float]:
   }
 
 
-def of_full_width(record: Record) -> dict[str, list[float]]:
+def of_full_width(record: Record) -> dict[str, Points]:
   """Share of the full width's variance and neighbours that each prefix has."""
-  return {
-    'variance': [100 * value for value in record['explained_variance']],
-    f'{record["k"]} neighbours (Jaccard)': [
-      row[-1] for row in percent(record['overlap'])
-    ],
+  shares = {
+    'variance': record['explained_variance'],
+    f'{record["k"]} neighbours (Jaccard)': [x[-1] for x in record['overlap']],
   }
-
-
-def reliability(record: Record) -> tuple[list[list[float | None]], ...]:
-  """Confidence and accuracy of each width's bins, two lists [G, B].
-
-  Bins with fewer than 1 % of the examples are None: they say little.
-  """
-  bins = record['bins']
-  least_G = [max(1, 0.01 * sum(counts)) for counts in bins['count']]
-  return tuple(
-    [
-      [x if n >= least else None for x, n in zip(row, counts, strict=True)]
-      for row, counts, least in zip(
-        bins[name], bins['count'], least_G, strict=True
-      )
-    ]
-    for name in ('confidence', 'accuracy')
+  return by_width(
+    record['dims'], dict(zip(shares, percent(shares.values()), strict=True))
   )
 
 
-def few_shot(record: Record) -> dict[str, list[float]]:
-  """Accuracy at each of the record's dims, by the setting's name."""
-  return {
-    _setting(setting): setting['accuracy'] for setting in record['settings']
-  }
+def by_width(
+  dims: Sequence[int], values: Mapping[str, Sequence[float | None]]
+) -> dict[str, Points]:
+  """(width, value) points by name."""
+  return {name: list(zip(dims, x, strict=True)) for name, x in values.items()}
 
 
-def _setting(setting: Record) -> str:
-  shots = setting['shots']
-  return f'{shots} example{"s" * (shots > 1)} of {setting["ways"]} classes'
+def reliability(record: Record) -> dict[int, Points]:
+  """(confidence, accuracy) points of each width's bins.
+
+  Bins with fewer than 1 % of the examples are None: they say little.
+  """
+  bins, series = record['bins'], {}
+  for dim, counts, *rows in zip(
+    record['dims'], bins['count'], bins['confidence'], bins['accuracy'],
+    strict=True,
+  ):  # fmt: skip
+    least = max(1, 0.01 * sum(counts))
+    series[dim] = [
+      (x, y) if n >= least else (None, None)
+      for n, x, y in zip(counts, *rows, strict=True)
+    ]
+  return series
 
 
-def percent(rows: Sequence[Sequence[float]]) -> list[list[float]]:
+def few_shot(record: Record) -> dict[str, Points]:
+  """(width, accuracy) points, by the setting's name."""
+  accuracies = {}
+  for setting in record['settings']:
+    shots, ways = setting['shots'], setting['ways']
+    name = f'{shots} example{"s" * (shots > 1)} of {ways} classes'
+    accuracies[name] = setting['accuracy']
+  return by_width(record['dims'], accuracies)
+
+
+def percent(rows: Iterable[Sequence[float]]) -> list[list[float]]:
   """A matrix of shares, in percent."""
   return [[100 * value for value in row] for row in rows]

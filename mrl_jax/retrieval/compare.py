@@ -1,4 +1,4 @@
-"""Compares searches: which ones, how accurate, and at what cost."""
+"""Compares the accuracies and the costs of searches."""
 
 from collections.abc import Callable, Iterator, Mapping
 import functools
@@ -23,60 +23,45 @@ Method = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class Judge(NamedTuple):
-  """Measures neighbours by labels, or by the true neighbours.
+  """Measures neighbours in percent, at each k of 1, 10, 25, 50, 100 up to K.
 
   Attributes:
-    query_label_Q: labels; -1 for a query that does not count.
-    database_label_M: labels; -1 for a row that is never relevant.
-    true_ids_QK: the nearest rows of each query at full width.
-    score: `ids_QK -> scores_QK` at full width, by which copies of a row are
-      recognised; None: only the ids count.
+    measure: `(ids_QK, ks) -> metrics`, as shares.
     leave_one_out: as in `neighbors.search`.
   """
 
-  query_label_Q: np.ndarray | None = None
-  database_label_M: np.ndarray | None = None
-  true_ids_QK: np.ndarray | None = None
-  score: Callable[[np.ndarray], np.ndarray] | None = None
-  leave_one_out: inputs.LeaveOneOut = False
+  measure: Callable[[np.ndarray, list[int]], dict[str, float]]
+  leave_one_out: inputs.LeaveOneOut
 
   def __call__(self, ids_QK: np.ndarray) -> dict[str, float]:
-    """Metrics in percent at each k of 1, 10, 25, 50 and 100 up to K.
-
-    With labels the paper's `top1`, `map{k}`, `p{k}` and `r{k}`, whose R is the
-    count of the query's class; without, the k-Recall@k as `krecall{k}`.
-    """
     ks = [k for k in (1, 10, 25, 50, 100) if k <= ids_QK.shape[1]]
-    if self.true_ids_QK is not None:
-      score_QK = true_score_QK = None
-      if self.score is not None:
-        score_QK = self.score(ids_QK)
-        true_score_QK = self.score(self.true_ids_QK)
-      upto = lambda x_QK, k: None if x_QK is None else x_QK[:, :k]
-      values = {
-        f'krecall{k}': metrics.k_recall(
-          ids_QK[:, :k],
-          self.true_ids_QK[:, :k],
-          scores_QN=upto(score_QK, k),
-          true_scores_QK=upto(true_score_QK, k),
-        )
-        for k in ks
-      }
-      return {name: 100 * value for name, value in values.items()}
-    relevant_Q = metrics.count_relevant(
-      self.database_label_M,
-      self.query_label_Q,
-      leave_one_out=self.leave_one_out,
-    )
+    return {name: 100 * x for name, x in self.measure(ids_QK, ks).items()}
+
+
+def by_labels(
+  query_label_Q: np.ndarray,
+  database_label_M: np.ndarray,
+  leave_one_out: inputs.LeaveOneOut = False,
+) -> Judge:
+  """A judge by the paper's `top1`, `map{k}`, `p{k}` and `r{k}`.
+
+  R is the count of the query's class. Label -1 is a query that does not count,
+  or a row that is never relevant.
+  """
+  relevant_Q = metrics.count_relevant(
+    database_label_M, query_label_Q, leave_one_out=leave_one_out
+  )
+
+  def measure(ids_QK, ks):
+    label_QK = np.where(ids_QK < 0, inputs.IGNORED, database_label_M[ids_QK])
+    # A query without a relevant row has recall 0.
     values = metrics.summary(
-      np.where(ids_QK < 0, inputs.IGNORED, self.database_label_M[ids_QK]),
-      self.query_label_Q,
-      ks,
-      # A query without a relevant row has recall 0.
-      num_relevant=np.maximum(relevant_Q, 1),
+      label_QK, query_label_Q, ks, num_relevant=np.maximum(relevant_Q, 1)
     )
     names = ('top1', *(f'{x}{k}' for k in ks[1:] for x in ('map', 'p', 'r')))
-    return {name: 100 * values[name] for name in names}
+    return {name: values[name] for name in names}
+
+  return Judge(measure, leave_one_out)
 
 
 def make_judge(
@@ -88,16 +73,32 @@ def make_judge(
   database_label_M: np.ndarray | None = None,
   leave_one_out: inputs.LeaveOneOut = False,
 ) -> Judge:
-  """A judge by labels if given, or else by the exact search at full width."""
+  """A judge by labels if given, or else by k-Recall@k, as `krecall{k}`.
+
+  The true neighbours are those of the exact search at full width; copies of one
+  are recognised by their scores.
+  """
   if (query_label_Q is None) != (database_label_M is None):
     raise ValueError('labels of one side: give those of both, or none')
   if query_label_Q is not None:
-    return Judge(
-      query_label_Q, database_label_M, leave_one_out=leave_one_out
-    )  # fmt: skip
-  exact = retrieval.search(query_QD, database, k, leave_one_out=leave_one_out)
-  score = functools.partial(_scores, query_QD, database)
-  return Judge(None, None, exact.ids_QK, score, leave_one_out)
+    return by_labels(query_label_Q, database_label_M, leave_one_out)
+  true_ids_QK = retrieval.search(
+    query_QD, database, k, leave_one_out=leave_one_out
+  ).ids_QK
+  true_score_QK = _scores(query_QD, database, true_ids_QK)
+
+  def measure(ids_QK, ks):
+    score_QK = _scores(query_QD, database, ids_QK)
+    found = {}
+    for k in ks:
+      upto = np.s_[:, :k]
+      found[f'krecall{k}'] = metrics.k_recall(
+        ids_QK[upto], true_ids_QK[upto], scores_QN=score_QK[upto],
+        true_scores_QK=true_score_QK[upto],
+      )  # fmt: skip
+    return found
+
+  return Judge(measure, leave_one_out)
 
 
 def _scores(query_QD, database, ids_QK) -> np.ndarray:

@@ -11,7 +11,6 @@ import numpy as np
 from mrl_jax import checks
 from mrl_jax import forks
 from mrl_jax import nesting
-from mrl_jax import values
 from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval.cpu import exact
 from mrl_jax.retrieval.cpu import rerank
@@ -22,7 +21,7 @@ from mrl_jax.retrieval.cpu.rerank import Found
 _WIDE = 512
 # Bytes of rows worked on at a time.
 BLOCK_BYTES = 64 << 20
-_DTYPES = ('bfloat16', 'float16', 'float32', 'float64')
+_DTYPE = checks.dtype('bfloat16', 'float16', 'float32', 'float64')
 # A row's id has 32 bits while it is sorted.
 _MOST_ROWS = 1 << 32
 
@@ -63,7 +62,6 @@ class Database:
     *,
     cosine: bool,
     recall: None = None,
-    bounds: bool = True,
   ) -> Found:
     """The k best rows at the queries' width; ties go to the lower id."""
     if recall is not None:
@@ -71,7 +69,7 @@ class Database:
     if cosine:
       self.norm_M(query_Qd.shape[1])
     return exact.nearest(
-      query_Qd, self.embedding_MD, self.norms, k, cosine=cosine, bounds=bounds
+      query_Qd, self.embedding_MD, self.norms, k, cosine=cosine
     )
 
   def rescore(
@@ -86,12 +84,14 @@ class Database:
 
 
 def host_database(
-  database_MD: np.ndarray | jax.Array,
+  database_MD: np.ndarray | jax.Array | Database,
   dims: Sequence[int] | None = None,
   *,
   dtype: str | None = None,
 ) -> Database:
-  """A database on the host; arguments and errors are those of `prepare`."""
+  """A database on the host, or the one given; see `prepare`."""
+  if isinstance(database_MD, Database):
+    return database_MD
   database_MD = checks.as_floats('database', database_MD)
   if database_MD.ndim != 2 or not database_MD.size:
     raise ValueError(
@@ -103,20 +103,20 @@ def host_database(
     raise ValueError(f'database of {M} rows: must be at most {_MOST_ROWS}')
   dims = nesting.validate((width,) if dims is None else dims, width)
   original = database_MD.dtype
-  if dtype is not None and _stored(dtype) != original:
+  try:
+    stored = original if dtype is None else _DTYPE('dtype', dtype)
+  except ValueError as error:
+    raise ValueError(
+      f'{error}; codes of int8 and of single bits are made by '
+      'retrieval.quantized.quantize'
+    ) from None
+  if stored != original:
     with np.errstate(over='ignore'):  # Infinity is refused with the row's name.
-      database_MD = database_MD.astype(_stored(dtype))
+      database_MD = database_MD.astype(stored)
   bounding = (width // 64, width // 16) if width >= _WIDE else ()
   dims = tuple(sorted({*dims, *bounding, width}))
   norms = _prefix_norms(database_MD, dims)
   return Database(database_MD, norms, original)
-
-
-def as_database(database_MD: Any) -> Database:
-  """The value if it is a `Database`, or one made of its rows."""
-  if isinstance(database_MD, Database):
-    return database_MD
-  return host_database(database_MD)
 
 
 @jax.jit(static_argnames='dims')
@@ -146,28 +146,15 @@ def _prefix_norms(
   return dict(zip(dims, norm_GM, strict=True))
 
 
-def _stored(dtype) -> np.dtype:
-  try:
-    stored = np.dtype(dtype)
-  except TypeError:
-    stored = None
-  if stored is None or stored.name not in _DTYPES:
-    raise ValueError(
-      f'dtype {values.shown(dtype)}: must be one of {_DTYPES}; codes of int8 '
-      'and of single bits are made by retrieval.quantized.quantize'
-    )
-  return stored
-
-
-def queries(
-  query_QD: Any, width: int, dtype: np.dtype, widest: int
-) -> np.ndarray:
+def queries(query_QD: Any, database: Any, widest: int | None) -> np.ndarray:
   """Queries as wide as the database, or cut to the widest prefix asked for.
 
   Lists, tensors and columns are converted. Raises ValueError for other widths,
   another dtype than the database's, or a query that `prepare` would refuse as a
   row.
   """
+  width, dtype = database.shape[1], database.dtype
+  widest = widest or width
   query_QD = checks.as_floats('queries', query_QD, like=dtype)
   shape = query_QD.shape
   if query_QD.ndim != 2 or not shape[0] or shape[1] not in (width, widest):

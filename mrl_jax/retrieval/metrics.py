@@ -17,15 +17,10 @@ from mrl_jax import values
 from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval.k_recall import k_recall as k_recall
 
-_LABELS = {
-  'neighbor_label_QK': checks.as_int64,
-  'query_label_Q': checks.as_int64,
-}
 _K = checks.whole(-(2**31))
-_AP_DENOMINATOR = checks.choice('k', 'min(k,R)')
 
 
-@checks.takes(**_LABELS, k=_K)
+@checks.takes(k=_K)
 def top_k_accuracy(
   neighbor_label_QK: np.ndarray, query_label_Q: np.ndarray, k: int = 1
 ) -> float:
@@ -33,20 +28,18 @@ def top_k_accuracy(
 
   The paper calls it top-k accuracy; at k = 1 it is the 1-NN accuracy.
   """
-  relevant_QK, _ = _relevant(neighbor_label_QK, query_label_Q, k)
-  return float(relevant_QK.any(1).mean())
+  return summary(neighbor_label_QK, query_label_Q, (k,))[f'top{k}']
 
 
-@checks.takes(**_LABELS, k=_K)
+@checks.takes(k=_K)
 def precision_at_k(
   neighbor_label_QK: np.ndarray, query_label_Q: np.ndarray, k: int
 ) -> float:
   """Mean share of the first k neighbours that is relevant."""
-  relevant_QK, _ = _relevant(neighbor_label_QK, query_label_Q, k)
-  return float(relevant_QK.mean())
+  return summary(neighbor_label_QK, query_label_Q, (k,))[f'p{k}']
 
 
-@checks.takes(**_LABELS, k=_K)
+@checks.takes(k=_K, num_relevant=values.as_array)
 def recall_at_k(
   neighbor_label_QK: np.ndarray,
   query_label_Q: np.ndarray,
@@ -61,13 +54,12 @@ def recall_at_k(
   1,300, the most images of an ImageNet class, for every dataset and class.
   Raises ValueError if a query has more hits than `num_relevant`.
   """
-  relevant_QK, counted_Q = _relevant(neighbor_label_QK, query_label_Q, k)
-  hits_Q = relevant_QK.sum(1)
-  relevant_Q = _num_relevant(num_relevant, counted_Q, hits_Q)
-  return float((hits_Q / relevant_Q).mean())
+  return summary(
+    neighbor_label_QK, query_label_Q, (k,), num_relevant=num_relevant
+  )[f'r{k}']
 
 
-@checks.takes(**_LABELS, k=_K, ap_denominator=_AP_DENOMINATOR)
+@checks.takes(k=_K)
 def mean_average_precision(
   neighbor_label_QK: np.ndarray,
   query_label_Q: np.ndarray,
@@ -81,19 +73,17 @@ def mean_average_precision(
   The sum runs over the first k neighbours. The paper divides by k, the usual
   definition by min(k, R), where R is `num_relevant` as in `recall_at_k`.
   """
-  relevant_QK, counted_Q = _relevant(neighbor_label_QK, query_label_Q, k)
-  hits_QK = relevant_QK.cumsum(1)
-  relevant_Q = None
-  if num_relevant is not None:
-    relevant_Q = _num_relevant(num_relevant, counted_Q, hits_QK[:, -1])
-  denominator = _ap_denominator(
-    ap_denominator, relevant_QK.shape[1], relevant_Q
-  )
-  return float((_gains(relevant_QK, hits_QK).sum(1) / denominator).mean())
+  return summary(
+    neighbor_label_QK, query_label_Q, (k,), ap_denominator=ap_denominator,
+    num_relevant=num_relevant,
+  )[f'map{k}']  # fmt: skip
 
 
 @checks.takes(
-  **_LABELS, ks=checks.wholes(-(2**31)), ap_denominator=_AP_DENOMINATOR
+  neighbor_label_QK=checks.as_int64,
+  query_label_Q=checks.as_int64,
+  ks=checks.wholes(-(2**31)),
+  ap_denominator=checks.choice('k', 'min(k,R)'),
 )
 def summary(
   neighbor_label_QK: np.ndarray,
@@ -110,17 +100,30 @@ def summary(
   """
   for k in ks:
     _check_k(neighbor_label_QK, k)
-  relevant_QK, counted_Q = _relevant(neighbor_label_QK, query_label_Q, max(ks))
-  neighbor_label_QK = neighbor_label_QK[counted_Q]
+  if query_label_Q.shape != (len(neighbor_label_QK),):
+    raise ValueError(
+      f'neighbour labels of shape {neighbor_label_QK.shape} for query labels '
+      f'of shape {query_label_Q.shape}: must be [Q, K] and [Q]'
+    )
+  counted_Q = query_label_Q != inputs.IGNORED
+  if not counted_Q.any():
+    raise ValueError('no query has a label: there is nothing to average over')
+  neighbor_label_QK = neighbor_label_QK[counted_Q, : max(ks)]
+  relevant_QK = neighbor_label_QK == query_label_Q[counted_Q, None]
   hits_QK = relevant_QK.cumsum(1, dtype=np.int32)
-  gain_QK = _gains(relevant_QK, hits_QK).cumsum(1)
+  # The precision at each relevant neighbour.
+  gain_QK = relevant_QK * hits_QK / np.arange(1, max(ks) + 1)
+  gain_QK = gain_QK.cumsum(1)
   relevant_Q = None
+  if num_relevant is None and ap_denominator != 'k':
+    raise ValueError(f'ap_denominator {ap_denominator!r}: needs num_relevant')
   if num_relevant is not None:
     relevant_Q = _num_relevant(num_relevant, counted_Q, hits_QK[:, -1])
   values = {}
   for k in ks:
-    hits_Q = hits_QK[:, k - 1]
-    denominator = _ap_denominator(ap_denominator, k, relevant_Q)
+    hits_Q, denominator = hits_QK[:, k - 1], k
+    if relevant_Q is not None and ap_denominator != 'k':
+      denominator = np.minimum(k, relevant_Q)
     values[f'top{k}'] = float((hits_Q > 0).mean())
     values[f'map{k}'] = float((gain_QK[:, k - 1] / denominator).mean())
     values[f'p{k}'] = float((hits_Q / k).mean())
@@ -172,22 +175,6 @@ def distinct_labels(neighbor_label_QK: np.ndarray, k: int) -> float:
   return float(is_new.sum(1).mean())
 
 
-def _gains(relevant_QK, hits_QK):
-  """The precision at each relevant neighbour, 0 at the others."""
-  return relevant_QK * hits_QK / np.arange(1, relevant_QK.shape[1] + 1)
-
-
-def _ap_denominator(name, k, relevant_Q):
-  if name == 'k':
-    return k
-  if name == 'min(k,R)' and relevant_Q is not None:
-    return np.minimum(k, relevant_Q)
-  raise ValueError(
-    f"ap_denominator {name!r}: must be 'k', or 'min(k,R)' with num_relevant "
-    'given'
-  )
-
-
 def _num_relevant(num_relevant, counted_Q, hits_Q):
   """Checks R and returns it as float64, [Q] or one number."""
   array = np.asarray(values.as_array('num_relevant', num_relevant))
@@ -210,26 +197,6 @@ def _num_relevant(num_relevant, counted_Q, hits_Q):
       'neighbours are relevant: must be a number that is not below that'
     )
   return relevant_Q
-
-
-def _relevant(neighbor_label_QK, query_label_Q, k):
-  """Relevant neighbours of the queries with a label, and which those are.
-
-  Returns bool [queries with a label, k] and bool [Q].
-  """
-  if neighbor_label_QK.ndim != 2 or query_label_Q.shape != (
-    len(neighbor_label_QK),
-  ):
-    raise ValueError(
-      f'neighbour labels of shape {neighbor_label_QK.shape} for query labels '
-      f'of shape {query_label_Q.shape}: must be [Q, K] and [Q]'
-    )
-  _check_k(neighbor_label_QK, k)
-  counted_Q = query_label_Q != inputs.IGNORED
-  if not counted_Q.any():
-    raise ValueError('no query has a label: there is nothing to average over')
-  relevant_QK = neighbor_label_QK[:, :k] == query_label_Q[:, None]
-  return relevant_QK if counted_Q.all() else relevant_QK[counted_Q], counted_Q
 
 
 def _check_k(neighbor_label_QK, k):

@@ -51,11 +51,11 @@ def prepare(
       whose length is below 1e-13 or beyond 1e19 (its number is given). A row
       whose prefix alone is shorter than 1e-13 scores 0 at that width.
   """
-  if mesh is None and jax.default_backend() != 'cpu':
+  if mesh is None and jax.default_backend() == 'cpu':
+    return database_lib.host_database(database_MD, dims, dtype=dtype)
+  if mesh is None:
     devices = jax.local_devices()
     mesh = jax.make_mesh((len(devices),), ('rows',), devices=devices)
-  if mesh is None:
-    return database_lib.host_database(database_MD, dims, dtype=dtype)
   return mesh_lib.place(database_MD, mesh, dims, dtype=dtype)
 
 
@@ -63,7 +63,6 @@ def prepare(
   k=checks.whole(),
   metric=_METRIC,
   recall=checks.number(),
-  bounds=checks.truth,
 )
 def search(
   query_QD: np.ndarray | jax.Array,
@@ -73,7 +72,6 @@ def search(
   dim: int | None = None,
   metric: Metric = 'cosine',
   recall: float | None = None,
-  bounds: bool = True,
   leave_one_out: inputs.LeaveOneOut = False,
 ) -> Neighbors:
   """The k rows nearest to each query by the cosine of their prefixes.
@@ -87,8 +85,6 @@ def search(
     metric: 'cosine' slices, then normalises; 'dot' only slices.
     recall: the share of the k nearest that `jax.lax.approx_max_k` aims at, on a
       mesh, for TPUs; None: the search is exact.
-    bounds: on a CPU, whether rows may be left unread beyond a prepared prefix
-      that shows them to be too far. The same rows are found.
     leave_one_out: for queries that are rows of the database and would find
       themselves. True: query i is row i, which is left out of its neighbours.
       Or the row that each query is, int [Q], -1 for none.
@@ -108,9 +104,8 @@ def search(
     raise ValueError(f'recall {recall}: must be in (0, 1]')
   query_Qd = _prefix(query_QD, dim, metric)
   found = _nearest(
-    query_Qd, database, k, own_Q, cosine=metric == 'cosine', recall=recall,
-    bounds=bounds,
-  )  # fmt: skip
+    query_Qd, database, k, own_Q, cosine=metric == 'cosine', recall=recall
+  )
   return _neighbors(found, database, M, start)
 
 
@@ -226,8 +221,7 @@ def _check(query_QD: Any, database: Any, widest: int | None):
   forks.check()
   if not isinstance(database, (Database, DeviceDatabase)):
     database = prepare(database)
-  width, queries = database.shape[1], database_lib.queries
-  return queries(query_QD, width, database.dtype, widest or width), database
+  return database_lib.queries(query_QD, database, widest), database
 
 
 def _check_k(k: int, M: int, own_Q: np.ndarray | None) -> None:

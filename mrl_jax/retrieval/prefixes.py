@@ -1,14 +1,11 @@
 """Prefixes of unit length, and what indices of them check before a search."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
 
-from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval import inputs
-from mrl_jax.retrieval.database import Database
 
 # Rows worked on at a time.
 _BLOCK = 16384
@@ -48,19 +45,6 @@ def unit_sample(
     for start in range(0, len(ids_N), _BLOCK)
   ]
   return ids_N, np.concatenate(parts)
-
-
-def unit_queries(
-  query_QD: Any, database: Database, dim: int, rerank_dim: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-  """Converted queries, and their unit prefixes [Q, dim].
-
-  Queries may be cut to the wider of `dim` and `rerank_dim`.
-  """
-  query_QD = database_lib.queries(
-    query_QD, database.shape[1], database.dtype, max(dim, rerank_dim or 0)
-  )
-  return query_QD, unit(query_QD, dim)
 
 
 def check_shortlist(

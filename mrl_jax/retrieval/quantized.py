@@ -57,11 +57,6 @@ class Quantized:
     """Bytes of a code."""
     return self.code_MB.shape[1]
 
-  def mflops(self, shortlist: int = 0, rerank_dim: int = 0) -> float:
-    """Multiply-adds per query, in millions; a dim of a code counts as one."""
-    rescored = shortlist * rerank_dim
-    return (len(self.code_MB) * self.dim + rescored) / 1e6
-
   @checks.takes(k=checks.whole(), shortlist=checks.whole())
   def search(
     self,
@@ -88,9 +83,9 @@ class Quantized:
     if rerank_dim is not None:
       (rerank_dim,) = nesting.validate((rerank_dim,), D)
     start = time.perf_counter()
-    query_QD, query_Qd = prefixes.unit_queries(
-      query_QD, self.database, self.dim, rerank_dim
-    )
+    widest = max(self.dim, rerank_dim or 0)
+    query_QD = database_lib.queries(query_QD, self.database, widest)
+    query_Qd = prefixes.unit(query_QD, self.dim)
     own_Q = inputs.own_rows(leave_one_out, len(query_QD), M)
     most = M if own_Q is None else M - 1
     if self.kind == 'int8' and rerank_dim is None and shortlist is None:
@@ -100,16 +95,15 @@ class Quantized:
     ids_QK, score_QK = self._nearest(query_Qd, count + M - most)
     if own_Q is not None:
       ids_QK, score_QK = inputs.drop_own(own_Q, ids_QK, score_QK)
-    read = M * self.row_bytes
-    if rerank_dim is None:
-      cost = self.mflops()
-    else:
+    # A dim of a code counts as one multiply-add.
+    mflops, read = M * self.dim / 1e6, M * self.row_bytes
+    if rerank_dim is not None:
       ids_QK, score_QK = neighbors.rerank(
         query_QD, self.database, ids_QK, k, dim=rerank_dim
       )
+      mflops += count * rerank_dim / 1e6
       read += count * rerank_dim * self.database.row_bytes / D
-      cost = self.mflops(count, rerank_dim)
-    paid = Cost(cost, read, M, time.perf_counter() - start)
+    paid = Cost(mflops, read, M, time.perf_counter() - start)
     return Neighbors(ids_QK, score_QK, paid)
 
   def _nearest(self, query_Qd, k):
@@ -162,7 +156,7 @@ def quantize(
   for an unknown kind or center, a width beyond D, or rows that `prepare`
   refuses.
   """
-  database = database_lib.as_database(database_MD)
+  database = database_lib.host_database(database_MD)
   rows_MD = database.embedding_MD
   M, D = rows_MD.shape
   (dim,) = nesting.validate((D if dim is None else dim,), D)

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from mrl_jax import checks
 from mrl_jax import nesting
+from mrl_jax.retrieval import inputs
 from mrl_jax.terminal import arguments
 from mrl_jax.workdir import checksums
+from mrl_jax.workdir import npy
 
 # Advice for a file that differs from its manifest.
 _REMEDY = 'run --mode=embed again, or copy it and its manifest again'
@@ -30,20 +31,18 @@ def load_rows(path: str | os.PathLike) -> tuple[np.memmap, dict[str, Any]]:
     sealed = checksums.read(manifest_path, _REMEDY)
     sealed.check(path.name)
     manifest = sealed.record
-  row_ND = _load(path, mmap_mode='r')
+  row_ND = _load(path, mmap=True)
   if row_ND.ndim != 2 or not row_ND.size or row_ND.dtype.kind != 'f':
     raise ValueError(
       f'{path} holds {row_ND.dtype} of shape {row_ND.shape}: must be floats '
       '[N, D]'
     )
-  told = tuple(
-    manifest.get(key, found)
-    for key, found in zip(('count', 'dim'), row_ND.shape, strict=True)
-  )
+  count, dim = row_ND.shape
+  told = manifest.get('count', count), manifest.get('dim', dim)
   if told != row_ND.shape:
     raise ValueError(
       f'{manifest_path} says {told[0]} rows of width {told[1]}, {path} has '
-      f'{row_ND.shape[0]} of width {row_ND.shape[1]}'
+      f'{count} of width {dim}'
     )
   return row_ND, manifest
 
@@ -56,13 +55,7 @@ def load_labels(path: str | os.PathLike, count: int) -> np.ndarray:
   path = pathlib.Path(path)
   manifest_path = path.with_name(f'{path.stem.removesuffix("-y")}.json')
   checksums.check_beside(path, manifest_path, _REMEDY)
-  label_N = _load(path)
-  if label_N.shape != (count,) or label_N.dtype.kind not in 'iu':
-    raise ValueError(
-      f'{path} holds {label_N.dtype} of shape {label_N.shape}: must be integer '
-      f'labels of shape ({count},)'
-    )
-  return checks.as_int64(str(path), label_N)
+  return inputs.labels(_load(path), str(path), count)
 
 
 def add_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
@@ -119,14 +112,11 @@ def own_rows(
 
   Looks at row i for query i, then at its nearest row.
   """
-  own_Q = np.full(len(query_QD), -1)
-  both = min(len(query_QD), len(database_MD))
-  for rows_Q in (nearest_Q[:both], np.arange(both)):
-    same_Q = (database_MD[rows_Q] == query_QD[:both]).all(1)
-    own_Q[:both][same_Q] = rows_Q[same_Q]
-  rest = slice(both, None)
-  same_Q = (database_MD[nearest_Q[rest]] == query_QD[rest]).all(1)
-  own_Q[rest][same_Q] = nearest_Q[rest][same_Q]
+  Q, M = len(query_QD), len(database_MD)
+  own_Q = np.full(Q, -1)
+  for rows_Q in (nearest_Q, np.arange(Q).clip(max=M - 1)):
+    same_Q = (database_MD[rows_Q] == query_QD).all(1)
+    own_Q[same_Q] = rows_Q[same_Q]
   return own_Q
 
 
@@ -140,10 +130,6 @@ def default_dims(width: int, manifest: dict[str, Any]) -> tuple[int, ...]:
 
 def _load(path, **options) -> np.ndarray:
   try:
-    array = np.load(path, allow_pickle=False, **options)
-  except (ValueError, EOFError, OSError) as error:
-    reason = ' '.join(str(error).split())
-    raise ValueError(f'{path} cannot be read: {reason}') from None
-  if not isinstance(array, np.ndarray):
-    raise ValueError(f'{path} holds several arrays: must be one .npy')
-  return array
+    return npy.load(path, **options)
+  except (ValueError, OSError) as error:
+    raise ValueError(f'{path} cannot be read: {error}') from None

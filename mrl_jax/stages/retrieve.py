@@ -50,9 +50,7 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   database = retrieval.prepare(database_MD, config_lib.measured_dims(config))
   # Searched from memory, as a server would.
   query_QD = np.asarray(query_QD)
-  judge = compare.Judge(
-    query_label_Q, database_label_M, leave_one_out=is_same
-  )  # fmt: skip
+  judge = compare.by_labels(query_label_Q, database_label_M, is_same)
   searches = compare.run(query_QD, database, methods, judge)
   # The files of an earlier run go, its record first.
   (workdir.retrieval / 'retrieval.json').unlink(missing_ok=True)

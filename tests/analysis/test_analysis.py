@@ -174,7 +174,7 @@ def test_calibration_by_hand():
   np.testing.assert_array_equal(found.count_GB, [[2, 2]])
   empty = calibration.bin_confidences(confidence, right, bins=4)
   assert np.isnan(empty.accuracy_GB[0, 0]) and empty.count_GB[0, 0] == 0
-  with pytest.raises(ValueError, match='bins'):
+  with pytest.raises(ValueError, match=r'\(1, 4\), results \(1, 2\)'):
     calibration.bin_confidences(confidence, right[:, :2])
 
 

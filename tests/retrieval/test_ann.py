@@ -11,7 +11,6 @@ from mrl_jax.retrieval.ann import files as index_files
 from mrl_jax.retrieval.ann import ivf as cells_lib
 from mrl_jax.retrieval.ann.index import Index
 from mrl_jax.retrieval.prefixes import unit
-from mrl_jax.workdir import checksums
 from mrl_jax.workdir import files
 
 faiss = pytest.importorskip('faiss')
@@ -294,22 +293,11 @@ def test_an_interrupted_save_leaves_the_old_index(
   assert index_files.load(tmp_path / 'index', data[1]).dim == 16
 
 
-def seal(folder, **changes):
-  """Writes an index's manifest for the files as they are."""
-  path = folder / 'manifest.json'
-  record = json.loads(path.read_text())
-  parts = [x for x in folder.iterdir() if x != path]
-  checksums.write(path, {**record, **changes}, parts)
-
-
 def test_a_faiss_file_of_another_index_is_refused(data, indices, tmp_path):
   index_files.save(indices['ivf_opq'], tmp_path / 'index')
   other = ann.build(data[1], 'ivf_pq', 16, num_cells=CELLS, code_bytes=8)
   faiss.write_index(other.faiss_index, str(tmp_path / 'index/index.faiss'))
   with pytest.raises(ValueError, match=r'index\.faiss has .* bytes instead of'):
-    index_files.load(tmp_path / 'index', data[1])
-  seal(tmp_path / 'index')
-  with pytest.raises(ValueError, match='width 16, the manifest says 32'):
     index_files.load(tmp_path / 'index', data[1])
 
 
@@ -329,9 +317,6 @@ def test_damaged_files_are_refused(data, indices, tmp_path):
   index_files.save(indices['ivf_opq'], tmp_path / 'index')
   (tmp_path / 'index/index.faiss').write_bytes(b'half')
   with pytest.raises(ValueError, match=r'index\.faiss has 4 bytes instead'):
-    index_files.load(tmp_path / 'index', data[1])
-  seal(tmp_path / 'index')
-  with pytest.raises(ValueError, match=r'index\.faiss cannot be read'):
     index_files.load(tmp_path / 'index', data[1])
 
 
@@ -353,35 +338,10 @@ def test_a_flipped_bit_is_noticed(data, indices, tmp_path, name):
   assert index_files.load(folder, data[1]).kind == indices[name].kind
 
 
-@pytest.mark.parametrize('cell', [-1, CELLS, 10**9])
-def test_a_cell_that_is_not_there_is_refused(data, indices, tmp_path, cell):
+@pytest.mark.parametrize('name', ['hnsw', 'ivf'])
+def test_faiss_gets_nothing_unchecked(data, indices, tmp_path, name):
   folder = tmp_path / 'index'
-  index_files.save(indices['ivf'], folder)
-  cell_M = np.load(folder / 'cells.npy')
-  cell_M[7] = cell
-  np.save(folder / 'cells.npy', cell_M)
-  seal(folder)
-  with pytest.raises(ValueError, match=rf'row 7 into cell {cell}: .*{CELLS}\)'):
-    index_files.load(folder, data[1])
-  np.save(folder / 'cells.npy', np.zeros(M, np.int64))
-  seal(folder)
-  with pytest.raises(ValueError, match=r'cells\.npy is int64 of shape'):
-    index_files.load(folder, data[1])
-  # As written before there were checksums.
-  np.save(folder / 'cells.npy', cell_M)
-  record = json.loads((folder / 'manifest.json').read_text())
-  del record['files'], record['checksum']
-  files.write_json(folder / 'manifest.json', record)
-  with (
-    pytest.warns(UserWarning, match='without checksums'),
-    pytest.raises(ValueError, match=rf'into cell {cell}'),
-  ):
-    index_files.load(folder, data[1])
-
-
-def test_faiss_gets_nothing_unchecked(data, indices, tmp_path):
-  folder = tmp_path / 'index'
-  index_files.save(indices['hnsw'], folder)
+  index_files.save(indices[name], folder)
   record = json.loads((folder / 'manifest.json').read_text())
   del record['files'], record['checksum']
   files.write_json(folder / 'manifest.json', record)

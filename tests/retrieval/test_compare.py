@@ -77,10 +77,10 @@ def test_with_labels_by_the_papers_metrics(monkeypatch, folder, tmp_path):
 def test_labels_of_another_length_are_refused(monkeypatch, folder, tmp_path):
   np.save(tmp_path / 'y.npy', np.zeros(11, int))
   flag = f'--query_labels={tmp_path}/y.npy'
-  with pytest.raises(SystemExit, match=r'y.npy holds int64 of shape \(11,\)'):
+  with pytest.raises(SystemExit, match=r'y.npy of shape \(11,\): .* \(12,\)'):
     main(monkeypatch, folder, flag)
   np.save(tmp_path / 'y.npy', np.zeros(12, np.float16))
-  with pytest.raises(SystemExit, match='holds float16'):
+  with pytest.raises(SystemExit, match='of float16: must be integers'):
     main(monkeypatch, folder, flag)
 
 

@@ -34,9 +34,8 @@ def unit(row_ND, dim):
 
 
 def fill(client, name, row_ND, label_N):
-  qdrant.create(client, name, DIMS)
-  for first, prefixes in export_lib.unit_prefixes(row_ND, DIMS):
-    qdrant.upload(client, name, DIMS, first, prefixes, label_N)
+  blocks = export_lib.unit_prefixes(row_ND, DIMS)
+  qdrant.fill(client, name, DIMS, blocks, label_N)
 
 
 def test_qdrants_nested_query_is_our_funnel(rows, tmp_path):

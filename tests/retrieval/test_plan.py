@@ -151,9 +151,8 @@ def test_every_kind_of_candidate_is_measured():
   rng = np.random.default_rng(0)
   query_QD, database_MD = (rng.normal(size=(n, 16)) for n in (5, 50))
   database = retrieval.prepare(database_MD, (2, 4, 8, 16))
-  found = pareto.candidates(
-    database, (2, 4, 8, 16), k=10, num_rows=50, shortlists=(40,)
-  )
+  grid = pareto.Grid(database, (2, 4, 8, 16), 10, 50, (40,))
+  found = pareto.candidates(grid)
   found = {candidate.name: candidate for candidate in found}
   names = [
     '16', '2 → 4, K 40', '2 → 4 → 8 → 16, K 40·20·10', '4 → 8 → 16, K 40·20',

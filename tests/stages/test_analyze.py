@@ -278,11 +278,16 @@ def test_a_few_examples_have_fewer_neighbours(again):
 
   config, path = again
   saved = load(stages.open_workdir(config, path))
-  few = (
-    saved.logits_GNC[:, :8], saved.prediction_GN[:, :8], saved.label_N[:8]
-  )  # fmt: skip
+  few = saved._replace(
+    logits_GNC=saved.logits_GNC[:, :8],
+    prediction_GN=saved.prediction_GN[:, :8],
+    label_N=saved.label_N[:8],
+  )
   x = np.random.default_rng(0).random((8, 64), np.float32)
-  found = results.compute(DIMS, *few, x, [str(i) for i in range(10)])
+  found = results.compute(
+    DIMS, few, x, [str(i) for i in range(10)], groups=None,
+    fitting=results.Fitting(), seed=0,
+  )  # fmt: skip
   # All the others, at every width.
   assert found['structure']['k'] == 7
   np.testing.assert_allclose(found['structure']['overlap'], 1)

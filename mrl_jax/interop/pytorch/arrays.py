@@ -21,6 +21,7 @@ _LEAVES = {
   'mean': 'running_mean',
   'var': 'running_var',
 }
+_KINDS = nnx.Any(nnx.Param, nnx.BatchStat)
 # Transposes a kernel by its rank: OIHW to HWIO, and OI to IO.
 _AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
 
@@ -56,12 +57,12 @@ def to_torch(model: models.Classifier, style: Style) -> dict[str, np.ndarray]:
     raise ValueError(f'style {style!r}: must be one of {right}')
   base = family.base if style == 'huggingface' else ''
   slots = encoder_slots(model.encoder, style)
-  if base and has_blurpool(model.encoder):
+  if base and blurs(model.encoder):
     raise ValueError('style huggingface: has no names for BlurPool, timm has')
   found = _torch_arrays(model.encoder, slots)
   channels = {
     f'{path}.conv.kernel': conv.conv.in_features
-    for path, conv in _blurs(model.encoder).items()
+    for path, conv in blurs(model.encoder).items()
   }
   for key in [*found]:
     if key.endswith('running_var'):
@@ -80,17 +81,13 @@ def to_torch(model: models.Classifier, style: Style) -> dict[str, np.ndarray]:
 
 def arrays(module: nnx.Module) -> dict[str, Any]:
   """The module's parameters and BatchNorm statistics, by dotted path."""
-  state = nnx.to_pure_dict(nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat)))
+  state = nnx.to_pure_dict(nnx.state(module, _KINDS))
   flat = traverse_util.flatten_dict(state)
   return {'.'.join(map(str, path)): x for path, x in flat.items()}
 
 
-def has_blurpool(encoder: nnx.Module) -> bool:
-  """Whether the encoder blurs before strided convolutions."""
-  return bool(_blurs(encoder))
-
-
-def _blurs(encoder: nnx.Module) -> dict[str, residual.Conv]:
+def blurs(encoder: nnx.Module) -> dict[str, residual.Conv]:
+  """The convolutions that blur before they stride, by dotted path."""
   return {
     '.'.join(map(str, path)): node
     for path, node in nnx.iter_modules(encoder)
@@ -101,13 +98,15 @@ def _blurs(encoder: nnx.Module) -> dict[str, residual.Conv]:
 def encoder_slots(encoder: nnx.Module, style: Style) -> dict[str, Slot]:
   """Slots of all the encoder's arrays, by PyTorch's key without a prefix."""
   family = names.FAMILIES[names.family_of(encoder)]
-  blurs = _blurs(encoder)
+  blurring = blurs(encoder)
   slots = {}
   for path, x in arrays(encoder).items():
-    module, leaf = _module_and_leaf(path)
+    module, _, leaf = path.rpartition('.')
+    if leaf not in _LEAVES:
+      module, leaf = path, ''
     keys = names.renamed(family, module, style)
     # In PyTorch BlurPool is a module around the convolution.
-    wrapped = style == 'timm' and module.removesuffix('.conv') in blurs
+    wrapped = style == 'timm' and module.removesuffix('.conv') in blurring
     end = ('.conv' if wrapped else '') + (f'.{_LEAVES[leaf]}' if leaf else '')
     axes = _AXES[x.ndim] if leaf == 'kernel' else tuple(range(x.ndim))
     if style == 'torchvision' and module.endswith('.layer_scale'):
@@ -182,11 +181,10 @@ def fill(
         )
       whole[slot.index] = array.transpose(slot.axes)
     filled[path] = jax.device_put(whole)
-  for kind in (nnx.Param, nnx.BatchStat):
-    state = nnx.to_pure_dict(nnx.state(module, kind))
-    flat = traverse_util.flatten_dict(state)
-    flat = {path: filled['.'.join(map(str, path))] for path in flat}
-    nnx.update(module, traverse_util.unflatten_dict(flat))
+  state = nnx.to_pure_dict(nnx.state(module, _KINDS))
+  flat = traverse_util.flatten_dict(state)
+  flat = {path: filled['.'.join(map(str, path))] for path in flat}
+  nnx.update(module, traverse_util.unflatten_dict(flat))
 
 
 def _torch_arrays(module: nnx.Module, slots: Mapping[str, Slot]):
@@ -199,8 +197,3 @@ def _torch_arrays(module: nnx.Module, slots: Mapping[str, Slot]):
     )
     for key, slot in slots.items()
   }
-
-
-def _module_and_leaf(path: str) -> tuple[str, str]:
-  module, _, leaf = path.rpartition('.')
-  return (module, leaf) if leaf in _LEAVES else (path, '')

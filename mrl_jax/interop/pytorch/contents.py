@@ -135,9 +135,8 @@ class Contents:
   def remarks(self, variant: Any, pixels: str = '') -> list[str]:
     """Lines that say what was assumed and what was left out.
 
-    Args:
-      variant: the geometry that is used.
-      pixels: how images are normalised, where that is assumed too.
+    `variant` is the geometry that is used, `pixels` how images are normalised
+    where that is assumed too.
     """
     lines = []
     assumed = [geometry.described(variant, self.unstated), pixels]

@@ -70,7 +70,7 @@ class PyTorchCheckpoint(NamedTuple):
         f'{path} looks like {contents}: needs {contents.flags()}, here it is '
         f'{encoder}{"".join(given)}'
       )
-    if contents.blurpool != arrays.has_blurpool(model.encoder):
+    if contents.blurpool != bool(arrays.blurs(model.encoder)):
       raise ValueError(
         f'{path} looks like {contents}: needs '
         f'--config.blurpool={contents.blurpool}'

@@ -29,14 +29,9 @@ class ModelConfig:
   notes: tuple[str, ...] = ()
 
   def applied(self, name: str, variant: Any) -> Any:
-    """The variant with the stated traits that no array shows.
+    """The geometry that the arrays show, with the traits that they do not.
 
-    Args:
-      name: the encoder's name, for messages.
-      variant: the geometry that the arrays show.
-
-    Raises:
-      ValueError: a stated trait contradicts the arrays.
+    Raises ValueError if a stated trait contradicts the arrays.
     """
     unseen = geometry.unseen(variant)
     fields = dataclasses.asdict(variant)
@@ -55,9 +50,7 @@ class ModelConfig:
   def check_sizes(self, num_classes: int | None, image_size: int) -> None:
     """Raises ValueError if the file's sizes differ from what is stated.
 
-    Args:
-      num_classes: the file's number of classes; None without a classifier.
-      image_size: the file's image size; 0 without position embeddings.
+    They are None without a classifier, and 0 without position embeddings.
     """
     if num_classes and self.num_classes not in (None, num_classes):
       self._refuse(
@@ -87,12 +80,8 @@ def image_fields(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
   """`ModelConfig.image` and `.notes`; None stands for what is not stated.
 
-  Args:
-    mean: mean of each channel, of pixels in [0, 1].
-    std: standard deviation of each channel.
-    size: side of the images, pixels.
-    crop: that side's share of the shorter side before the crop.
-    interpolation: name of the filter that resizes.
+  Mean and std are of pixels in [0, 1]; `size` is in pixels, and `crop` its
+  share of the shorter side before the crop.
   """
   image = {}
   if mean and std:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 from mrl_jax import models
 from mrl_jax.interop.pytorch import names
@@ -38,15 +38,9 @@ def recognise(
 ) -> Contents:
   """Recognises a state dict by its keys and the shapes of its tensors.
 
-  Args:
-    shapes: shapes of the tensors, by the keys of the file.
-    prefix: what precedes the network's keys, in a file of several networks.
-    config_json: what the config.json beside the file says.
-    options: the `geometry.OPTIONS` that the user has given.
-
-  Raises:
-    ValueError: no encoder here has these tensors (the message says what they
-      look like), or they contradict `config_json` or `options`.
+  `prefix` and `options` are those of `load.open_checkpoint`. Raises ValueError
+  if no encoder here has these tensors (the message says what they look like),
+  or they contradict `config_json` or `options`.
   """
   network = networks.find(shapes, prefix)
   raw = network.raw
@@ -75,7 +69,7 @@ def recognise(
     raise ValueError(f'{looks}{error}') from None
   used = {*raw.values(), *head_keys.values()}
   outside = [key for key in shapes if key not in used]
-  if 'output_stride' in found.unstated:
+  if 'output_stride' in found['unstated']:
     _refuse_dilated(outside, shapes)
   head_name = names.FAMILIES[network.family].heads[network.style]
   classifier = None
@@ -88,7 +82,7 @@ def recognise(
     num_classes = classifier and classifier.num_classes
     config_json.check_sizes(num_classes, image_size)
   return Contents(
-    **found._asdict(),
+    **found,
     family=network.family,
     style=network.style,
     blur_filters=blur_filters,
@@ -112,21 +106,15 @@ def _refuse_dilated(outside: Sequence[str], shapes: Shapes) -> None:
     )
 
 
-class _Geometry(NamedTuple):
-  """The fields of `Contents` of the same names."""
-
-  encoder: str
-  options: dict[str, Any]
-  variant: Any
-  unstated: tuple[str, ...]
-
-
 def _geometry(
   network: Network,
   config_json: ModelConfig | None,
   options: Mapping[str, Any],
-) -> _Geometry:
-  """Finds the encoder by shapes, config.json and the user's options."""
+) -> dict[str, Any]:
+  """Finds the encoder by shapes, config.json and the user's options.
+
+  Returns the fields of `Contents` that say which it is.
+  """
   known = network.known
   base = variants.encoder_name(network.family, network.style, known)
   variant = models.ENCODERS[base]
@@ -149,7 +137,12 @@ def _geometry(
   stated = {*stated, *geometry.fields_set(options)}
   unstated = tuple(name for name in unseen if name not in stated)
   encoder, needed = geometry.find(chosen, base, models.ENCODERS)
-  return _Geometry(encoder, needed, chosen, unstated)
+  return {
+    'encoder': encoder,
+    'options': needed,
+    'variant': chosen,
+    'unstated': unstated,
+  }
 
 
 def _modules(keys: Sequence[str], prefix: str) -> tuple[str, ...]:

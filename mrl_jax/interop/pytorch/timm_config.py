@@ -16,20 +16,10 @@ from mrl_jax.workdir import files
 
 # Sizes of vision transformers: timm's words, and the letters here.
 _SIZES = {'tiny': 'ti', 'small': 's', 'base': 'b', 'large': 'l', 'huge': 'h'}
-# Arguments of timm's models that do not change what a network computes, beside
-# the rates of dropout.
-_HARMLESS = frozenset(
-  {
-    'num_classes',
-    'pretrained',
-    'img_size',
-    'zero_init_last',
-    'weight_init',
-    'fix_init',
-    'head_init_scale',
-    'dynamic_img_size',
-    'dynamic_img_pad',
-  }
+# Arguments of timm's models that do not change what a network computes.
+_HARMLESS = re.compile(
+  r'num_classes|pretrained|img_size|zero_init_last|weight_init|fix_init|'
+  r'head_init_scale|dynamic_img_(size|pad)|.*drop.*_rate'
 )
 # The one value that other arguments must have.
 _REQUIRED = {'in_chans': 3, 'class_token': True, 'qkv_bias': True}
@@ -128,8 +118,7 @@ def _argument(
 
   Raises ValueError for an argument that no encoder here has.
   """
-  is_harmless = name in _HARMLESS or re.search('drop.*_rate$', name)
-  if is_harmless or value is None or name == 'global_pool':
+  if _HARMLESS.fullmatch(name) or value is None or name == 'global_pool':
     return {}
   if name in _REQUIRED:
     model_config.require(path, f'model_args.{name}', value, _REQUIRED[name])

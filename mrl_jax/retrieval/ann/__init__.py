@@ -14,8 +14,6 @@ Codes can only be scanned at the width they were made at: a rotation mixes all
 dims, and a code without one does not determine the length of its prefix.
 """
 
-import dataclasses
-
 import jax
 import numpy as np
 
@@ -70,7 +68,7 @@ def build(
     ValueError: an argument that does not fit.
   """
   forks.check()
-  database = database_lib.as_database(database_MD)
+  database = database_lib.host_database(database_MD)
   rows_MD = database.embedding_MD
   M, D = rows_MD.shape
   scan_dim = dim if scan_dim is None else scan_dim
@@ -80,27 +78,26 @@ def build(
       f'scan_dim {scan_dim}: {kind} is built at one width, {dim}'
     )
   if kind.endswith('pq'):
-    _check_codes(scan_dim, code_bytes, M)
-  index = Index(kind, dim, scan_dim, database)
+    if scan_dim % code_bytes:
+      raise ValueError(
+        f'code_bytes {code_bytes}: must divide the width {scan_dim}'
+      )
+    if M < pq.CENTROIDS:
+      raise ValueError(f'{M} rows: codes need {pq.CENTROIDS} to train on')
+  if kind.startswith('ivf') and num_cells > M:
+    raise ValueError(f'num_cells {num_cells}: must be in [1, {M}], the rows')
+  cells = built = rotation_dd = None
   if kind == 'hnsw':
     built = graph.build(rows_MD, dim, links=links, effort=effort)
-    return dataclasses.replace(index, faiss_index=built)
-  if kind == 'opq':
-    codes, rotation_dd = pq.exhaustive(rows_MD, dim, code_bytes, seed=seed)
-    return dataclasses.replace(
-      index, faiss_index=codes, rotation_dd=rotation_dd
-    )
-  if num_cells > M:
-    raise ValueError(f'num_cells {num_cells}: must be in [1, {M}], the rows')
-  cells = ivf.cluster(rows_MD, dim, num_cells, seed=seed)
-  codes = rotation_dd = None
-  if kind != 'ivf':
-    codes, rotation_dd = pq.in_cells(
+  elif kind == 'opq':
+    built, rotation_dd = pq.exhaustive(rows_MD, dim, code_bytes, seed=seed)
+  else:
+    cells = ivf.cluster(rows_MD, dim, num_cells, seed=seed)
+  if kind in ('ivf_pq', 'ivf_opq'):
+    built, rotation_dd = pq.in_cells(
       cells, rows_MD, scan_dim, code_bytes, rotate=kind == 'ivf_opq', seed=seed
     )
-  return dataclasses.replace(
-    index, cells=cells, faiss_index=codes, rotation_dd=rotation_dd
-  )
+  return Index(kind, dim, scan_dim, database, cells, built, rotation_dd)
 
 
 @checks.takes(label_M=checks.as_int64, ids_QK=checks.as_int64)
@@ -115,10 +112,3 @@ def labels_of(
       f'id {ids_QK.max()}: must be below {len(label_M)}, the rows'
     )
   return np.where(ids_QK < 0, missing, label_M[ids_QK])
-
-
-def _check_codes(dim, code_bytes, M):
-  if dim % code_bytes:
-    raise ValueError(f'code_bytes {code_bytes}: must divide the width {dim}')
-  if M < pq.CENTROIDS:
-    raise ValueError(f'{M} rows: codes need {pq.CENTROIDS} to train on')

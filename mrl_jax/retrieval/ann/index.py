@@ -10,8 +10,8 @@ import numpy as np
 from mrl_jax import checks
 from mrl_jax import forks
 from mrl_jax import nesting
+from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval import inputs
-from mrl_jax.retrieval import neighbors
 from mrl_jax.retrieval import prefixes
 from mrl_jax.retrieval.ann import graph
 from mrl_jax.retrieval.ann import ivf
@@ -50,15 +50,14 @@ class Index:
     """Bytes of the code of a row; 0 without codes."""
     return self.faiss_index.pq.M if self.kind.endswith('pq') else 0
 
-  def row_bytes(self, scan_dim: int | None = None) -> float:
-    """Bytes of a row in the index at that width."""
-    scan_dim = scan_dim or self.scan_dim
+  def row_bytes(self) -> float:
+    """Bytes of a row in the index."""
     if self.kind == 'hnsw':
       links = self.faiss_index.hnsw.neighbors.size() / self.faiss_index.ntotal
-      return 4 * scan_dim + 4 * links
+      return 4 * self.scan_dim + 4 * links
     # Faiss keeps an id of 8 bytes in its lists, `Cells` one of 4 bytes.
     listed = 0 if self.cells is None else 12
-    return listed + (self.code_bytes or 4 * scan_dim)
+    return listed + (self.code_bytes or 4 * self.scan_dim)
 
   def _mflops(self, scan_dim: int, coarse_dim: int, scanned: float) -> float:
     """`(d_c * N_C + d_s * scanned) / 1e6` multiply-adds per query.
@@ -121,10 +120,9 @@ class Index:
     M, looked_up = self.database.shape[0], coarse_dim is not None
     scan_dim = self._check_widths(scan_dim, coarse_dim, rerank_dim)
     coarse_dim = coarse_dim or self.dim
-    widest = max(rerank_dim or 0, coarse_dim if self.cells else 0)
-    query_QD, query_Qd = prefixes.unit_queries(
-      query_QD, self.database, scan_dim, widest
-    )
+    widest = max(scan_dim, rerank_dim or 0, coarse_dim if self.cells else 0)
+    query_QD = database_lib.queries(query_QD, self.database, widest)
+    query_Qd = prefixes.unit(query_QD, scan_dim)
     own_Q = inputs.own_rows(leave_one_out, len(query_QD), M)
     most = M if own_Q is None else M - 1
     count = prefixes.check_shortlist(k, rerank_dim, shortlist, most)
@@ -156,11 +154,9 @@ class Index:
   def _check_widths(self, scan_dim, coarse_dim, rerank_dim) -> int:
     D = self.database.embedding_MD.shape[1]
     scan_dim = self.scan_dim if scan_dim is None else scan_dim
-    nesting.validate((scan_dim,), D)
-    if coarse_dim is not None:
-      nesting.validate((coarse_dim,), self.dim)
-    if rerank_dim is not None:
-      nesting.validate((rerank_dim,), D)
+    for dim, most in ((scan_dim, D), (coarse_dim, self.dim), (rerank_dim, D)):
+      if dim is not None:
+        nesting.validate((dim,), most)
     if self.kind.endswith('pq') and scan_dim != self.scan_dim:
       raise ValueError(
         f'scan_dim {scan_dim}: {self.kind} codes were made of '
@@ -222,16 +218,10 @@ def _in_order(score_QK, ids_QK) -> Neighbors:
 
 def _rerank(query_QD, database, ids_QK, k, dim) -> Neighbors:
   """`neighbors.rerank` of lists that may end in -1."""
-  missing_QK = ids_QK < 0
-  if not missing_QK.any():
-    return neighbors.rerank(query_QD, database, ids_QK, k, dim=dim)
-  # Each list is filled up with its first row; the copies are removed after.
-  first_Q1 = np.maximum(ids_QK[:, :1], 0)
-  filled_QK = np.where(missing_QK, first_Q1, ids_QK)
-  ids_QK, score_QK = neighbors.rerank(
-    query_QD, database, filled_QK, ids_QK.shape[1], dim=dim
+  query_Qd = prefixes.unit(query_QD, dim)
+  found = database.rescore(query_Qd, ids_QK, k, cosine=True)
+  missing_QK = np.arange(k) >= (ids_QK >= 0).sum(1)[:, None]
+  return Neighbors(
+    np.where(missing_QK, -1, found.ids_QK),
+    np.where(missing_QK, -np.inf, found.score_QK).astype(np.float32),
   )
-  copy_QK = ids_QK == first_Q1
-  copy_QK &= copy_QK.cumsum(1) > ~missing_QK[:, :1]
-  found = _in_order(score_QK, np.where(copy_QK, -1, ids_QK))
-  return Neighbors(found.ids_QK[:, :k], found.scores_QK[:, :k])

@@ -27,11 +27,8 @@ class Candidates:
   def __init__(self, threshold_Q: np.ndarray, k: int | None, *, block: int = 0):
     """Makes room for the best k rows of each query.
 
-    Args:
-      threshold_Q: the least scores to begin with.
-      k: rows of a query that may not be lost; None: all, and adding more than
-        there is room for raises `TooManyError`.
-      block: scores that `add_scores` adds at a time.
+    With k None none may be lost, and adding more than there is room for raises
+    `TooManyError`. `add_scores` adds `block` scores at a time.
     """
     self.threshold_Q = threshold_Q.copy()
     self._k = k

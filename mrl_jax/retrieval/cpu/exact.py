@@ -40,7 +40,6 @@ def nearest(
   k: int,
   *,
   cosine: bool,
-  bounds: bool = True,
 ) -> Found:
   """The k best rows of each query; ties go to the lower id.
 
@@ -49,18 +48,17 @@ def nearest(
     embedding_MD: rows. A memmap is read once for some thousand queries, and in
       full, since a disk gives no part of a row sooner.
     norms: norm_M of the rows' prefixes by width, among them d for the cosine.
+      Rows may be left unread beyond such a prefix.
     k: at most M.
     cosine: whether scores are divided by the norms.
-    bounds: whether rows may be left unread beyond a prefix.
   """
   most = _ON_DISK if isinstance(embedding_MD, np.memmap) else _IN_MEMORY
   group = max(1, min(most, _FOUND // k))
   source = scan.Source(
     embedding_MD, norms[query_Qd.shape[1]] if cosine else None
   )
-  norms = dict(norms) if bounds else {}
   parts = [
-    _nearest(query_Qd[start : start + group], source, norms, k)
+    _nearest(query_Qd[start : start + group], source, dict(norms), k)
     for start in range(0, len(query_Qd), group)
   ]
   products = sum(part.products * len(part.ids_QK) for part in parts)
@@ -76,12 +74,15 @@ def _nearest(query_Qd, source, norms, k) -> Found:
   ids_QK = np.zeros((Q, k), np.int64)
   score_QK = np.zeros((Q, k), np.float32)
   left, products = np.arange(Q), 0
+  # The rows lie in memory as they are scored.
+  is_at_hand = source.embedding_MD.dtype == np.float32
+  is_at_hand &= not isinstance(source.embedding_MD, np.memmap)
   sample = thresholds.sample_rows(source, dim)
   with concurrent.futures.ThreadPoolExecutor(cores.count()) as pool:
     for threshold_Q in thresholds.falling(query_Qd, sample, M, k, pool):
       query_Ld, threshold_L = query_Qd[left], threshold_Q[left]
       prefix = hits = None
-      if dim in norms and _is_at_hand(source.embedding_MD):
+      if dim in norms and is_at_hand:
         prefix = _prefix(query_Ld, sample, norms, threshold_L, M, k)
       if prefix:
         hits, more = _bounded(
@@ -100,12 +101,6 @@ def _nearest(query_Qd, source, norms, k) -> Found:
       if not len(left):
         break
   return Found(ids_QK, score_QK, products / Q)
-
-
-def _is_at_hand(embedding_MD: np.ndarray) -> bool:
-  return embedding_MD.dtype == np.float32 and not isinstance(
-    embedding_MD, np.memmap
-  )
 
 
 def _prefix(query_Qd, sample, norms, threshold_Q, M, k) -> int | None:

@@ -42,15 +42,9 @@ def rescore(
   *,
   cosine: bool,
 ) -> Found:
-  """The k best of the rows `ids_QK`; ties go to the lower id.
+  """The k best of the rows `ids_QK` (-1 for none); ties go to the lower id.
 
-  Args:
-    query_Qd: float32 prefixes, whose width is that of the scores.
-    embedding_MD: rows.
-    norms: norm_M of the rows' prefixes by width, among them d for the cosine.
-    ids_QK: int64 rows of each query; -1 stands for none.
-    k: at most K.
-    cosine: whether scores are divided by the norms.
+  The other arguments are those of `exact.nearest`.
   """
   (Q, dim), K = query_Qd.shape, ids_QK.shape[1]
   first = _first_width(dim, norms, K, k)
@@ -60,7 +54,9 @@ def rescore(
     dots = functools.partial(
       _dots, embedding_MD=read_only(embedding_MD), pool=pool
     )
-    for block in _blocks(Q, _QUERIES if first else Q):
+    size = _QUERIES if first else Q
+    for start in range(0, Q, size):
+      block = slice(start, start + size)
       query_Bd, ids_BK = query_Qd[block], ids_QK[block]
       if first:
         products += ids_BK.size * first
@@ -77,10 +73,6 @@ def rescore(
   every = Hits(query_K, ids_QK.ravel(), score_QK.ravel())
   ids_QK, score_QK, _ = best([every], Q, k)
   return Found(ids_QK, score_QK, products / Q)
-
-
-def _blocks(Q: int, size: int) -> list[slice]:
-  return [slice(start, start + size) for start in range(0, Q, size)]
 
 
 def _first_width(dim, norms, K, k) -> int | None:

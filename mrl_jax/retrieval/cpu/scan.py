@@ -72,13 +72,9 @@ def reaching(
 ) -> list[Hits]:
   """The rows that reach the thresholds, in parts, unordered.
 
-  Args:
-    query_Qd: float32 prefixes, and behind them what stands for `tail_MA`.
-    source: the rows to scan.
-    threshold_Q: the least score to keep.
-    k: rows of a query that are wanted: worse ones may be missing; None: none is
-      missing, and `candidates.TooManyError` may be raised.
-    pool: with as many threads as there are cores.
+  Queries are float32 prefixes, and behind them what stands for `tail_MA`. Rows
+  worse than the `k` best of a query may be missing; with k None none is, and
+  `candidates.TooManyError` may be raised. `pool` has a thread for each core.
   """
   scan = _narrow if query_Qd.shape[1] <= NARROW else _wide
   return scan(query_Qd, source, threshold_Q, k, pool)

@@ -19,6 +19,7 @@ changes its files when it opens them.
 
 import argparse
 from collections.abc import Iterator, Sequence
+import contextlib
 import importlib.util
 import pathlib
 from typing import Literal
@@ -28,6 +29,7 @@ import tqdm
 
 from mrl_jax import nesting
 from mrl_jax.retrieval import inputs
+from mrl_jax.retrieval import prefixes
 from mrl_jax.retrieval import row_files
 from mrl_jax.retrieval.export import qdrant
 from mrl_jax.terminal import arguments
@@ -108,9 +110,6 @@ def unit_prefixes(
     range(0, len(row_ND), size), unit='block', disable=None, leave=False
   ):
     row_BD = np.array(row_ND[first : first + size, :widest], np.float32)
-    norm_BG = np.stack(
-      [np.linalg.norm(row_BD[:, :dim], axis=1) for dim in dims], axis=1
-    )
     norm_B = np.linalg.norm(row_BD, axis=1)
     bad_B = ~np.isfinite(norm_B) | (norm_B < inputs.SHORTEST)
     if bad_B.any():
@@ -119,23 +118,15 @@ def unit_prefixes(
         f'row {first + row}: its first {widest} dims have the norm '
         f'{norm_B[row]}, and no direction'
       )
-    norm_BG[norm_BG < inputs.SHORTEST] = np.inf
-    yield (
-      first,
-      [row_BD[:, :dim] / norm_BG[:, g, None] for g, dim in enumerate(dims)],
-    )
+    yield first, [prefixes.unit(row_BD, dim) for dim in dims]
 
 
 def _to_qdrant(row_ND, folder, dims, label_N, collection) -> None:
   from qdrant_client import QdrantClient
 
-  client = QdrantClient(path=str(folder))
-  try:
-    qdrant.create(client, collection, dims)
-    for first, prefixes in unit_prefixes(row_ND, dims):
-      qdrant.upload(client, collection, dims, first, prefixes, label_N)
-  finally:
-    client.close()
+  with contextlib.closing(QdrantClient(path=str(folder))) as client:
+    blocks = unit_prefixes(row_ND, dims)
+    qdrant.fill(client, collection, dims, blocks, label_N)
 
 
 def to_server(
@@ -158,14 +149,14 @@ def to_server(
   # The check would run in a thread of its own, and warn from there.
   client = QdrantClient(url=url, check_compatibility=False)
   try:
-    with qdrant.publishing(client, collection) as hidden:
-      qdrant.create(client, hidden, dims)
-      for first, prefixes in unit_prefixes(row_ND, dims):
-        qdrant.upload(client, hidden, dims, first, prefixes, label_N)
+    with (
+      contextlib.closing(client),
+      qdrant.publishing(client, collection) as hidden,
+    ):
+      blocks = unit_prefixes(row_ND, dims)
+      qdrant.fill(client, hidden, dims, blocks, label_N)
   except exceptions.ApiException as error:
     raise ValueError(f'{url}: {error}') from error
-  finally:
-    client.close()
 
 
 def _to_faiss(row_ND, folder, dims, label_N, collection) -> None:
@@ -193,14 +184,14 @@ def _to_parquet(row_ND, folder, dims, label_N, collection) -> None:
     fields.append((f'embedding_{dim}', vector))
   schema = pyarrow.schema(fields)
   with parquet.ParquetWriter(folder / 'rows.parquet', schema) as writer:
-    for first, prefixes in unit_prefixes(row_ND, dims):
-      end = first + len(prefixes[0])
+    for first, vectors in unit_prefixes(row_ND, dims):
+      end = first + len(vectors[0])
       columns = [np.arange(first, end)]
       if label_N is not None:
         columns.append(label_N[first:end])
       columns += [
         pyarrow.FixedSizeListArray.from_arrays(prefix_Bd.ravel(), dim)
-        for dim, prefix_Bd in zip(dims, prefixes, strict=True)
+        for dim, prefix_Bd in zip(dims, vectors, strict=True)
       ]
       writer.write_table(pyarrow.table(columns, schema=schema))
 

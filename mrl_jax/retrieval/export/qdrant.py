@@ -1,7 +1,8 @@
 """Nested embeddings in Qdrant: a vector for each width, and the funnel."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import contextlib
+import itertools
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,17 @@ from mrl_jax.retrieval import prefixes
 _BATCH = 1000
 
 
-def create(client, collection: str, dims: Sequence[int]) -> None:
-  """Creates an empty collection with a cosine vector named after each width."""
+def fill(
+  client,
+  collection: str,
+  dims: Sequence[int],
+  blocks: Iterable[tuple[int, Sequence[np.ndarray]]],
+  label_N: np.ndarray | None = None,
+) -> None:
+  """Creates a collection with a cosine vector named after each width.
+
+  `blocks` yields the number of the first row, and the prefixes [B, dim].
+  """
   from qdrant_client import models
 
   cosine = models.Distance.COSINE
@@ -27,35 +37,18 @@ def create(client, collection: str, dims: Sequence[int]) -> None:
       str(dim): models.VectorParams(size=dim, distance=cosine) for dim in dims
     },
   )
-
-
-def upload(
-  client,
-  collection: str,
-  dims: Sequence[int],
-  first: int,
-  prefixes: Sequence[np.ndarray],
-  label_N: np.ndarray | None = None,
-) -> None:
-  """Adds rows, numbered from `first` on, by their prefixes [B, dim]."""
-  from qdrant_client import models
-
-  count = len(prefixes[0])
-  for start in range(0, count, _BATCH):
-    points = [
+  names = [str(dim) for dim in dims]
+  for first, vectors in blocks:
+    points = (
       models.PointStruct(
-        id=first + row,
-        vector={
-          str(dim): prefix_Bd[row].tolist()
-          for dim, prefix_Bd in zip(dims, prefixes, strict=True)
-        },
-        payload=(
-          {} if label_N is None else {'label': int(label_N[first + row])}
-        ),
+        id=row,
+        vector=dict(zip(names, (x_d.tolist() for x_d in each), strict=True)),
+        payload={} if label_N is None else {'label': int(label_N[row])},
       )
-      for row in range(start, min(start + _BATCH, count))
-    ]
-    client.upsert(collection, points, wait=True)
+      for row, each in enumerate(zip(*vectors, strict=True), start=first)
+    )
+    while batch := list(itertools.islice(points, _BATCH)):
+      client.upsert(collection, batch, wait=True)
 
 
 @contextlib.contextmanager
@@ -100,7 +93,7 @@ def funnel_query(
   if query_D.ndim != 1:
     raise ValueError(f'query of shape {query_D.shape}: must be [D]')
   query_1D, width = query_D[None], len(query_D)
-  database_lib.queries(query_1D, width, query_1D.dtype, width)
+  database_lib.queries(query_1D, query_1D, width)
   dims = nesting.validate(dims, width)
   shortlists = inputs.check_shortlists(shortlists, dims)
   step = {}

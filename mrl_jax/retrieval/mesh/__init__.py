@@ -57,14 +57,11 @@ class DeviceDatabase:
     *,
     cosine: bool,
     recall: float | None = None,
-    bounds: bool = True,
   ) -> Found:
     """The k best rows at the queries' width; ties go to the lower id.
 
-    `recall` is that of `jax.lax.approx_max_k`; None: exact. `bounds` has no
-    effect on a mesh.
+    `recall` is that of `jax.lax.approx_max_k`; None: exact.
     """
-    del bounds
     shards = self._shards(query_Qd.shape[1], cosine)
     find = functools.partial(kernels.nearest, self.mesh, k, recall, cosine)
     found = _by_blocks(lambda x: find(x, shards), _QUERIES, query_Qd)

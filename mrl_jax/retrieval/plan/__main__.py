@@ -65,7 +65,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
   database = retrieval.prepare(database_MD, dims)
   judge = compare.make_judge(query_QD, database, k, **labels)
   candidates = pareto.candidates(
-    database, dims, k=k, num_rows=args.rows, shortlists=shortlists
+    pareto.Grid(database, dims, k, args.rows, shortlists)
   )
   points = [
     pareto.measure(candidate, query_QD, judge)

@@ -1,4 +1,4 @@
-"""How many dims of each number type fit a budget of bytes, and at what cost."""
+"""Widths of each number type that fit a budget of bytes, and their costs."""
 
 import math
 import re

@@ -67,10 +67,10 @@ class Grid(NamedTuple):
   """
 
   database: Database
-  dims: tuple[int, ...]
+  dims: Sequence[int]
   k: int
   num_rows: int
-  shortlists: tuple[int, ...]
+  shortlists: Sequence[int]
 
 
 def exact(grid: Grid) -> Iterator[Candidate]:
@@ -80,7 +80,7 @@ def exact(grid: Grid) -> Iterator[Candidate]:
 
 
 def adaptive(grid: Grid) -> Iterator[Candidate]:
-  """Every pair of widths with every shortlist."""
+  """A rerank for every pair of widths and every shortlist."""
   for pair in itertools.combinations(grid.dims, 2):
     for shortlist in grid.shortlists:
       yield _funnel(grid, pair, (shortlist, grid.k))
@@ -139,16 +139,8 @@ def cells(grid: Grid) -> Iterator[Candidate]:
 CANDIDATES = (exact, adaptive, funnels, codes, cells)
 
 
-def candidates(
-  database: Database,
-  dims: Sequence[int],
-  *,
-  k: int,
-  num_rows: int,
-  shortlists: Sequence[int],
-) -> list[Candidate]:
-  """All candidates; the arguments are those of `Grid`."""
-  grid = Grid(database, tuple(dims), k, num_rows, tuple(shortlists))
+def candidates(grid: Grid) -> list[Candidate]:
+  """The candidates of every kind."""
   return [candidate for make in CANDIDATES for candidate in make(grid)]
 
 
@@ -158,20 +150,16 @@ def measure(candidate: Candidate, query_QD: np.ndarray, judge) -> Point:
   start = time.perf_counter()
   ids_QK = candidate.search(query_QD).ids_QK
   ms = 1e3 * (time.perf_counter() - start) / len(query_QD)
+  # The last one belongs to the largest k, at most 10.
+  *_, accuracy = (
+    value
+    for name, value in judge(ids_QK).items()
+    if name.startswith(('map', 'krecall'))
+  )
   return Point(
-    candidate.name, accuracy(judge, ids_QK), candidate.mflops, candidate.bytes,
-    ms, candidate.row_bytes,
+    candidate.name, accuracy, candidate.mflops, candidate.bytes, ms,
+    candidate.row_bytes,
   )  # fmt: skip
-
-
-def accuracy(judge: compare.Judge, ids_QK: np.ndarray) -> float:
-  """mAP@10, or k-Recall@10 without labels, in percent."""
-  values = judge(ids_QK)
-  # The last one belongs to the largest k.
-  wanted = ('map', 'krecall')
-  return [value for name, value in values.items() if name.startswith(wanted)][
-    -1
-  ]
 
 
 def front(points: Iterable[Point], by: Cost = 'mflops') -> list[Point]:

@@ -90,14 +90,12 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   groups = load_groups(config.superclasses, class_names)
   results = results_lib.compute(
     dims,
-    saved.logits_GNC,
-    saved.prediction_GN,
-    saved.label_N,
+    saved,
     embedding_ND,
     class_names,
     groups=groups,
+    fitting=results_lib.Fitting(**config.cascade),
     seed=config.seed,
-    **config.cascade,
   )
   results['few_shot'] = {
     'dims': evaluated['widths'],
