@@ -27,12 +27,15 @@ class Provenance(msgspec.Struct, frozen=True):
     version: the dataset's version.
     class_names: the classes, by label.
     splits: the `listing` of each split that was opened, by the split's name.
+    input: the input of the training, `resident` or `stream`, whose random crops
+      differ; empty in records from before 2026-11-28.
   """
 
   name: str
   version: str
   class_names: tuple[str, ...]
   splits: dict[str, dict[str, str]]
+  input: str = ''
 
 
 def record(
