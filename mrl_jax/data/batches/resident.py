@@ -4,6 +4,7 @@ import collections
 from collections.abc import Callable, Iterator
 import concurrent.futures
 import itertools
+import math
 from typing import NamedTuple
 
 import jax
@@ -170,23 +171,28 @@ def _place(
   devices = collections.defaultdict(list)
   for device, (part,) in split.addressable_devices_indices_map((M,)).items():
     devices[part.start or 0].append(device)
-  shards = []
   # Zero means damaged, or loaded by another process. Vectors may have label -1.
   known_N = np.zeros(num_examples, np.int32)
-  for start in sorted(devices):
+
+  def put(start):
     rows = range(num_examples)[start : start + size]
     image, label_R, good_R = load(rows, size)
+    known_R = np.where(good_R, label_R + 2, 0)
+    known_N[rows.start : rows.stop] = known_R[: len(rows)]
+    # Flat: in TPU memory, images would be copied to another layout each step.
     flat_RD = image.reshape(size, -1)
-    shards += [jax.device_put(flat_RD, device) for device in devices[start]]
-    # The host need not hold more than one device's rows.
-    jax.block_until_ready(shards)
-    known_N[rows.start : rows.stop] = np.where(good_R, label_R + 2, 0)[
-      : len(rows)
-    ]
+    parts = [jax.device_put(flat_RD, device) for device in devices[start]]
+    return jax.block_until_ready(parts), image.shape[1:]
+
+  shards = []
+  # The host never holds the rows of two devices.
+  for start in sorted(devices):
+    parts, shape = put(start)
+    shards += parts
   if jax.process_count() > 1:
     known_N = multihost_utils.process_allgather(known_N).max(0)
   rows_MD = jax.make_array_from_single_device_arrays(
-    (M, flat_RD.shape[1]), split, shards
+    (M, math.prod(shape)), split, shards
   )
   good_N = known_N > 0
-  return rows_MD, image.shape[1:], np.where(good_N, known_N - 2, 0), good_N
+  return rows_MD, shape, np.where(good_N, known_N - 2, 0), good_N
