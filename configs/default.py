@@ -47,8 +47,10 @@ def get_config() -> ConfigDict:
   # Classes; 0: as many as the dataset says. More only where init_from has a run
   # with those of the dataset among its own.
   config.num_classes = 0
-  # resident: decoded once, kept on the devices. stream: decoded as needed.
-  # auto: resident if the split takes at most `resident_gigabytes`.
+  # resident: decoded once and kept on the devices, each of which holds a share.
+  # stream: decoded as needed. auto: resident if a share takes at most half of a
+  # device's memory, or, on CPUs, if the split takes at most
+  # `resident_gigabytes`; a run that is resumed goes on as it was begun.
   config.input = 'auto'
   config.resident_gigabytes = 2.0
   # Side of the training images, pixels.

@@ -21,6 +21,11 @@ from mrl_jax.data.sources import eval_sets
 from mrl_jax.data.sources.eval_sets import EvalSet
 from mrl_jax.data.sources.example import Source
 from mrl_jax.data.sources.vectors import Vectors
+from mrl_jax.training import memory
+
+# The largest part of a device's memory that `auto` fills with examples: model,
+# gradients and activations need the rest.
+_SHARE = 0.5
 
 
 def normalize(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
@@ -78,27 +83,34 @@ def open_sets(config: ConfigDict, class_names: Sequence[str]) -> list[EvalSet]:
 
 
 def train_batches(
-  config: ConfigDict, opened: Source, mesh: jax.sharding.Mesh, damage: DamageLog
+  config: ConfigDict,
+  opened: Source,
+  mesh: jax.sharding.Mesh,
+  damage: DamageLog,
+  kind: str,
 ) -> tuple[ResidentBatches | StreamBatches, Callable]:
-  """The training input, and the `augment` that `make_train_step` takes."""
+  """The training input, and the `augment` that `make_train_step` takes.
+
+  `kind` is the input that `choose` has chosen.
+  """
   if config.embeddings:
-    return _vector_batches(config, opened, mesh)
+    return _vector_batches(config, opened, mesh, kind)
   random_crop = config.augmentation == 'random_resized_crop'
   crop_scale = tuple(config.crop_scale)
-  if _is_resident(config, opened):
-    # Random crops are taken inside the step, from images stored as for
-    # evaluation: shorter side resized, central square.
-    size = config.eval_image_size if random_crop else config.image_size
-    images_NHWC, label_N = resident.load(
+  if kind == 'resident':
+    size = _resident_size(config)
+    load = functools.partial(
+      resident.load,
       opened,
       resize=size if config.eval_resize else 0,
-      size=size,
+      image_size=size,
       damage=damage,
       num_threads=config.num_threads,
     )
     batches = ResidentBatches(
-      images_NHWC, label_N, config.batch_size, mesh=mesh, seed=config.seed
+      load, len(opened), config.batch_size, mesh=mesh, seed=config.seed
     )
+    damage.share()
     crop = random_crop
   else:
     batches = StreamBatches(
@@ -140,31 +152,72 @@ def _image_sizes(config: ConfigDict) -> dict[int, int]:
   return sizes
 
 
-def _is_resident(config: ConfigDict, opened: Source | Vectors) -> bool:
-  """Whether the training split is kept on the devices."""
-  if config.input != 'auto':
-    return config.input == 'resident'
-  if config.late_image_size:
-    return False  # Resident images have one size.
-  size = len(opened) * 3 * config.eval_image_size**2
-  if config.embeddings:
-    size = len(opened) * 4 * opened.width
-  fits = size <= 1e9 * config.resident_gigabytes
-  terminal.say(
-    f'train: {size / 1e6:,.1f} MB decoded, '
-    + ('kept on the devices' if fits else 'streamed')
-  )
-  return fits
+def choose(
+  config: ConfigDict,
+  opened: Source | Vectors,
+  mesh: jax.sharding.Mesh,
+  begun: str | None = None,
+) -> str:
+  """Chooses the input of a training: `resident` or `stream`.
+
+  `auto` chooses `resident` if a device's share of the split takes at most half
+  of its memory, or, on CPUs, if the split takes at most `resident_gigabytes`.
+
+  Args:
+    config: the config.
+    opened: the training split.
+    mesh: the mesh, whose axis `data` splits resident examples.
+    begun: the input that a resumed training was begun with, which `auto` keeps;
+      empty if it was begun before that was recorded, None for a new training.
+
+  Raises:
+    ValueError: the input is `resident`, and the devices have too little memory.
+  """
+  count, parts = len(opened), mesh.shape['data']
+  side = _resident_size(config)
+  size = 4 * opened.width if config.embeddings else 3 * side * side
+  share = resident.rows_each(count, mesh) * size
+  kind = config.input
+  if kind == 'auto':
+    small = count * size <= 1e9 * config.resident_gigabytes
+    if memory.told(mesh) and begun != '':
+      small = share <= _SHARE * memory.each(mesh)
+    # Resident images have one size.
+    fits = small and not config.late_image_size
+    kind = begun or ('resident' if fits else 'stream')
+    where = 'kept on the devices'
+    if parts > 1:
+      where = f'{share / 1e6:,.1f} MB kept on each of {parts} devices'
+    terminal.say(
+      f'train: {count * size / 1e6:,.1f} MB decoded, '
+      + (where if kind == 'resident' else 'streamed')
+    )
+  if kind == 'resident' and share > (has := memory.each(mesh)):
+    raise ValueError(
+      f"input 'resident': the split takes {share / 1e9:,.1f} GB on each of "
+      f'{parts} devices, which have {has / 1e9:,.1f} GB: take more devices, '
+      "smaller images or input 'stream'"
+    )
+  return kind
+
+
+def _resident_size(config: ConfigDict) -> int:
+  """The side of resident images, pixels.
+
+  Random crops are taken inside the step, from images stored as for evaluation:
+  shorter side resized, central square.
+  """
+  random_crop = config.augmentation == 'random_resized_crop'
+  return config.eval_image_size if random_crop else config.image_size
 
 
 def _vector_batches(
-  config: ConfigDict, opened: Vectors, mesh: jax.sharding.Mesh
+  config: ConfigDict, opened: Vectors, mesh: jax.sharding.Mesh, kind: str
 ) -> tuple[ResidentBatches | StreamVectors, Callable]:
   options = {'mesh': mesh, 'seed': config.seed}
-  if _is_resident(config, opened):
-    batches = ResidentBatches(
-      *vector_batches.load(opened), config.batch_size, **options
-    )
+  if kind == 'resident':
+    load = functools.partial(vector_batches.load, opened)
+    batches = ResidentBatches(load, len(opened), config.batch_size, **options)
   else:
     batches = StreamVectors(opened, config.batch_size, **options)
   return batches, lambda key, batch, step: batches.take(batch, step)

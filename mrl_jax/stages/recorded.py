@@ -6,6 +6,7 @@ import json
 import os
 
 from ml_collections import ConfigDict
+import msgspec
 
 from mrl_jax import terminal
 from mrl_jax.data.sources import provenance
@@ -126,6 +127,8 @@ def open_for_training(
   train, evaluation = (
     _mapped(config, split, opened[split], there or here) for split in splits
   )
+  if there:
+    here = msgspec.structs.replace(here, input=there.input)
   return here, train, evaluation
 
 

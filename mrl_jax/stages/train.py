@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 from ml_collections import ConfigDict
+import msgspec
 
 from mrl_jax import terminal
 from mrl_jax.data.batches.damage import DamageLog
@@ -58,7 +59,10 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     f'train: {len(source):,} {kind} of {source.num_classes:,} classes, '
     f'{len(eval_source):,} to evaluate on'
   )
-  batches, augment = inputs.train_batches(config, source, mesh, damage)
+  begun = dataset.input if workdir.latest_step() else None
+  kind = inputs.choose(config, source, mesh, begun)
+  dataset = msgspec.structs.replace(dataset, input=kind)
+  batches, augment = inputs.train_batches(config, source, mesh, damage, kind)
   optimizer, schedule = build.optimizer(config, batches.steps_per_epoch)
   model = build.model(config, len(dataset.class_names))
   if not workdir.latest_step():

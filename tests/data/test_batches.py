@@ -96,7 +96,9 @@ def test_labels_that_are_no_class_are_refused(label):
   with pytest.raises(ValueError, match=match):
     evaluation(source, 4)
   with pytest.raises(ValueError, match=match):
-    resident.load(source, resize=8, size=8, damage=DamageLog(0))
+    resident.load(
+      source, range(4), 4, resize=8, image_size=8, damage=DamageLog(0)
+    )
   with pytest.raises(ValueError, match=match):
     take(stream_batches(source).batches(0), 1)
 
@@ -189,32 +191,3 @@ def test_stream_replaces_damaged_images():
   assert damage.keys == ['number 2']
   with pytest.raises(ValueError, match='damaged'):
     take(stream_batches(ListSource(4, range(4)), DamageLog(9)).batches(0), 1)
-
-
-def test_resident_leaves_damaged_images_out():
-  damage = DamageLog(1)
-  images_NHWC, label_N = resident.load(
-    ListSource(5, damaged=(3,)), resize=8, size=8, damage=damage, num_threads=2
-  )
-  np.testing.assert_array_equal(label_N, [0, 1, 2, 4])
-  expected = decode.view(images.encoded(4), resize=8, size=8)
-  np.testing.assert_array_equal(images_NHWC[3], expected)
-
-
-@pytest.mark.parametrize('num_devices', [1, 8])
-def test_resident_takes_the_streams_order(num_devices):
-  mesh = sharding.make_mesh(num_devices)
-  label_N = np.arange(20, dtype=np.int32)
-  images_NHWC = np.broadcast_to(
-    label_N[:, None, None, None], (20, 2, 2, 3)
-  ).astype(np.uint8)
-  batches = resident.ResidentBatches(images_NHWC, label_N, 8, seed=3, mesh=mesh)
-  taken = jax.jit(lambda batch, step: batches.take(batch, step))
-  start = 1
-  for step, batch in zip(range(start, 6), batches.batches(start), strict=False):
-    image_NHWC, labels = taken(batch, step)
-    epoch, within = divmod(step, 2)
-    expected = order.epoch_order(3, epoch, 20)[8 * within : 8 * within + 8]
-    np.testing.assert_array_equal(labels, expected)
-    np.testing.assert_array_equal(image_NHWC[:, 0, 0, 0], expected)
-    assert len(image_NHWC.sharding.device_set) == num_devices

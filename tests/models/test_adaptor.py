@@ -66,6 +66,11 @@ def finished(folder, tmp_path_factory):
   return path
 
 
+def rows_and_labels(source):
+  """All rows of a split, and their labels."""
+  return source.read(np.arange(len(source))), source.label_N
+
+
 def nearest(database, queries, dims=(8, 16)):
   """1-NN accuracy at each of the widths."""
   (row_MD, label_M), (query_QD, label_Q) = database, queries
@@ -79,7 +84,7 @@ def nearest(database, queries, dims=(8, 16)):
 
 def test_short_prefixes_are_better_than_pca(folder, finished):
   opened = [vectors.open_vectors(str(folder), split) for split in COUNTS]
-  pairs = [vector_batches.load(source) for source in opened]
+  pairs = [rows_and_labels(source) for source in opened]
   nested = [embeddings.load(finished / 'embeddings', s)[:2] for s in COUNTS]
   after = nearest(*nested)
   for center in (False, True):
@@ -101,7 +106,7 @@ def test_resumed_and_streamed_it_gives_the_same_bits(folder, tmp_path):
   """Also of rows in half precision, which stay on disk."""
   for split in COUNTS:
     source = vectors.open_vectors(str(folder), split)
-    row_ND, label_N = vector_batches.load(source)
+    row_ND, label_N = rows_and_labels(source)
     np.save(tmp_path / f'{split}-x.npy', row_ND.astype(np.float16))
     np.save(tmp_path / f'{split}-y.npy', label_N)
 
@@ -140,7 +145,7 @@ def test_one_file_is_split(tmp_path):
   np.save(tmp_path / 'Y.npy', np.arange(200) % 7)
   path, labels = str(tmp_path / 'X.npy'), str(tmp_path / 'Y.npy')
   parts = {
-    split: vector_batches.load(vectors.open_vectors(path, split, labels=labels))
+    split: rows_and_labels(vectors.open_vectors(path, split, labels=labels))
     for split in ('train', 'val')
   }
   assert 10 < len(parts['val'][0]) < 30
@@ -166,7 +171,7 @@ def test_evaluation_has_every_row_once(folder):
     np.concatenate([x[name][np.asarray(x['mask'])] for x in batches])
     for name in ('image', 'label')
   )
-  row_ND, label_N = vector_batches.load(source)
+  row_ND, label_N = rows_and_labels(source)
   np.testing.assert_array_equal(rows, row_ND)
   np.testing.assert_array_equal(labels, label_N)
 
@@ -175,7 +180,7 @@ def test_a_sample_is_of_the_split(folder):
   source = vectors.open_vectors(str(folder), 'train')
   assert len(source.sample(5000, seed=0)) == 2000
   sample_ND = source.sample(320, seed=0)
-  all_rows = {row.tobytes() for row in vector_batches.load(source)[0]}
+  all_rows = {row.tobytes() for row in rows_and_labels(source)[0]}
   assert len({row.tobytes() for row in sample_ND} & all_rows) == 320
 
 

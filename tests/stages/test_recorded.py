@@ -5,6 +5,7 @@ import shutil
 from flax import nnx
 import jax
 from jax import numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from mrl_jax.data.sources import provenance
 from mrl_jax.data.sources.example import read_checked
 from mrl_jax.stages import build
 from mrl_jax.stages import init_from as initial
+from mrl_jax.stages import inputs
 from mrl_jax.stages import recorded
 from mrl_jax.training import state as state_lib
 from mrl_jax.training.checkpoint import Checkpoints
@@ -48,10 +50,11 @@ def config_of(dataset='folder:d', **fields):
   return config
 
 
-def trained(path, config, *, model=None):
+def trained(path, config, *, model=None, kind=''):
   """A workdir as after a training, which takes no time here."""
   workdir = stages.open_workdir(config, path)
   dataset, *_ = recorded.open_for_training(config, workdir)
+  dataset = msgspec.structs.replace(dataset, input=kind)
   params, batch_stats = {'w': jnp.ones(3)}, {}
   if model:
     found = arrays_of(model)
@@ -146,6 +149,23 @@ def test_a_training_over_other_files_does_not_go_on(root):
   # What it is evaluated on may change.
   (root / 'val' / 'ant' / 'new.png').write_bytes(images.encoded(1))
   recorded.open_for_training(config, workdir)
+
+
+@pytest.mark.parametrize('kind', ['', 'resident', 'stream'])
+def test_a_training_goes_on_with_the_input_it_was_begun_with(kind, monkeypatch):
+  config = config_of()
+  trained('run', config, kind=kind)
+  begun = []
+
+  def choose(*args):
+    begun.append(args[-1])
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(inputs, 'choose', choose)
+  for path in ('run', 'new'):
+    with pytest.raises(KeyboardInterrupt):
+      stages.run(config, path, ('train',))
+  assert begun == [kind, None]
 
 
 def test_the_classes_are_known_without_the_dataset(root):

@@ -1,8 +1,10 @@
 """Counts damaged images, which are tolerated up to a limit."""
 
+import json
 import threading
 
 from mrl_jax.data.images.decode import DamagedImageError
+from mrl_jax.training import sharding
 
 
 class DamageLog:
@@ -24,6 +26,12 @@ class DamageLog:
           f'{len(self._errors)} damaged images, more than max_damaged='
           f'{self.limit}: {self._describe(0)}'
         )
+
+  def share(self) -> None:
+    """Adds what other processes have found; all processes call it at once."""
+    found = [json.dumps(pair) for pair in self._errors.items()]
+    for key, error in map(json.loads, sharding.union(found)):
+      self.add(key, DamagedImageError(error))
 
   def report(self) -> str:
     """One line on the images added since the last report; empty if none was."""

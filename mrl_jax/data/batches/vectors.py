@@ -7,6 +7,7 @@ import numpy as np
 
 from mrl_jax.data.batches import evaluation
 from mrl_jax.data.batches import order
+from mrl_jax.data.batches.resident import Rows
 from mrl_jax.data.batches.stream import Stream
 from mrl_jax.data.sources.vectors import Vectors
 from mrl_jax.training import sharding
@@ -14,13 +15,15 @@ from mrl_jax.training import sharding
 _BLOCK = 16384
 
 
-def load(source: Vectors) -> tuple[np.ndarray, np.ndarray]:
-  """Reads all rows, float32 [N, D], and labels, for `ResidentBatches`."""
-  row_ND = np.empty((len(source), source.width), np.float32)
-  for start in range(0, len(source), _BLOCK):
-    block = slice(start, start + _BLOCK)
-    row_ND[block] = source.read(np.arange(len(source))[block])
-  return row_ND, source.label_N
+def load(source: Vectors, rows: range, size: int) -> Rows:
+  """Reads the vectors `rows` of a split, padded to `size` of them."""
+  row_RD = np.zeros((size, source.width), np.float32)
+  for start in range(0, len(rows), _BLOCK):
+    block = np.array(rows[start : start + _BLOCK])
+    row_RD[start : start + len(block)] = source.read(block)
+  label_R = np.zeros(size, np.int32)
+  label_R[: len(rows)] = source.label_N[rows.start : rows.stop]
+  return Rows(row_RD, label_R, np.arange(size) < len(rows))
 
 
 class StreamVectors(Stream):

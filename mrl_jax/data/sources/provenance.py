@@ -23,13 +23,16 @@ class Provenance(msgspec.Struct, frozen=True):
   """The record of what a model was trained on.
 
   `name` is the dataset's in TFDS, or `folder` or `vectors`; `splits` holds the
-  `listing` of each split that was opened, by the split's name.
+  `listing` of each split that was opened, by the split's name. `input` is the
+  training's, `resident` or `stream`, whose random crops differ; it is empty in
+  records from before 2026-11-28.
   """
 
   name: str
   version: str
   class_names: tuple[str, ...]
   splits: dict[str, dict[str, str]]
+  input: str = ''
 
 
 def record(
