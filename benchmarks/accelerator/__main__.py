@@ -41,7 +41,7 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as cache:
     _set_environment(cache)
     if line := missing.line():
-      print(line)
+      print(line, flush=True)
     record = results.Record(out)
     deadline = start + 60 * args.minutes
     runner.run(parts, sizes, record, deadline)

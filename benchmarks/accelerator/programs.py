@@ -110,6 +110,6 @@ def together(
     except Exception as error:
       return error
 
-  workers = max(1, min(len(makes), cores.count() // 4))
+  workers = max(1, min(len(makes), max(2, cores.count() // 4)))
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
     return list(pool.map(attempt, makes))

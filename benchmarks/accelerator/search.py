@@ -34,7 +34,7 @@ def run(task: Task) -> None:
 
   if not task.attempt('random rows', draw):
     return
-  for dtype in ('bfloat16', 'float32'):
+  for dtype in sizes.search_dtypes:
     database = None
 
     def prepare(dtype=dtype):

@@ -31,6 +31,7 @@ class Sizes:
     width: their width.
     search_dims: widths that are searched.
     shortlist: rows that the adaptive search ranks again.
+    search_dtypes: dtypes of the rows.
   """
 
   tiny: bool = False
@@ -60,6 +61,7 @@ class Sizes:
   width: int = 2048
   search_dims: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
   shortlist: int = 200
+  search_dtypes: tuple[str, ...] = ('bfloat16', 'float32')
 
 
 FULL = Sizes()
@@ -84,6 +86,7 @@ TINY = Sizes(
   width=32,
   search_dims=(8, 32),
   shortlist=40,
+  search_dtypes=('bfloat16',),
 )
 
 
