@@ -186,12 +186,15 @@ def test_digits_are_those_of_the_config(data_dir):
   } == digits.RECIPE
   for split, (images_NHWC, label_N) in digits.load().items():
     source = datasets.open_source('digits', split, data_dir)
-    arrays = resident.load(source, resize=0, size=8, damage=DamageLog(0))
+    rows = range(len(source))
+    loaded = resident.load(
+      source, rows, len(rows), resize=0, image_size=8, damage=DamageLog(0)
+    )
     as_set = lambda images, labels: sorted(
       (image.tobytes(), int(label))
       for image, label in zip(images, labels, strict=True)
     )
-    assert as_set(images_NHWC, label_N) == as_set(*arrays)
+    assert as_set(images_NHWC, label_N) == as_set(loaded.image, loaded.label_R)
 
 
 HLO = """HloModule jit_step

@@ -15,11 +15,11 @@ from jax import numpy as jnp
 import numpy as np
 
 from benchmarks.accelerator import programs
+from benchmarks.accelerator import splits as splits_lib
 from benchmarks.accelerator.sizes import Sizes
 from benchmarks.accelerator.task import Task
 from mrl_jax import models
 from mrl_jax.data.batches import augment
-from mrl_jax.data.batches.resident import ResidentBatches
 from mrl_jax.models import resnet
 from mrl_jax.training import inference
 from mrl_jax.training import optim
@@ -72,8 +72,8 @@ def load() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def _train(sizes: Sizes) -> dict[str, Any]:
   splits = load()
   mesh = sharding.make_mesh(1)
-  batches = ResidentBatches(
-    *splits['train'], RECIPE['batch_size'], mesh=mesh, seed=RECIPE['seed']
+  batches = splits_lib.resident_batches(
+    *splits['train'], RECIPE['batch_size'], mesh
   )
   optimizer = _optimizer(batches.steps_per_epoch)
   with programs.on_host():

@@ -1,8 +1,9 @@
 """The training step with its images on the devices, and sent by the host.
 
-Resident: the whole split lies on the devices, and the step takes its rows and
-crops them. Sent: the host gathers crops of the same number from memory, in a
-thread that is a batch ahead, and sends each. The step alone is on one batch.
+Resident: the whole split lies on the devices, a part on each, and the step
+takes its rows and crops them. Sent: the host gathers ready crops from memory,
+in a thread that is a batch ahead, and sends them. The step alone is on one
+batch.
 """
 
 from collections.abc import Iterator
@@ -15,26 +16,30 @@ import jax
 import numpy as np
 
 from benchmarks.accelerator import rounds
+from benchmarks.accelerator import splits
 from benchmarks.accelerator import train_steps
 from benchmarks.accelerator.task import Task
 from benchmarks.accelerator.train_steps import Step
 from benchmarks.accelerator.train_steps import Training
 from mrl_jax.data.batches import augment
-from mrl_jax.data.batches.resident import ResidentBatches
 from mrl_jax.training import sharding
 
 _SCALE = (0.08, 1.0)
 
 
 def run(task: Task) -> None:
-  task.attempt('MRL, resident and sent', lambda: _measure(task))
+  for count in sorted({1, jax.device_count()}):
+    task.attempt(
+      f'MRL, {count} device{"s" if count > 1 else ""}',
+      lambda count=count: _measure(task, count),
+    )
 
 
-def _measure(task: Task) -> dict[str, Any]:
+def _measure(task: Task, num_devices: int) -> dict[str, Any]:
   sizes = task.sizes
-  step = Step('MRL', sizes.pixels[0], sizes.batch)
-  resident = _Resident(task, step)
-  sent = Training(sizes, step)
+  step = Step('MRL', sizes.pixels[0], sizes.batch * num_devices)
+  resident = _Resident(task, step, num_devices)
+  sent = Training(sizes, step, num_devices=num_devices)
   crops = _crops(task, step)
   functions = {
     'resident': resident.run,
@@ -59,14 +64,13 @@ def _measure(task: Task) -> dict[str, Any]:
 class _Resident:
   """A training whose images lie on the device."""
 
-  def __init__(self, task: Task, step: Step):
+  def __init__(self, task: Task, step: Step, num_devices: int):
     count, side = task.sizes.resident
     rng = np.random.default_rng(0)
     images_NHWC = rng.integers(0, 256, (count, side, side, 3), np.uint8)
     label_N = rng.integers(0, task.sizes.classes, count).astype(np.int32)
-    batches = ResidentBatches(
-      images_NHWC, label_N, step.batch, mesh=sharding.make_mesh(1), seed=0
-    )
+    mesh = sharding.make_mesh(num_devices)
+    batches = splits.resident_batches(images_NHWC, label_N, step.batch, mesh)
     self._stream = batches.batches(0)
 
     def augmented(key, batch, number):
@@ -84,6 +88,7 @@ class _Resident:
     self.training = Training(
       task.sizes,
       step,
+      num_devices=num_devices,
       augmented=augmented,
       batch=next(batches.batches(0)),
     )
