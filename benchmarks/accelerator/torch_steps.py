@@ -38,10 +38,13 @@ def has_peer(sizes: Sizes, step: Step) -> bool:
 def _encoder(
   sizes: Sizes, step: Step, *, probe: bool = False
 ) -> tuple[nn.Module | None, str] | None:
-  """The encoder and where it is from; with `probe`, only where from."""
+  """The encoder and where it is from; with `probe`, only where from.
+
+  A torchvision that is not for this PyTorch raises RuntimeError.
+  """
   is_resnet = step.encoder.startswith('resnet')
   if not sizes.tiny and not step.blurpool:
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(ImportError, RuntimeError):
       import timm
 
       if probe:
@@ -49,7 +52,7 @@ def _encoder(
       options = {'img_size': step.pixels} if 'vit' in step.encoder else {}
       name = _TIMM[step.encoder]
       return timm.create_model(name, num_classes=0, **options), 'timm'
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(ImportError, RuntimeError):
       import torchvision
 
       if probe:
