@@ -63,14 +63,14 @@ def main() -> None:
     timing.write_json(args.json, record)
 
 
-def _arrays(kind: str, dims: tuple[int, ...], N: int, C: int):
+def arrays(kind: str, dims: tuple[int, ...], N: int, C: int):
   """Embedding, kernel, bias and labels, as a fresh layer would have them."""
   rng = np.random.default_rng(0)
   rows = sum(dims) if kind == 'mrl' else dims[-1]
   bias = (len(dims), C) if kind == 'mrl' else (C,)
-  scale = WIDTH**-0.5
+  scale = dims[-1] ** -0.5
   return (
-    rng.normal(size=(N, WIDTH)).astype(np.float32),
+    rng.normal(size=(N, dims[-1])).astype(np.float32),
     rng.uniform(-scale, scale, (rows, C)).astype(np.float32),
     rng.uniform(-scale, scale, bias).astype(np.float32),
     rng.integers(0, C, N).astype(np.int32),
@@ -86,49 +86,54 @@ def _compile(function, *arrays):
   return run, memory.temp_size_in_bytes
 
 
-def _ours(args, kind: str, dims: tuple[int, ...], arrays):
-  """Compiled forward, and forward with backward, of one kind of head."""
-  spec = fused.Spec(
-    dims, shared=kind != 'mrl', dtype=args.dtype, kernel=args.kernel
-  )
+def functions_of(spec: fused.Spec):
+  """The loss of embedding, kernel, bias and labels, and with its gradients."""
 
   def loss_fn(embedding_ND, kernel_RC, bias, label_N):
     loss_GN = fused.cross_entropy(spec, embedding_ND, kernel_RC, bias, label_N)
     return losses.weighted_sum(loss_GN)
 
-  gradients = jax.value_and_grad(loss_fn, argnums=(0, 1, 2), has_aux=True)
-  return _compile(loss_fn, *arrays), _compile(gradients, *arrays)
+  return loss_fn, jax.value_and_grad(loss_fn, argnums=(0, 1, 2), has_aux=True)
 
 
-def _peer(args, kind: str, dims: tuple[int, ...], arrays):
-  from benchmarks import torch_head  # PyTorch is needed for peers only.
+def _ours(args, kind: str, dims: tuple[int, ...], inputs):
+  """Compiled forward, and forward with backward, of one kind of head."""
+  spec = fused.Spec(
+    dims, shared=kind != 'mrl', dtype=args.dtype, kernel=args.kernel
+  )
+  return [_compile(function, *inputs) for function in functions_of(spec)]
 
-  return torch_head.steps(
+
+def _peer(args, kind: str, dims: tuple[int, ...], inputs):
+  import torch  # PyTorch is needed for peers only.
+
+  from benchmarks import torch_head
+
+  functions = torch_head.steps(
     kind,
     dims,
-    arrays,
+    inputs,
     bfloat16=args.dtype == 'bfloat16',
-    compiled=args.peer == 'torch_compile',
+    compiled=torch.compile if args.peer == 'torch_compile' else None,
   )
+  return [lambda f=function: f().item() for function in functions]
 
 
 def _heads(args, N: int, C: int, rounds: int) -> list[timing.Row]:
   functions, memory = {}, {}
   for name, kind in KINDS.items():
     dims = DIMS[-1:] if kind == 'fixed' else DIMS
-    arrays = _arrays(kind, dims, N, C)
-    ways = zip(('f', 'fb'), _ours(args, kind, dims, arrays), strict=True)
+    inputs = arrays(kind, dims, N, C)
+    ways = zip(('f', 'fb'), _ours(args, kind, dims, inputs), strict=True)
     for way, (run, temporary) in ways:
       functions[name, way], memory[name, way] = run, temporary
     if args.peer:
-      forward, forward_backward = _peer(args, kind, dims, arrays)
+      forward, forward_backward = _peer(args, kind, dims, inputs)
       functions[name, 'peer f'] = forward
       functions[name, 'peer fb'] = forward_backward
   functions['product'], _ = _compile(
     functools.partial(jnp.matmul, preferred_element_type=jnp.float32),
-    *(
-      jnp.asarray(x, args.dtype) for x in _arrays('fixed', DIMS[-1:], N, C)[:2]
-    ),
+    *(jnp.asarray(x, args.dtype) for x in arrays('fixed', DIMS[-1:], N, C)[:2]),
   )
   ms = timing.medians(functions, rounds)
   rows = []
@@ -163,7 +168,7 @@ def _growth(args, N: int, C: int, rounds: int) -> list[timing.Row]:
   for G in range(1, len(DIMS) + 1):
     for kind in ('mrl_e', 'mrl'):
       dims = DIMS[-G:]
-      _, (run, _) = _ours(args, kind, dims, _arrays(kind, dims, N, C))
+      _, (run, _) = _ours(args, kind, dims, arrays(kind, dims, N, C))
       functions[kind, G] = run
   ms = timing.medians(functions, rounds)
   return [

@@ -1,6 +1,6 @@
 """Computes medians of alternating runs, and writes a benchmark's record."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import importlib.metadata
 import json
 import platform
@@ -10,9 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.tables import Row
+from benchmarks.tables import show
 from mrl_jax import cores
 
-Row = dict[str, Any]
+__all__ = ('Row', 'environment', 'medians', 'show', 'write_json')
 
 
 def medians(
@@ -44,35 +46,6 @@ def environment(*packages: str) -> dict[str, Any]:
     'python': platform.python_version(),
     **{name: importlib.metadata.version(name) for name in packages},
   }
-
-
-def show(title: str, rows: Sequence[Row]) -> None:
-  """Prints rows of the same keys as a Markdown table."""
-  cells = [list(rows[0]), *([_text(x) for x in row.values()] for row in rows)]
-  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-  lines = [
-    ' | '.join(
-      cell.ljust(width) if i == 0 else cell.rjust(width)
-      for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-    )
-    for line in cells
-  ]
-  rule = '|'.join(
-    '-' * (width + 2) if i == 0 else '-' * (width + 1) + ':'
-    for i, width in enumerate(widths)
-  )
-  print(f'\n{title}\n')
-  print(f'| {lines[0]} |\n|{rule}|')
-  for line in lines[1:]:
-    print(f'| {line} |')
-
-
-def _text(value: Any) -> str:
-  if value is None:
-    return ''
-  if not isinstance(value, float):
-    return str(value)
-  return f'{value:.2f}' if abs(value) < 100 else f'{value:,.0f}'
 
 
 def write_json(path: str, record: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ Slice after slice, product after product, loss after loss, all logits kept
 (github.com/RAIVNLab/MRL, its layer and its loss), written from the definitions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import itertools
 
 import numpy as np
@@ -15,15 +15,16 @@ from torch import nn
 def steps(
   kind: str,
   dims: tuple[int, ...],
-  arrays: tuple[np.ndarray, ...],
+  arrays: Sequence[np.ndarray],
   *,
   bfloat16: bool = False,
-  compiled: bool = False,
-) -> tuple[Callable[[], float], Callable[[], float]]:
-  """Forward, and forward with backward, which both return the loss.
+  compiled: Callable | None = None,
+) -> tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]:
+  """Forward, and forward with backward; both return the loss, detached.
 
-  The arrays are embedding [N, D], kernel [R, C], bias and labels [N], as in
-  `models.heads`.
+  Neither waits for the device. `arrays` are the embedding [N, D], kernel
+  [R, C], bias and labels [N] that our head has; `compiled` compiles the loss,
+  as `torch.compile` does.
   """
   embedding_ND, kernel_RC, bias, label_N = arrays
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -55,18 +56,18 @@ def steps(
         ]
       return torch.stack([criterion(x, label_N) for x in logits]).sum()
 
-  if compiled:
-    loss_fn = torch.compile(loss_fn)
+  if compiled is not None:
+    loss_fn = compiled(loss_fn)
 
   def forward():
     with torch.no_grad():
-      return loss_fn().item()
+      return loss_fn()
 
   def forward_backward():
     embedding_ND.grad = None
     heads.zero_grad()
     loss = loss_fn()
     loss.backward()
-    return loss.item()
+    return loss.detach()
 
   return forward, forward_backward
