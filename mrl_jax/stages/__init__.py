@@ -57,6 +57,7 @@ def run(
       f'workdir on a shared disk, here {workdir.path}'
     )
   if 'train' in modes and not is_finished('train', config, workdir):
+    check.check_devices(config)
     check.check_files(config, workdir, modes)
   done, checkpoint = set(), None
   for mode in modes:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import math
 
+import jax
 from ml_collections import ConfigDict
 
 from mrl_jax import models
@@ -20,6 +21,7 @@ from mrl_jax.stages import inputs
 from mrl_jax.stages import recorded
 from mrl_jax.stages.fields import require
 from mrl_jax.training import profile
+from mrl_jax.training import sharding
 from mrl_jax.training import trainable
 from mrl_jax.workdir import predictions
 from mrl_jax.workdir import Workdir
@@ -60,6 +62,19 @@ def check_files(
     inputs.open_sets(config, class_names)
   if groups:
     analyze.load_groups(config.superclasses, class_names)
+
+
+def check_devices(config: ConfigDict) -> None:
+  """Raises ValueError if the devices there are cannot train as configured."""
+  mesh = sharding.make_mesh(**config.mesh)
+  sharding.check_batch_size(config.batch_size, mesh, config.micro_batches)
+  platform = jax.default_backend()
+  if config.loss_kernel == 'pallas' and (platform == 'cpu' or mesh.size > 1):
+    # Their tiles are of one device: the compiler splits none over a mesh.
+    raise ValueError(
+      f"loss_kernel 'pallas' on {mesh.size} {platform} devices: "
+      'must be one GPU or TPU'
+    )
 
 
 def _check_start(config: ConfigDict) -> None:

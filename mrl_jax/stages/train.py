@@ -45,13 +45,6 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   ValueError at a step whose loss is not finite; earlier checkpoints stay.
   """
   mesh = sharding.make_mesh(**config.mesh)
-  sharding.check_batch_size(config.batch_size, mesh, config.micro_batches)
-  platform = jax.default_backend()
-  if config.loss_kernel == 'pallas' and (platform == 'cpu' or mesh.size > 1):
-    raise ValueError(
-      f"loss_kernel 'pallas' on {mesh.size} {platform} devices: "
-      'must be one GPU or TPU'
-    )
   damage = DamageLog(config.max_damaged)
   dataset, source, eval_source = recorded.open_for_training(config, workdir)
   kind = 'vectors' if config.embeddings else 'images'

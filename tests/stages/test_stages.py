@@ -346,7 +346,17 @@ def test_a_loss_that_is_not_finite_stops_training(config, tmp_path):
 def test_tiles_need_an_accelerator(config, tmp_path):
   config.loss_kernel = 'pallas'
   with pytest.raises(ValueError, match='on 1 cpu devices: must be one GPU'):
-    stages.run(config, tmp_path, ('train',))
+    stages.run(config, tmp_path / 'run', ('train',))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_tiles_are_not_split_over_a_mesh(config, monkeypatch, tmp_path):
+  config.loss_kernel = 'pallas'
+  config.mesh.data = 2
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  with pytest.raises(ValueError, match='on 2 tpu devices: must be one GPU'):
+    stages.run(config, tmp_path / 'run', ('train',))
+  assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize(
