@@ -3,6 +3,7 @@
 One process compiles all of them: the compilers would disturb the other tests.
 """
 
+import collections
 import json
 import os
 import subprocess
@@ -14,13 +15,19 @@ from benchmarks.compiled import targets
 
 TPU, GPU = 'v5e:2x4', 'h100x8'
 WHAT = (
-  r'train: MRL, (FSDP|model 2) \(8|head: MRL.*tiles|head: MRL, 128.*\(8'
+  r'train: MRL, model 2, FSDP \(8|head: MRL.*tiles|head: MRL, 128.*\(8'
   r'|head: contrastive.*\(8|search: .*float32 \(8'
 )
-# The collectives of a step on eight chips; tiles are of one.
+# The collectives of a step on eight chips: all-reduces, all-gathers, others.
 SENT = {
-  TPU: {},
-  GPU: {},
+  'train: MRL, model 2, FSDP (8)': {TPU: (0, 0, 0), GPU: (16, 1, 1)},
+  'head: MRL-E, tiles, 128 x 32 x 256 (1)': {TPU: (0, 0, 0), GPU: (0, 0, 0)},
+  'head: MRL, tiles, 128 x 32 x 256 (1)': {TPU: (0, 0, 0), GPU: (0, 0, 0)},
+  'head: MRL, 128 x 32 x 256 (8)': {TPU: (1, 0, 0), GPU: (1, 0, 0)},
+  'head: contrastive, 64 x 24 (8)': {TPU: (3, 2, 0), GPU: (3, 1, 1)},
+  'search: 8 of 2048 x 16, float32 (8)': {TPU: (0, 2, 0), GPU: (0, 1, 0)},
+  'search: 8 of 2048 x 32, float32 (8)': {TPU: (0, 2, 0), GPU: (0, 1, 0)},
+  'search: rerank 8 at 32, float32 (8)': {TPU: (1, 0, 0), GPU: (1, 0, 0)},
 }
 
 
@@ -64,11 +71,14 @@ def rows(target, tmp_path_factory):
 
 
 def test_the_number_of_collectives(rows, target):
-  found = {
-    label: {f'{x["kind"]}: {x["whom"]}': x['count'] for x in row['sent']}
-    for label, row in rows.items()
-  }
-  assert found == SENT[target]
+  found = {}
+  for label, row in rows.items():
+    counts = collections.Counter()
+    for sent in row['sent']:
+      counts[sent['kind']] += sent['count']
+    named = [counts.pop(x, 0) for x in ('all-reduce', 'all-gather')]
+    found[label] = (*named, counts.total())
+  assert found == {label: sent[target] for label, sent in SENT.items()}
 
 
 def test_the_memory_of_the_state_is_used_again(rows):
@@ -85,19 +95,17 @@ def test_nothing_is_float64_or_on_the_host(rows):
 def test_as_many_products_as_the_model_has(rows):
   for label, row in rows.items():
     share = row['model/compiled']
-    # Tiles compute logits twice, and fill narrow prefixes up.
-    least = 0.2 if 'tiles' in label else 0.5
+    # Tiles fill prefixes up to 128; what splits classes repeats the encoder.
+    least = 0.1 if 'tiles' in label else 0.4
     assert not share or least < share <= 1, (label, share)
 
 
 def test_an_unknown_target():
   need_compiler(TPU)
   done = run('--target=v9:2x4')
-  assert done.returncode == 1
-  assert done.stderr.splitlines()[-1].startswith(
-    'error: target v9:2x4: the installed compilers take '
-  )
-  assert ' v5e:2x4,' in done.stderr and ' v6e:16x16' in done.stderr
+  line = 'error: target v9:2x4: the installed compilers take '
+  (line,) = (x for x in done.stderr.splitlines() if x.startswith(line))
+  assert done.returncode == 1 and ' v5e:2x4, ' in line and ' v6e:2x4' in line
 
 
 @pytest.mark.parametrize('name', [TPU, GPU, 'v9:2x4', 'v5e', 'h100'])

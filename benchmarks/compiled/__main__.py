@@ -85,6 +85,7 @@ def _parse() -> argparse.Namespace:
   add('--image_size', type=int, help='default: 160')
   add('--dtype', default='bfloat16', choices=('float32', 'bfloat16'))
   add('--heads', type=sizes, help='sizes NxDxC, comma-separated')
+  add('--block_mib', type=int, default=32, help='logits in a block of classes')
   args = parser.parse_args()
   tiny = args.tiny
   args.encoder = args.encoder or 'resnet50'

@@ -50,7 +50,13 @@ def _head(args, mesh, kind, sizes, kernel) -> Program:
   dtype = jnp.dtype(args.dtype)
   spec = None
   if kernel != 'apart':
-    spec = fused.Spec(dims, shared=kind != 'mrl', dtype=dtype, kernel=kernel)
+    spec = fused.Spec(
+      dims,
+      shared=kind != 'mrl',
+      dtype=dtype,
+      kernel=kernel,
+      block_bytes=args.block_mib << 20,
+    )
 
   def loss_fn(embedding_ND, kernel_RC, bias, label_N):
     arrays = embedding_ND, kernel_RC, bias, label_N

@@ -28,7 +28,7 @@ from mrl_jax.training import train_step as train_step_lib
 # The encoder of --tiny, whose steps compile in seconds.
 TINY = resnet.Variant(
   (1, 1),
-  (16, 32),
+  (16, 64),
   bottleneck=False,
   stem='3x3',
   stem_stride=1,
@@ -60,9 +60,10 @@ def models_of(blurs: bool, chips: int) -> list[Model]:
   if chips == 1:
     rows = [Model('fixed'), Model('mrl_e'), Model('mrl')]
     return rows + [Model('mrl', blurpool=True)] * blurs
-  main = Model('mrl', blurpool=blurs)
-  rows = [main, dataclasses.replace(main, fsdp=True)]
-  return rows if chips % 2 else [*rows, dataclasses.replace(main, model=2)]
+  meshes = [{}, {'fsdp': True}]
+  if not chips % 2:
+    meshes += [{'model': 2}, {'model': 2, 'fsdp': True}]
+  return [Model('mrl', blurpool=blurs, **mesh) for mesh in meshes]
 
 
 def train(args, devices: Sequence[Any]) -> Programs:
