@@ -15,12 +15,13 @@ from benchmarks.compiled import targets
 
 TPU, GPU = 'v5e:2x4', 'h100x8'
 WHAT = (
-  r'train: MRL, model 2, FSDP \(8|head: MRL.*tiles|head: MRL, 128.*\(8'
+  r'train: MRL, (FSDP|model 2) \(8|head: MRL.*tiles|head: MRL, 128.*\(8'
   r'|head: contrastive.*\(8|search: .*float32 \(8'
 )
 # The collectives of a step on eight chips: all-reduces, all-gathers, others.
 SENT = {
-  'train: MRL, model 2, FSDP (8)': {TPU: (0, 0, 0), GPU: (16, 1, 1)},
+  'train: MRL, FSDP (8)': {TPU: (13, 23, 0), GPU: (12, 2, 1)},
+  'train: MRL, model 2 (8)': {TPU: (16, 0, 0), GPU: (16, 0, 0)},
   'head: MRL-E, tiles, 128 x 32 x 256 (1)': {TPU: (0, 0, 0), GPU: (0, 0, 0)},
   'head: MRL, tiles, 128 x 32 x 256 (1)': {TPU: (0, 0, 0), GPU: (0, 0, 0)},
   'head: MRL, 128 x 32 x 256 (8)': {TPU: (1, 0, 0), GPU: (1, 0, 0)},
