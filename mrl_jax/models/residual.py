@@ -15,14 +15,39 @@ from mrl_jax.models.batch_norm import BatchNorm
 
 
 class Conv(nnx.Module):
-  """A convolution, after a blur if `blurs`."""
+  """A convolution, after a blur if `blurs`.
 
-  def __init__(self, conv: nnx.Conv, *, blurs: bool):
+  A 1x1 convolution has its `stride` in what stands before it, the blur or a
+  slice, so that only the pixels that it reads are blurred.
+  """
+
+  def __init__(self, conv: nnx.Conv, *, blurs: bool, stride: int):
     self.conv = conv
     self.blurs = blurs
+    self.stride = stride
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    return self.conv(blur(x) if self.blurs else x)
+    return self.conv(self.before(x))
+
+  def before(self, x: jax.Array) -> jax.Array:
+    """The pixels of `x` that the convolution is applied to."""
+    if self.blurs:
+      return _blur(x, stride=self.stride, padding=1)
+    return x[:, :: self.stride, :: self.stride] if self.stride > 1 else x
+
+
+def normalize(norm: BatchNorm, conv: Conv, x: jax.Array) -> jax.Array:
+  """Returns `norm(conv(x))`.
+
+  In training the output of a 1x1 convolution with at least twice as many
+  channels as its input is not stored.
+  """
+  kernel_shape = conv.conv.kernel_shape
+  size, in_channels, out_channels = kernel_shape[0], *kernel_shape[2:]
+  if norm.use_running_average or size > 1 or out_channels < 2 * in_channels:
+    return norm(conv(x))
+  kernel_KC = conv.conv.kernel[...][0, 0]
+  return norm.project(conv.before(x), kernel_KC)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +77,12 @@ class Layers:
     groups: int = 1,
   ) -> Conv:
     """A convolution without bias, with torch's padding."""
+    before = stride if size == 1 else 1
     conv = nnx.Conv(
       in_channels,
       out_channels,
       (size, size),
-      strides=stride,
+      strides=stride // before,
       padding=dilation * (size // 2),
       kernel_dilation=dilation,
       feature_group_count=groups,
@@ -66,7 +92,7 @@ class Layers:
       rngs=self.rngs,
     )
     blurs = self.blurpool and stride > 1 and in_channels >= 16
-    return Conv(conv, blurs=blurs)
+    return Conv(conv, blurs=blurs, stride=before)
 
   def norm(self, channels: int) -> BatchNorm:
     return BatchNorm(channels, rngs=self.rngs)
@@ -135,7 +161,7 @@ class Downsample(nnx.Module):
     self.norm = layers.norm(out_channels)
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    return self.norm(self.conv(x))
+    return normalize(self.norm, self.conv, x)
 
 
 class AverageDownsample(nnx.Module):
@@ -206,4 +232,4 @@ class Bottleneck(nnx.Module):
     x = nnx.relu(self.bn1(self.conv1(x)))
     x = nnx.relu(self.bn2(self.conv2(x)))
     x = blur_pool(x) if self.pools else x
-    return nnx.relu(self.bn3(self.conv3(x)) + shortcut)
+    return nnx.relu(normalize(self.bn3, self.conv3, x) + shortcut)
