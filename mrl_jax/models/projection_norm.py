@@ -48,12 +48,10 @@ def _forward(x, w_KC, scale_C, bias_C, epsilon):
   inverse_GC = jax.lax.rsqrt(variance_GC + epsilon)
   multiplier_GC = inverse_GC * scale_C[None]
   offset_GC = bias_C[None] - mean_GC * multiplier_GC
-  y = _product('gnhwk,kc->gnhwc', x, w, wide.dtype)
-  y = (y * _over_pixels(multiplier_GC) + _over_pixels(offset_GC)).astype(
-    x.dtype
-  )
+  y = jnp.einsum('gnhwk,kc->gnhwc', x, w)
+  y = y * _over_pixels(multiplier_GC) + _over_pixels(offset_GC)
   kept = (x, w_KC, scale_C, center_GK, spread_GKC, mean_GC, inverse_GC)
-  return (y, mean_GC, variance_GC), kept
+  return (y.astype(x.dtype), mean_GC, variance_GC), kept
 
 
 def _backward(kept, cotangents):
@@ -81,8 +79,8 @@ def _backward(kept, cotangents):
   shift_GK = _exact('gc,kc->gk', shift_GC, wide)
   scaled = (g * _over_pixels(multiplier_GC)).astype(x.dtype)
   grad = (
-    _product('gnhwc,kc->gnhwk', scaled, w, wide.dtype)
-    - _product('gnhwl,gkl->gnhwk', x, back_GKL.astype(x.dtype), x.dtype)
+    jnp.einsum('gnhwc,kc->gnhwk', scaled, w)
+    - jnp.einsum('gnhwl,gkl->gnhwk', x, back_GKL.astype(x.dtype))
     - _over_pixels(shift_GK)
   )
   grads = (kernel_GKC, scale_GC, bias_GC)
@@ -104,13 +102,6 @@ def _count(x: jax.Array) -> int:
 
 def _over_pixels(x_GC: jax.Array) -> jax.Array:
   return x_GC[:, None, None, None]
-
-
-def _product(
-  spec: str, x: jax.Array, w: jax.Array, dtype: jnp.dtype
-) -> jax.Array:
-  """A convolution's product, summed with XLA's usual precision."""
-  return jnp.einsum(spec, x, w, preferred_element_type=dtype)
 
 
 def _exact(spec: str, *arrays: jax.Array) -> jax.Array:

@@ -126,7 +126,11 @@ def batch_norm_group(
     ValueError: a group is neither within one device nor on several whole ones.
   """
   share = batch_size // (mesh.shape['data'] * micro_batches)
-  if group == 'device':
+  if isinstance(group, str):
+    if group != 'device':
+      raise ValueError(
+        f"batch_norm_group {group!r}: must be a number or 'device'"
+      )
     return share
   if group and share % group and group % share:
     raise ValueError(
