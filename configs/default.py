@@ -10,6 +10,7 @@ A list that is given twice is refused.
 """
 
 from ml_collections import ConfigDict
+from ml_collections import FieldReference
 
 
 def get_config() -> ConfigDict:
@@ -148,6 +149,12 @@ def get_config() -> ConfigDict:
   # Parts of a device's batch whose gradients are taken one after another, where
   # a whole one does not fit; BatchNorm sees each on its own.
   config.micro_batches = 1
+  # Examples that BatchNorm takes its statistics over: 0, the whole batch, over
+  # all devices and processes; 'device', each device's share of it, as the
+  # released PyTorch code has it for each process; or a number of examples,
+  # which divides that share or is a multiple of it. Where a device holds whole
+  # groups, ResNets train with few all-reduces.
+  config.batch_norm_group = FieldReference(0, field_type=object)
   config.num_epochs = 40
   # At the schedule's peak, for this batch size; it is not rescaled.
   config.learning_rate = 0.425

@@ -15,14 +15,16 @@ from mrl_jax.models.batch_norm import BatchNorm
 
 
 class Conv(nnx.Module):
-  """A convolution, after a blur if `blurs`."""
+  """A convolution, after a blur of the given stride unless that is 0."""
 
-  def __init__(self, conv: nnx.Conv, *, blurs: bool):
+  def __init__(self, conv: nnx.Conv, *, blur_stride: int):
     self.conv = conv
-    self.blurs = blurs
+    self.blur_stride = blur_stride
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    return self.conv(blur(x) if self.blurs else x)
+    if self.blur_stride:
+      x = _blur(x, stride=self.blur_stride, padding=1)
+    return self.conv(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +54,14 @@ class Layers:
     groups: int = 1,
   ) -> Conv:
     """A convolution without bias, with torch's padding."""
+    blurs = self.blurpool and stride > 1 and in_channels >= 16
+    # Before a 1x1 convolution only the pixels that it reads are blurred.
+    blur_stride = (stride if size == 1 else 1) if blurs else 0
     conv = nnx.Conv(
       in_channels,
       out_channels,
       (size, size),
-      strides=stride,
+      strides=stride // max(blur_stride, 1),
       padding=dilation * (size // 2),
       kernel_dilation=dilation,
       feature_group_count=groups,
@@ -65,8 +70,7 @@ class Layers:
       kernel_init=initializers.kaiming_normal,
       rngs=self.rngs,
     )
-    blurs = self.blurpool and stride > 1 and in_channels >= 16
-    return Conv(conv, blurs=blurs)
+    return Conv(conv, blur_stride=blur_stride)
 
   def norm(self, channels: int) -> BatchNorm:
     return BatchNorm(channels, rngs=self.rngs)

@@ -11,6 +11,7 @@ from mrl_jax import nesting
 from mrl_jax.data.sources import eval_sets
 from mrl_jax.interop.pytorch import load
 from mrl_jax.models import geometry
+from mrl_jax.models import resnet
 from mrl_jax.models import slimmable
 from mrl_jax.models import vit
 from mrl_jax.stages import analyze
@@ -46,6 +47,7 @@ def check(config: ConfigDict) -> None:
   _check_vectors(config)
   _check_images(config)
   _check_encoder(config)
+  _check_batch_norm(config)
   # Its rules are those of the optimizer and the schedule.
   build.optimizer(config, steps_per_epoch=2**20)
   _check_dims(config)
@@ -153,6 +155,20 @@ def _check_encoder(config: ConfigDict) -> None:
     require(name, config[name], config[name] == size, right)
     for name in ('late_image_size', 'flip_eval_image_size'):
       require(name, config[name], config[name] in (0, size), f'0 or {right}')
+
+
+def _check_batch_norm(config: ConfigDict) -> None:
+  name, group = 'batch_norm_group', config.batch_norm_group
+  is_count = isinstance(group, int) and not isinstance(group, bool)
+  right = "a number of examples, 'device', or 0 for the whole batch"
+  require(name, group, group == 'device' or (is_count and group >= 0), right)
+  variant = models.ENCODERS.get(config.encoder)
+  ok = not group or isinstance(variant, resnet.Variant)
+  require(name, group, ok, f'0 for {config.encoder}, which has no BatchNorm')
+  if is_count and group:
+    size = config.batch_size // config.micro_batches
+    right = f'a divisor of the {size} examples of a batch, or of its part'
+    require(name, group, size % group == 0, right)
 
 
 def _check_analysis(config: ConfigDict) -> None:

@@ -47,6 +47,7 @@ def later_fields(dataset: str) -> dict[str, Any]:
     # Images of folders were once read as they are stored, like those of TFDS.
     'as_seen': 'no' if is_folder else 'auto',
     'init_prefix': '',
+    'batch_norm_group': 0,
     **geometry.OPTIONS,
   }
 

@@ -107,11 +107,14 @@ _TYPES = {
     'cascade.temperature',
   ),
 }
+# Fields of no one type, which stages/check.py looks at.
+_ANY = ('batch_norm_group',)
 
 
 def check_present(config: ConfigDict) -> None:
   """Raises ValueError, naming them, if fields are missing."""
-  names = {*LISTS, *_CHOICES, *(n for names in _TYPES.values() for n in names)}
+  typed = (name for names in _TYPES.values() for name in names)
+  names = {*LISTS, *_CHOICES, *typed, *_ANY}
   missing = [name for name in sorted(names) if _value(config, name) is None]
   if missing:
     raise ValueError(

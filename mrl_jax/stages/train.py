@@ -11,6 +11,7 @@ from mrl_jax import terminal
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.batches.input_wait import InputWait
 from mrl_jax.data.sources import provenance
+from mrl_jax.models import batch_norm
 from mrl_jax.stages import build
 from mrl_jax.stages import init_from
 from mrl_jax.stages import inputs
@@ -45,6 +46,9 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   ValueError at a step whose loss is not finite; earlier checkpoints stay.
   """
   mesh = sharding.make_mesh(**config.mesh)
+  group = sharding.batch_norm_group(
+    config.batch_norm_group, config.batch_size, mesh, config.micro_batches
+  )
   damage = DamageLog(config.max_damaged)
   dataset, source, eval_source = recorded.open_for_training(config, workdir)
   kind = 'vectors' if config.embeddings else 'images'
@@ -58,6 +62,7 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   batches, augment = inputs.train_batches(config, source, mesh, damage, kind)
   optimizer, schedule = build.optimizer(config, batches.steps_per_epoch)
   model = build.model(config, len(dataset.class_names))
+  batch_norm.set_group(model, group)
   if not workdir.latest_step():
     if config.embeddings:
       model.encoder.fit(source.sample(_FIT_ROWS, seed=config.seed))

@@ -107,6 +107,39 @@ def check_batch_size(
     )
 
 
+def batch_norm_group(
+  group: int | str,
+  batch_size: int,
+  mesh: jax.sharding.Mesh,
+  micro_batches: int = 1,
+) -> int:
+  """The number of examples in each group that BatchNorm normalises alone.
+
+  Args:
+    group: the number, 0 for the whole batch, or `device` for each device's
+      share of a batch or micro-batch.
+    batch_size: examples of the batch, over all devices.
+    mesh: the devices.
+    micro_batches: parts of a batch.
+
+  Raises:
+    ValueError: a group is neither within one device nor on several whole ones.
+  """
+  share = batch_size // (mesh.shape['data'] * micro_batches)
+  if isinstance(group, str):
+    if group != 'device':
+      raise ValueError(
+        f"batch_norm_group {group!r}: must be a number or 'device'"
+      )
+    return share
+  if group and share % group and group % share:
+    raise ValueError(
+      f'batch_norm_group {group}: must divide the {share} examples of a '
+      'device, or be a multiple of them'
+    )
+  return group
+
+
 def local_rows(batch_size: int, mesh: jax.sharding.Mesh) -> list[int]:
   """The rows of a global batch that lie on this process's devices, in order."""
   slices = over_data(mesh).addressable_devices_indices_map((batch_size,))

@@ -151,7 +151,7 @@ def test_blurpool_stands_before_strided_convolutions_of_16_channels():
   blurred = {
     '.'.join(map(str, path))
     for path, node in nnx.iter_graph(encoder)
-    if isinstance(node, residual.Conv) and node.blurs
+    if isinstance(node, residual.Conv) and node.blur_stride
   }
   assert blurred == {
     f'layer{stage}.0.{name}'

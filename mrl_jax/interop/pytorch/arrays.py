@@ -91,7 +91,7 @@ def blurs(encoder: nnx.Module) -> dict[str, residual.Conv]:
   return {
     '.'.join(map(str, path)): node
     for path, node in nnx.iter_modules(encoder)
-    if isinstance(node, residual.Conv) and node.blurs
+    if isinstance(node, residual.Conv) and node.blur_stride
   }
 
 
