@@ -35,7 +35,7 @@ def start(*args):
 
 def launch(*args):
   process = start(*args)
-  out, err = process.communicate(timeout=120)
+  out, err = process.communicate(timeout=300)
   return process.returncode, out, err
 
 

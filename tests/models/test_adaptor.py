@@ -199,7 +199,7 @@ ROWS, LABELS = np.ones((4, 3), np.float32), np.arange(4)
     ({'val_y': np.array([0, 1, 2, 4])}, 'label 4 of row 3 .* in .0, 4.'),
     ({'train_y': np.array([0, 1, -2, 3])}, 'label -2 of row 2'),
     ({'train_y': np.arange(3)}, r'train-y.npy .*\(3,\).*\(4,\)'),
-    ({'train_y': np.ones(4)}, r'train-y.npy holds float64'),
+    ({'train_y': np.ones(4)}, r'train-y.npy of float64: must be integers'),
     ({'train_x': np.ones((4, 3), int)}, 'train-x.npy holds int64'),
     ({'train_x': np.ones(4)}, r'train-x.npy holds .* shape \(4,\)'),
   ],

@@ -49,7 +49,7 @@ def together(tmp_path_factory, data_dir):
   """The workdir of two processes, and what each has printed."""
   path = tmp_path_factory.mktemp('together')
   processes = start(settings(data_dir), path, ALL)
-  printed = [process.communicate(timeout=200) for process in processes]
+  printed = [process.communicate(timeout=500) for process in processes]
   assert [process.returncode for process in processes] == [0, 0], printed
   return path, printed
 
@@ -220,14 +220,14 @@ def test_two_go_on_from_one_until_one_is_killed(
     with pytest.raises(KeyboardInterrupt):
       stages.run(config, path, ('train',))
   processes = start(config, path, ('train',))
-  deadline = time.time() + 100
+  deadline = time.time() + 300
   while not (path / 'checkpoints' / '8').exists():
     assert processes[0].poll() is None and time.time() < deadline
     time.sleep(0.01)
   killed = time.time()
   processes[1].send_signal(signal.SIGKILL)
   processes[1].communicate()
-  out, err = processes[0].communicate(timeout=60)
+  out, err = processes[0].communicate(timeout=120)
   assert time.time() - killed < 60
   assert processes[0].returncode
   assert 'train: resumes at step 4' in out
@@ -240,12 +240,12 @@ def test_sigterm_to_one_saves_and_ends_both(data_dir, tmp_path):
   config = settings(data_dir, num_epochs=50)
   path = tmp_path / 'run'
   processes = start(config, path, ('train',))
-  deadline = time.time() + 100
+  deadline = time.time() + 300
   while not (path / 'checkpoints' / '4').exists():
     assert processes[0].poll() is None and time.time() < deadline
     time.sleep(0.01)
   processes[1].send_signal(signal.SIGTERM)
-  (out, _), _ = [process.communicate(timeout=60) for process in processes]
+  (out, _), _ = [process.communicate(timeout=120) for process in processes]
   assert [process.returncode for process in processes] == [143, 143]
   step = int(re.search(r'SIGTERM: saves step (\d+)', out)[1])
   assert (path / 'checkpoints' / str(step) / '_CHECKPOINT_METADATA').exists()
