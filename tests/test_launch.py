@@ -65,6 +65,17 @@ def test_mistakes_get_one_line(args, line, tmp_path):
   assert not workdir.exists()
 
 
+def test_flags_are_read_before_jax_is_imported():
+  done = subprocess.run(
+    [
+      *(sys.executable, '-c'),
+      "import mrl_jax.launch, sys; sys.exit('jax' in sys.modules)",
+    ],
+    cwd=ROOT,
+  )
+  assert done.returncode == 0
+
+
 def test_killed_and_started_again_it_ends_in_the_same_bits(data_dir, tmp_path):
   args = (*SHORT, f'--config.data_dir={data_dir}')
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'

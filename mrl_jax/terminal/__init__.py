@@ -5,7 +5,6 @@ import dataclasses
 import sys
 import time
 
-import jax
 import tqdm
 
 from mrl_jax.terminal.tables import show
@@ -14,8 +13,14 @@ from mrl_jax.terminal.tables import Table
 
 def say(message: str) -> None:
   """Prints a line, on the first process only."""
-  if not jax.process_index():
+  if _is_first_process():
     print(message, flush=True)
+
+
+def _is_first_process() -> bool:
+  import jax  # Takes a second, which a mistyped flag need not wait for.
+
+  return not jax.process_index()
 
 
 def table(content: Table) -> str:
@@ -45,7 +50,7 @@ class Progress:
   def __post_init__(self):
     self.resume(self.start_step)
     self._bar = None
-    if sys.stderr.isatty() and not jax.process_index():
+    if sys.stderr.isatty() and _is_first_process():
       self._bar = tqdm.tqdm(
         total=self.total_steps,
         initial=self.start_step,
