@@ -4,13 +4,14 @@ import os
 import pathlib
 import tempfile
 
-# All processes of a test run share what they compile. A size makes JAX lock the
-# folder, so that none reads a file half written.
+# A test process and those that it starts share what they compile. Two test
+# processes do not: one could read a file that the other still writes.
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   _cache = tempfile.TemporaryDirectory(prefix='mrl_jax_xla_')
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _cache.name
-  os.environ['JAX_COMPILATION_CACHE_MAX_SIZE'] = str(2**33)
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
+elif worker := os.environ.get('PYTEST_XDIST_WORKER'):
+  os.environ['JAX_COMPILATION_CACHE_DIR'] += f'/{worker}'
 # Compiling takes most of the time. LLVM's optimizations change results by
 # rounding alone; JAX_DISABLE_MOST_OPTIMIZATIONS=0 brings them back.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')

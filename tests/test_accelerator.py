@@ -26,13 +26,19 @@ _MAY_BE_ZERO = (
   *('share, %', 'ms', 'off by, %', 'loss off by, %', 'top-1@'),
   'temporary MB',
 )
+# The command has a cache of its own, as it kills its processes.
+_ENVIRONMENT = {
+  name: value
+  for name, value in os.environ.items()
+  if name != 'JAX_COMPILATION_CACHE_DIR'
+}
 
 
 def run(*arguments: str, timeout: float = 500) -> subprocess.CompletedProcess:
   return subprocess.run(
     [sys.executable, *arguments],
     cwd=ROOT,
-    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    env=_ENVIRONMENT | {'PYTHONPATH': str(ROOT)},
     timeout=timeout,
     check=True,
     capture_output=True,

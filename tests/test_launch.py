@@ -1,5 +1,6 @@
 """The command line: flags, errors in one line, and a run that is killed."""
 
+import os
 import pathlib
 import signal
 import subprocess
@@ -23,10 +24,11 @@ SHORT = (
 )
 
 
-def start(*args):
+def start(*args, **environment):
   return subprocess.Popen(
     [sys.executable, 'launch.py', *args],
     cwd=ROOT,
+    env=os.environ | environment,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
@@ -81,7 +83,9 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(data_dir, tmp_path):
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'
   code, _, err = launch(*args, f'--workdir={whole}')
   assert code == 0, err
-  process = start(*args, f'--workdir={killed}')
+  # It may be killed while it writes there.
+  cache = str(tmp_path / 'xla')
+  process = start(*args, f'--workdir={killed}', JAX_COMPILATION_CACHE_DIR=cache)
   deadline = time.time() + 60
   while not list(killed.glob('checkpoints/*0')):
     assert process.poll() is None and time.time() < deadline
