@@ -1,11 +1,6 @@
 """Training images split over the devices, and their exchange in the step."""
 
 import functools
-import os
-import pathlib
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -21,8 +16,8 @@ from mrl_jax.data.sources.vectors import Vectors
 from mrl_jax.training import sharding
 from tests import images
 from tests.data.test_batches import ListSource
+from tests.processes import run_two
 
-ROOT = pathlib.Path(__file__).parents[2]
 SEED = 3
 
 
@@ -176,18 +171,7 @@ for step, pair in enumerate(here.taken(batches, 1, 3), 1):
 
 
 def test_each_of_two_processes_loads_its_own_rows(tmp_path):
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    address = f'localhost:{free.getsockname()[1]}'
-  processes = [
-    subprocess.Popen(
-      [sys.executable, '-c', PROCESS, address, str(index), str(tmp_path)],
-      cwd=ROOT,
-      env={**os.environ, 'JAX_NUM_CPU_DEVICES': '4'},
-    )
-    for index in range(2)
-  ]
-  assert [process.wait(timeout=100) for process in processes] == [0, 0]
+  run_two(PROCESS, tmp_path)
   batches = resident.ResidentBatches(
     load(ListSource(20, (1, 17))), 20, 8, mesh=sharding.make_mesh(1), seed=SEED
   )

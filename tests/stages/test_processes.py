@@ -1,11 +1,9 @@
 """Two processes of four devices, over loopback, against one device alone."""
 
 import os
-import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,9 +20,11 @@ from mrl_jax.workdir import embeddings
 from mrl_jax.workdir import metrics_log
 from mrl_jax.workdir import predictions
 from tests import conftest
+from tests.processes import free_address
+from tests.processes import ROOT
+from tests.processes import run_two
 from tests.stages.test_stages import restored
 
-ROOT = pathlib.Path(__file__).parents[2]
 ALL = ('train', 'evaluate', 'embed', 'retrieve', 'analyze', 'report')
 
 
@@ -56,9 +56,7 @@ def together(tmp_path_factory, data_dir):
 
 def start(config, path, modes, count=2):
   """Starts `count` processes of four devices each, with config as flags."""
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    address = f'localhost:{free.getsockname()[1]}'
+  address = free_address()
   flags = [
     f'--config.{name}={config[name]}'
     for name in (
@@ -309,18 +307,7 @@ def test_search_over_rows_of_two_processes(tmp_path):
   rows_MD[90] = rows_MD[20]  # A tie between the processes.
   np.save(tmp_path / 'rows.npy', rows_MD)
   np.save(tmp_path / 'queries.npy', query_QD)
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    address = f'localhost:{free.getsockname()[1]}'
-  processes = [
-    subprocess.Popen(
-      [sys.executable, '-c', SEARCH, address, str(index), str(tmp_path)],
-      cwd=ROOT,
-      env={**os.environ, 'JAX_NUM_CPU_DEVICES': '4'},
-    )
-    for index in range(2)
-  ]
-  assert [process.wait(timeout=100) for process in processes] == [0, 0]
+  run_two(SEARCH, tmp_path)
   expected = retrieval.funnel(
     query_QD, rows_MD, dims=(4, 8), shortlists=(40, 9)
   )
