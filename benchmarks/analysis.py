@@ -20,19 +20,18 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from benchmarks import imagenet
 from benchmarks import timing
 from mrl_jax import models
 from mrl_jax import nesting
 from mrl_jax.analysis import few_shot
 from mrl_jax.analysis import results
-from mrl_jax.data.batches import augment
 from mrl_jax.training import inference
 from mrl_jax.workdir import checksums
 from mrl_jax.workdir import predictions
 
 _BLOCK = 1000
 SUPPORT = 10  # Training examples of each class.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def main() -> None:
@@ -174,7 +173,7 @@ def _evaluation(args) -> list[timing.Row]:
     parts = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
     step = inference.make_predict_step(
       graphdef,
-      lambda image: augment.normalize(image, mean=MEAN, std=STD),
+      imagenet.normalize,
       inference.Wanted(saved_dims=dims),
     )
     functions[f'{name}: {len(dims)}'] = lambda step=step, parts=parts: (

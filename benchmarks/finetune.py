@@ -16,10 +16,10 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from benchmarks import imagenet
 from benchmarks import timing
 from mrl_jax import models
 from mrl_jax import nesting
-from mrl_jax.data.batches import augment
 from mrl_jax.models import resnet
 from mrl_jax.training import optim
 from mrl_jax.training import state as state_lib
@@ -27,7 +27,6 @@ from mrl_jax.training import train_step as train_step_lib
 from mrl_jax.training import trainable
 
 NUM_CLASSES = 1000
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # arXiv 2205.13147, table 26; and all parameters.
 SETTINGS = {
   name: trainable.parse((name,))
@@ -86,7 +85,7 @@ def _model(args) -> models.Classifier:
 
 
 def _normalize(batch):
-  return augment.normalize(batch['image'], mean=MEAN, std=STD)
+  return imagenet.normalize(batch['image'])
 
 
 def _forward(args, batch):

@@ -21,10 +21,10 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+from benchmarks import imagenet
 from benchmarks import timing
 from mrl_jax import models
 from mrl_jax import nesting
-from mrl_jax.data.batches import augment
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.batches.stream import Crops
 from mrl_jax.data.batches.stream import StreamBatches
@@ -37,7 +37,6 @@ from mrl_jax.training import train_step as train_step_lib
 
 NUM_CLASSES = 1000
 KINDS = {'FF': 'fixed', 'MRL-E': 'mrl_e', 'MRL': 'mrl'}
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PRODUCT = 4096  # Rows and columns of the product that the rate is taken from.
 
 
@@ -104,7 +103,7 @@ def _compiled(args, kind: str, batch):
     graphdef,
     optimizer,
     lambda key, batch, step: (
-      augment.normalize(batch['image'], mean=MEAN, std=STD),
+      imagenet.normalize(batch['image']),
       batch['label'],
     ),
     seed=0,
@@ -139,7 +138,8 @@ def _peer(args, kind: str, batch):
   optimizer = torch_resnet.optimizer(model, momentum=0.9, weight_decay=1e-4)
   criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
   mean, std = (
-    torch.tensor(x, device=device)[:, None, None] for x in (MEAN, STD)
+    torch.tensor(x, device=device)[:, None, None]
+    for x in (imagenet.MEAN, imagenet.STD)
   )
   image = torch.tensor(batch['image'], device=device).permute(0, 3, 1, 2)
   label = torch.tensor(batch['label'], device=device).long()

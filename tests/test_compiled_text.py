@@ -6,8 +6,8 @@ import jax
 from jax import numpy as jnp
 import pytest
 
+from benchmarks import hlo
 from benchmarks.compiled import counts
-from benchmarks.compiled import hlo
 from benchmarks.compiled import measure
 from benchmarks.compiled import program
 from benchmarks.compiled import work

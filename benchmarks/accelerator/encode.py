@@ -5,7 +5,6 @@ any batch size, with the parameters inside. Images come from the host and
 embeddings go back to it.
 """
 
-import functools
 import time
 from typing import Any
 
@@ -13,12 +12,12 @@ import jax
 from jax import export as jax_export
 import numpy as np
 
+from benchmarks import imagenet
 from benchmarks.accelerator import programs
 from benchmarks.accelerator import rounds
 from benchmarks.accelerator import train_steps
 from benchmarks.accelerator.task import Task
 from benchmarks.accelerator.train_steps import Step
-from mrl_jax.data.batches import augment
 from mrl_jax.training import inference
 from mrl_jax.training import state as state_lib
 
@@ -36,10 +35,7 @@ def _measure(task: Task) -> dict[str, Any]:
   with programs.on_host():
     model = train_steps.classifier(sizes, step)
     graphdef, state = state_lib.create(model, train_steps.optimizer(step))
-  normalize = functools.partial(
-    augment.normalize, mean=train_steps.MEAN, std=train_steps.STD
-  )
-  embed = inference.make_embed_step(graphdef, normalize)
+  embed = inference.make_embed_step(graphdef, imagenet.normalize)
   on_host = jax.device_get((state.params, state.batch_stats))
   arrays = jax.device_put(on_host, jax.local_devices()[0])
   start = time.perf_counter()

@@ -1,20 +1,15 @@
 """The kind of work of each instruction of a compiled program, from its text."""
 
-from collections.abc import Collection
+from collections.abc import Sequence
 import re
+
+from benchmarks import hlo
 
 COLLECTIVES, CONVOLUTIONS, PRODUCTS = 'collectives', 'convolutions', 'products'
 NORMS, COPIES, OTHER = 'norms', 'copies', 'other'
 CLASSES = (CONVOLUTIONS, PRODUCTS, NORMS, COPIES, COLLECTIVES, OTHER)
 
-_INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?([\w.-]+) = (.*)$')
-_COMPUTATION = re.compile(r'^(?:ENTRY )?%?([\w.-]+) \(.*\{$')
-_OPCODE = re.compile(r'(?:^|\s)([a-z][a-z0-9-]*)\(')
-_CALLED = re.compile(r'(?:calls|to_apply)=%?([\w.-]+)')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
-_FRAME = re.compile(r'stack_frame_id=(\d+)')
-_NUMBERED = re.compile(r'^(\d+) (.*)$')
-_FIELDS = re.compile(r'(\w+)=(\d+)')
 _SOURCE = re.compile(r'source_file="([^"]*)"')
 _NORM_FILES = ('batch_norm.py', 'normalization.py')
 # Of a kernel or an event, where the program's text does not have it.
@@ -40,21 +35,9 @@ def of_program(text: str) -> dict[str, str]:
   convolution, product, norm (an operation of BatchNorm or LayerNorm, by the
   file that it is from, with what was fused to it), other. Copies only move.
   """
-  files = _files(text)
-  bodies: dict[str, list[tuple[str, str]]] = {}
-  body: list[tuple[str, str]] = []
-  for line in text.splitlines():
-    if match := _COMPUTATION.match(line):
-      body = bodies.setdefault(match[1], [])
-    elif match := _INSTRUCTION.match(line):
-      body.append((match[1], match[2]))
-  classes = {}
-  for body in bodies.values():
-    for name, right in body:
-      kind = _class(right, bodies, files)
-      if kind:
-        classes[name] = kind
-  return classes
+  module = hlo.Module(text)
+  classes = {step.name: _class(step, module) for step in module}
+  return {name: kind for name, kind in classes.items() if kind}
 
 
 def of_name(name: str, category: str = '') -> str:
@@ -66,56 +49,28 @@ def of_name(name: str, category: str = '') -> str:
   return OTHER
 
 
-def _class(right: str, bodies, files: dict[str, str]) -> str:
-  """The class of an instruction, given what is right of its name."""
-  opcode = _opcode(right)
-  if opcode in _CALLERS:
+def _class(step: hlo.Instruction, module: hlo.Module) -> str:
+  """The class of an instruction; empty if its work has events of its own."""
+  if step.opcode in _CALLERS:
     return ''
-  held = [right]
-  if opcode == 'fusion' and (match := _CALLED.search(right)):
-    held = [text for _, text in bodies.get(match[1], ())] or held
-  opcodes = {_opcode(text) for text in held}
-  targets = ' '.join(_TARGET.findall(right))
-  if any(of_name(x) == COLLECTIVES for x in opcodes):
+  held = [step]
+  if step.opcode == 'fusion':
+    held = module.computations.get(step.attribute('calls')) or held
+  opcodes = {inner.opcode for inner in held}
+  targets = ' '.join(_TARGET.findall(step.rest))
+  if any(of_name(opcode) == COLLECTIVES for opcode in opcodes):
     return COLLECTIVES
   if 'convolution' in opcodes or 'conv' in targets:
     return CONVOLUTIONS
   if 'dot' in opcodes or of_name(targets) == PRODUCTS:
     return PRODUCTS
-  if _is_norm(held, files):
+  if _is_norm(held, module):
     return NORMS
   return COPIES if opcodes <= _MOVES else OTHER
 
 
-def _is_norm(held: Collection[str], files: dict[str, str]) -> bool:
-  sources = [source for text in held for source in _SOURCE.findall(text)]
-  frames = (frame for text in held for frame in _FRAME.findall(text))
-  sources += [files.get(frame, '') for frame in frames]
+def _is_norm(held: Sequence[hlo.Instruction], module: hlo.Module) -> bool:
+  """Whether an operation is from a file of norms, by its innermost call."""
+  sources = [source for x in held for source in _SOURCE.findall(x.rest)]
+  sources += [source for x in held for source in module.files(x)[:1]]
   return any(source.endswith(_NORM_FILES) for source in sources)
-
-
-def _opcode(right: str) -> str:
-  match = _OPCODE.search(right)
-  return match[1] if match else ''
-
-
-def _files(text: str) -> dict[str, str]:
-  """The file of each stack frame's innermost call, by the frame's number."""
-  tables: dict[str, dict[str, str]] = {}
-  table: dict[str, str] = {}
-  for line in text.splitlines():
-    if line in ('FileNames', 'FunctionNames', 'FileLocations', 'StackFrames'):
-      table = tables.setdefault(line, {})
-    elif match := _NUMBERED.match(line):
-      table[match[1]] = match[2]
-  names = tables.get('FileNames', {})
-  places = {
-    number: names.get(dict(_FIELDS.findall(fields)).get('file_name_id', ''), '')
-    for number, fields in tables.get('FileLocations', {}).items()
-  }
-  return {
-    number: places.get(
-      dict(_FIELDS.findall(fields)).get('file_location_id', ''), ''
-    ).strip('"')
-    for number, fields in tables.get('StackFrames', {}).items()
-  }

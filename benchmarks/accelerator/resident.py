@@ -8,13 +8,13 @@ batch.
 
 from collections.abc import Iterator
 import concurrent.futures
-import functools
 import itertools
 from typing import Any
 
 import jax
 import numpy as np
 
+from benchmarks import imagenet
 from benchmarks.accelerator import rounds
 from benchmarks.accelerator import splits
 from benchmarks.accelerator import train_steps
@@ -80,10 +80,7 @@ class _Resident:
         crop_key, image_NHWC, step.pixels, _SCALE
       )
       image_NHWC = augment.random_flip(flip_key, image_NHWC)
-      normalize = functools.partial(
-        augment.normalize, mean=train_steps.MEAN, std=train_steps.STD
-      )
-      return normalize(image_NHWC), label_N
+      return imagenet.normalize(image_NHWC), label_N
 
     self.training = Training(
       task.sizes,

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks import head as head_lib
+from benchmarks import imagenet
 from benchmarks import torch_resnet
 from benchmarks.accelerator import peers
 from benchmarks.accelerator import train_steps
@@ -80,9 +81,8 @@ class _Losses(nn.Module):
     self.criterion = nn.CrossEntropyLoss(
       label_smoothing=train_steps.LABEL_SMOOTHING
     )
-    for name in ('MEAN', 'STD'):
-      values = torch.tensor(getattr(train_steps, name))[:, None, None]
-      self.register_buffer(name.lower(), values)
+    for name, value in (('mean', imagenet.MEAN), ('std', imagenet.STD)):
+      self.register_buffer(name, torch.tensor(value)[:, None, None])
 
   def forward(self, image, label):
     x = (image / 255 - self.mean) / self.std

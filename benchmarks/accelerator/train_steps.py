@@ -11,11 +11,11 @@ import numpy as np
 import optax
 
 from benchmarks import head
+from benchmarks import imagenet
 from benchmarks.accelerator import programs
 from benchmarks.accelerator.sizes import Sizes
 from mrl_jax import models
 from mrl_jax import nesting
-from mrl_jax.data.batches import augment
 from mrl_jax.models import convnext
 from mrl_jax.models import resnet
 from mrl_jax.models import vit
@@ -24,7 +24,6 @@ from mrl_jax.training import sharding
 from mrl_jax.training import state as state_lib
 from mrl_jax.training import train_step as train_step_lib
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LABEL_SMOOTHING, MOMENTUM, SGD_DECAY, ADAMW_DECAY = 0.1, 0.9, 1e-4, 0.05
 # In small: of the same kinds, for a CPU to compile in seconds.
 _SMALL = {
@@ -84,7 +83,7 @@ def batch_of(sizes: Sizes, step: Step) -> dict[str, np.ndarray]:
 def normalized(key: Any, batch: Any, step: Any) -> tuple[jax.Array, jax.Array]:
   """The `augment` of `make_train_step`, for images that are cropped."""
   del key, step
-  image_NHWC = augment.normalize(batch['image'], mean=MEAN, std=STD)
+  image_NHWC = imagenet.normalize(batch['image'])
   return image_NHWC, batch['label']
 
 

@@ -4,7 +4,7 @@ import collections
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmarks.compiled import hlo
+from benchmarks import hlo
 
 _COLLECTIVES = (
   'all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all',

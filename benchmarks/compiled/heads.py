@@ -13,13 +13,13 @@ from benchmarks.compiled.program import make_mesh
 from benchmarks.compiled.program import placed
 from benchmarks.compiled.program import Program
 from benchmarks.compiled.program import Programs
+from benchmarks.head import KINDS
 from mrl_jax import losses
 from mrl_jax import nesting
 from mrl_jax.losses import fused
 
 _ROWS = {'tpu': 128, 'gpu': 64}  # Of a tile.
 _HOW = {'xla': '', 'pallas': ', tiles', 'apart': ', a product each'}
-KINDS = {'FF': 'fixed', 'MRL-E': 'mrl_e', 'MRL': 'mrl'}
 
 
 def programs(args, devices: Sequence[Any]) -> Programs:

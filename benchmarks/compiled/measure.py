@@ -4,8 +4,8 @@ import collections
 import time
 from typing import Any
 
+from benchmarks import hlo
 from benchmarks.compiled import counts
-from benchmarks.compiled import hlo
 from benchmarks.compiled import work
 from benchmarks.compiled.program import Program
 from benchmarks.compiled.targets import Target

@@ -9,6 +9,8 @@ from flax import nnx
 import jax
 from jax import numpy as jnp
 
+from benchmarks import head
+from benchmarks import imagenet
 from benchmarks.compiled import flax_imagenet
 from benchmarks.compiled.program import make_mesh
 from benchmarks.compiled.program import placed
@@ -17,7 +19,6 @@ from benchmarks.compiled.program import Program
 from benchmarks.compiled.program import Programs
 from mrl_jax import models
 from mrl_jax import nesting
-from mrl_jax.data.batches import augment
 from mrl_jax.models import resnet
 from mrl_jax.training import inference
 from mrl_jax.training import optim
@@ -34,7 +35,6 @@ TINY = resnet.Variant(
   stem_stride=1,
   stem_pool=False,
 )
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Model:
 
   @property
   def name(self) -> str:
-    parts = [{'fixed': 'FF', 'mrl_e': 'MRL-E', 'mrl': 'MRL'}[self.kind]]
+    parts = [name for name, kind in head.KINDS.items() if kind == self.kind]
     parts += ['BlurPool'] if self.blurpool else []
     parts += [f'model {self.model}'] if self.model > 1 else []
     parts += ['FSDP'] if self.fsdp else []
@@ -158,13 +158,9 @@ def _batch(args, mesh, **others) -> dict[str, jax.ShapeDtypeStruct]:
   }
 
 
-def _normalize(image_NHWC):
-  return augment.normalize(image_NHWC, mean=MEAN, std=STD)
-
-
 def _augment(key, batch, step):
   del key, step
-  return _normalize(batch['image']), batch['label']
+  return imagenet.normalize(batch['image']), batch['label']
 
 
 def _train(args, devices, row: Model) -> Program:
@@ -193,7 +189,7 @@ def _infer(args, devices, row: Model, *, embeds: bool) -> Program:
     make, out = inference.make_embed_step, sharding.over_data(mesh)
   else:
     make, out = inference.make_eval_step, sharding.replicated(mesh)
-  step = make(graphdef, _normalize, sharding=out)
+  step = make(graphdef, imagenet.normalize, sharding=out)
   batch = _batch(args, mesh, mask=jnp.bool_)
   arguments = (state.params, state.batch_stats, batch)
   return _program(

@@ -6,7 +6,7 @@ import math
 import re
 from typing import NamedTuple
 
-from benchmarks.compiled import hlo
+from benchmarks import hlo
 
 _TILES = ('tpu_custom_call', '__gpu$xla.gpu.triton')
 # Custom calls that only name memory.
