@@ -70,6 +70,9 @@ def check_devices(config: ConfigDict) -> None:
   """Raises ValueError if the devices there are cannot train as configured."""
   mesh = sharding.make_mesh(**config.mesh)
   sharding.check_batch_size(config.batch_size, mesh, config.micro_batches)
+  sharding.batch_norm_group(
+    config.batch_norm_group, config.batch_size, mesh, config.micro_batches
+  )
   platform = jax.default_backend()
   if config.loss_kernel == 'pallas' and (platform == 'cpu' or mesh.size > 1):
     # Their tiles are of one device: the compiler splits none over a mesh.

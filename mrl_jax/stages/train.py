@@ -51,9 +51,9 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   )
   damage = DamageLog(config.max_damaged)
   dataset, source, eval_source = recorded.open_for_training(config, workdir)
-  kind = 'vectors' if config.embeddings else 'images'
+  things = 'vectors' if config.embeddings else 'images'
   terminal.say(
-    f'train: {len(source):,} {kind} of {source.num_classes:,} classes, '
+    f'train: {len(source):,} {things} of {source.num_classes:,} classes, '
     f'{len(eval_source):,} to evaluate on'
   )
   begun = dataset.input if workdir.latest_step() else None
