@@ -81,7 +81,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     by=args.cost,
   )
   return {
-    'accuracy': 'mAP@10' if labels else f'{k}-Recall@{k}',
+    'accuracy': {'map': 'mAP@10', 'ndcg': f'nDCG@{k}'}.get(
+      judge.accuracy, f'{k}-Recall@{k}'
+    ),
     'queries': len(query_QD),
     'database': M,
     'exact': full._asdict(),
@@ -99,13 +101,13 @@ def table_of_points(measured: dict[str, Any]) -> str:
   if measured['recommended'] and measured['recommended'] not in shown:
     shown.append(measured['recommended'])
   header = (
-    '', 'search', f'{measured["accuracy"]} %', 'MFLOPs/query', 'MB/query',
-    'ms/query', 'bytes/row',
+    '', 'search', f'{measured["accuracy"]} %', 'k-recall %', 'MFLOPs/query',
+    'MB/query', 'ms/query', 'bytes/row',
   )  # fmt: skip
   rows = [
     (
       '*' if point == measured['recommended'] else '', point['name'],
-      point['accuracy'], f'{point["mflops"]:.4g}',
+      point['accuracy'], point['k_recall'], f'{point["mflops"]:.4g}',
       f'{point["bytes"] / 1e6:.4g}', f'{point["ms"]:.3g}',
       f'{point["row_bytes"]:,}',
     )
@@ -141,6 +143,13 @@ def run(args: argparse.Namespace) -> None:
       f'and MB for {args.rows:,} rows; cheapest by {args.cost}:'
     )
     print(table_of_points(record))
+    if any(
+      x['accuracy'] > record['exact']['accuracy'] for x in record['front']
+    ):
+      print(
+        f'Where {record["accuracy"]} exceeds that of the exact search, nearer '
+        'rows gave way to relevant ones: k-recall says how many were found.'
+      )
     if args.rows > record['database']:
       print('Accuracies are of the rows at hand; they fall as rows are added.')
     print(_verdict(record))

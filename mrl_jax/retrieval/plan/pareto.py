@@ -43,8 +43,10 @@ class Point(NamedTuple):
   """A measured candidate.
 
   Attributes:
-    accuracy: mAP@10, or without labels k-Recall@k, in percent.
+    accuracy: mAP@10, nDCG@10, or without labels k-Recall@k, in percent.
     ms: time per query on the measured database, all queries searched together.
+    k_recall: k-Recall@k in percent; what is beside the true neighbours may be
+      relevant, and then a search finds fewer of them at a better accuracy.
   """
 
   name: str
@@ -53,6 +55,7 @@ class Point(NamedTuple):
   bytes: float
   ms: float
   row_bytes: float
+  k_recall: float | None = None
 
 
 class Grid(NamedTuple):
@@ -150,15 +153,15 @@ def measure(candidate: Candidate, query_QD: np.ndarray, judge) -> Point:
   start = time.perf_counter()
   ids_QK = candidate.search(query_QD).ids_QK
   ms = 1e3 * (time.perf_counter() - start) / len(query_QD)
-  # The last one belongs to the largest k, at most 10.
-  *_, accuracy = (
-    value
-    for name, value in judge(ids_QK).items()
-    if name.startswith(('map', 'krecall'))
+  # The last of each belongs to the largest k, at most 10.
+  values = judge(ids_QK)
+  accuracy, k_recall = (
+    [value for name, value in values.items() if name.startswith(metric)][-1]
+    for metric in (judge.accuracy, 'krecall')
   )
   return Point(
     candidate.name, accuracy, candidate.mflops, candidate.bytes, ms,
-    candidate.row_bytes,
+    candidate.row_bytes, k_recall,
   )  # fmt: skip
 
 
