@@ -10,6 +10,8 @@ import pytest
 from mrl_jax import retrieval
 from mrl_jax.retrieval import compare
 from mrl_jax.retrieval import metrics
+from mrl_jax.retrieval import prefixes
+from mrl_jax.retrieval import quantized
 from mrl_jax.retrieval.plan import __main__ as plan
 from mrl_jax.retrieval.plan import budget
 from mrl_jax.retrieval.plan import pareto
@@ -156,19 +158,30 @@ def test_every_kind_of_candidate_is_measured():
   found = {candidate.name: candidate for candidate in found}
   names = [
     '16', '2 → 4, K 40', '2 → 4 → 8 → 16, K 40·20·10', '4 → 8 → 16, K 40·20',
-    'int8 8 → 16, K 40', 'binary 8 → 16, K 40',
+    'int8 8 → 16, K 40', 'binary 8 → 16, K 40', 'int8 8 alone',
+    'binary 16 alone',
   ]  # fmt: skip
   if importlib.util.find_spec('faiss'):
-    names.append('ivf 8, 4 probes → 16, K 40')
+    names += [
+      'rabitq 16 alone', 'rabitq 8 → 16, K 40', 'ivf 8, 4 probes → 16, K 40'
+    ]  # fmt: skip
     # Seven cells, of which four are scanned at eight dims; 40 rows reranked.
     expected = (8 * (7 + 4 * 50 / 7) + 40 * 16) / 1e6
     assert found[names[-1]].mflops == pytest.approx(expected)
   # Codes of 8 bits beside 16 numbers of 64.
   assert found['binary 8 → 16, K 40'].row_bytes == 1 + 16 * 8
+  assert found['int8 8 alone'].row_bytes == 8
   judge = compare.make_judge(query_QD, database, 10)
   for name in names:
     point = pareto.measure(found[name], query_QD, judge)
     assert 0 < point.accuracy <= 100 and point.ms > 0
+  # As if only the codes were there.
+  codes = quantized.quantize(database, 'int8', 8)
+  stored_Md = codes.code_MB * codes.scale_d + codes.center_d
+  score_QM = prefixes.unit(query_QD, 8) @ stored_Md.T
+  expected = judge(np.argsort(-score_QM, axis=1)[:, :10])['krecall10']
+  point = pareto.measure(found['int8 8 alone'], query_QD, judge)
+  assert point.accuracy == expected
 
 
 @pytest.mark.parametrize(

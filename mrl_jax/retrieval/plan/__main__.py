@@ -67,12 +67,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
   candidates = pareto.candidates(
     pareto.Grid(database, dims, k, args.rows, shortlists)
   )
-  points = [
-    pareto.measure(candidate, query_QD, judge)
-    for candidate in tqdm.tqdm(
-      candidates, unit='search', disable=None, leave=False
-    )
-  ]
+  points = []
+  with tqdm.tqdm(candidates, unit='search', disable=None, leave=False) as bar:
+    for candidate in bar:
+      bar.set_description(candidate.name)
+      points.append(pareto.measure(candidate, query_QD, judge))
   full = next(point for point in points if point.name == str(D))
   best = pareto.recommend(
     points,
@@ -94,12 +93,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def table_of_points(measured: dict[str, Any]) -> str:
-  """The front, with the recommended point marked, and the exact search."""
-  shown = measured['front'] + [measured['exact']] * (
-    measured['exact'] not in measured['front']
-  )
-  if measured['recommended'] and measured['recommended'] not in shown:
-    shown.append(measured['recommended'])
+  """The front, with the recommended point marked, the exact search, what fits.
+
+  Of each number type that is the widest measured prefix that the budget holds.
+  """
+  best, shown = measured['recommended'], list(measured['front'])
+  named = {point['name']: point for point in measured['points']}
+  for fit in measured['fits']:
+    text = {'float32': '{}'}.get(fit['kind'], f'{fit["kind"]} {{}} alone')
+    names = (text.format(dim) for dim in range(fit['dims'], 0, -1))
+    shown += [named[name] for name in names if name in named][:1]
+  shown += [measured['exact'], *([best] if best else [])]
+  shown = [x for i, x in enumerate(shown) if x not in shown[:i]]
   header = (
     '', 'search', f'{measured["accuracy"]} %', 'k-recall %', 'MFLOPs/query',
     'MB/query', 'ms/query', 'bytes/row',
@@ -109,7 +114,7 @@ def table_of_points(measured: dict[str, Any]) -> str:
       '*' if point == measured['recommended'] else '', point['name'],
       point['accuracy'], point['k_recall'], f'{point["mflops"]:.4g}',
       f'{point["bytes"] / 1e6:.4g}', f'{point["ms"]:.3g}',
-      f'{point["row_bytes"]:,}',
+      f'{point["row_bytes"]:,.0f}',
     )
     for point in shown
   ]  # fmt: skip

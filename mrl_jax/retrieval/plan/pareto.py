@@ -14,6 +14,7 @@ from mrl_jax import retrieval
 from mrl_jax.retrieval import ann
 from mrl_jax.retrieval import compare
 from mrl_jax.retrieval import cost
+from mrl_jax.retrieval import prefixes
 from mrl_jax.retrieval.cost import Neighbors
 from mrl_jax.retrieval.database import Database
 from mrl_jax.retrieval.quantized import quantize
@@ -98,23 +99,37 @@ def funnels(grid: Grid) -> Iterator[Candidate]:
 
 
 def codes(grid: Grid) -> Iterator[Candidate]:
-  """int8 and binary codes of each width, reranked at the full width."""
-  for kind in ('int8', 'binary'):
+  """int8 and binary codes of each width, alone and reranked at the full width.
+
+  Alone, no float row is stored: of one kind of number the budget says how many
+  dims fit, and these say what they find.
+  """
+  for kind, bits in (('int8', 8), ('binary', 1)):
     for dim in grid.dims:
-      quantized = quantize(grid.database, kind, dim)
+      make = functools.cache(
+        functools.partial(quantize, grid.database, kind, dim)
+      )
+      row_bytes, products = -(-dim * bits // 8), grid.num_rows * dim
       stage = Candidate(
-        f'{kind} {dim}',
-        quantized.row_bytes,
-        grid.num_rows * dim / 1e6,
-        grid.num_rows * quantized.row_bytes,
-        quantized.search,
+        f'{kind} {dim}', row_bytes, products / 1e6, grid.num_rows * row_bytes,
+        _lazily(make),
+      )  # fmt: skip
+      yield stage._replace(
+        name=f'{stage.name} alone',
+        search=functools.partial(_alone, make, grid.k),
       )
       for shortlist in grid.shortlists:
         yield _reranked(grid, stage, shortlist)
 
 
-def cells(grid: Grid) -> Iterator[Candidate]:
-  """AdANNS-IVF of each width, reranked at the full one; needs Faiss.
+def _alone(make, k, query_QD) -> Neighbors:
+  """Neighbours by codes only; `Quantized.search` would rank int8 by floats."""
+  query_Qd = prefixes.unit(query_QD, make().dim)
+  return Neighbors(*make().by_codes(query_Qd, k))
+
+
+def indices(grid: Grid) -> Iterator[Candidate]:
+  """AdANNS-IVF and RaBitQ of each width, reranked at the full; needs Faiss.
 
   The number of cells is the square root of the measured rows, also for the
   planned ones: accuracy depends on the share of the rows that is scanned.
@@ -122,24 +137,44 @@ def cells(grid: Grid) -> Iterator[Candidate]:
   if importlib.util.find_spec('faiss') is None:
     return
   count = round(math.sqrt(grid.database.shape[0]))
-  for dim in grid.dims[:-1]:
-    index = ann.build(grid.database, 'ivf', dim, num_cells=count)
+  for dim in grid.dims:
+    build = functools.partial(ann.build, grid.database, dim=dim)
+    # A bit for each dim, and two lengths.
+    row_bytes = -(-dim // 8) + 8
+    bits = functools.cache(functools.partial(build, 'rabitq'))
+    products = grid.num_rows * row_bytes + dim * (dim + 16)
+    stage = Candidate(
+      f'rabitq {dim}', row_bytes, products / 1e6, grid.num_rows * row_bytes,
+      _lazily(bits),
+    )  # fmt: skip
+    yield stage._replace(
+      name=f'{stage.name} alone',
+      search=functools.partial(stage.search, k=grid.k),
+    )
+    for shortlist in grid.shortlists:
+      yield _reranked(grid, stage, shortlist)
+    if dim == grid.dims[-1]:
+      return
+    cells = functools.cache(functools.partial(build, 'ivf', num_cells=count))
     for probes in (1, 4, 16):
       if probes > count:
         continue
       scanned = count + probes * grid.num_rows / count
+      # Faiss keeps an id of 8 bytes in its lists, `Cells` one of 4 bytes.
       stage = Candidate(
-        f'ivf {dim}, {probes} probes',
-        index.row_bytes(),
-        dim * scanned / 1e6,
-        4 * dim * scanned,
-        functools.partial(index.search, probes=probes),
-      )
+        f'ivf {dim}, {probes} probes', 12 + 4 * dim, dim * scanned / 1e6,
+        4 * dim * scanned, _lazily(cells, probes=probes),
+      )  # fmt: skip
       yield _reranked(grid, stage, max(grid.shortlists))
 
 
+def _lazily(make, **options):
+  """A search of what `make` builds, which it builds when it is first asked."""
+  return lambda query_QD, **more: make().search(query_QD, **options, **more)
+
+
 # Each of these yields candidates; further kinds of index are added here.
-CANDIDATES = (exact, adaptive, funnels, codes, cells)
+CANDIDATES = (exact, adaptive, funnels, codes, indices)
 
 
 def candidates(grid: Grid) -> list[Candidate]:
