@@ -1,4 +1,4 @@
-"""Writes embeddings for other software: Qdrant, Faiss or Parquet.
+"""Writes embeddings for other software: Qdrant, PostgreSQL, Faiss or Parquet.
 
     python -m mrl_jax.retrieval.export --to=qdrant --embeddings=X.npy \\
       --dims=8,64,2048 --out=DIR      # Or --url=http://host:6333.
@@ -9,6 +9,8 @@ folder, which is written whole or not at all:
   qdrant    the embedded storage, opened by `QdrantClient(path=DIR)`, or with
             --url a server's collection; vectors are named after their widths,
             and `qdrant.funnel_query` makes the query of a funnel
+  pgvector  a table of the server at --url=postgresql://…, with an HNSW index of
+            the first width; `pgvector.funnel_sql` makes the query of a funnel
   faiss     <width>.faiss, an IndexFlatIP
   parquet   rows.parquet: id, label, and a column embedding_<width> for each
 
@@ -31,6 +33,7 @@ from mrl_jax import nesting
 from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval import prefixes
 from mrl_jax.retrieval import row_files
+from mrl_jax.retrieval.export import pgvector
 from mrl_jax.retrieval.export import qdrant
 from mrl_jax.terminal import arguments
 from mrl_jax.terminal import ending
@@ -68,7 +71,9 @@ def export(
   """
   label_N = check(row_ND, dims, label_N)
   if to not in _WRITERS:
-    raise ValueError(f'to {to!r}: must be one of {tuple(_WRITERS)}')
+    raise ValueError(
+      f'to {to!r}: must be one of {tuple(_WRITERS)}, in a folder'
+    )
   if label_N is not None and to == 'faiss':
     raise ValueError('labels: a Faiss index holds none')
   if out.exists() and not (out / 'export.json').exists():
@@ -203,6 +208,7 @@ _PACKAGES = {
   'qdrant': ('qdrant_client', 'qdrant-client'),
   'faiss': ('faiss', 'faiss-cpu'),
   'parquet': ('pyarrow', 'pyarrow'),
+  'pgvector': ('psycopg', '"psycopg[binary]"'),
 }
 
 
@@ -212,20 +218,33 @@ def run(args: argparse.Namespace) -> None:
   module, package = _PACKAGES[args.to]
   if importlib.util.find_spec(module) is None:
     raise ValueError(f'--to={args.to}: first pip install {package}')
-  if args.url and args.to != 'qdrant':
-    raise ValueError(f'--url={args.url}: only with --to=qdrant')
+  if args.url and args.to not in ('qdrant', 'pgvector'):
+    raise ValueError(f'--url={args.url}: only with --to=qdrant or pgvector')
+  if args.out and args.to == 'pgvector':
+    raise ValueError(f'--out={args.out}: --to=pgvector needs --url')
   row_ND, manifest = row_files.load_rows(args.embeddings)
   dims = args.dims or row_files.default_dims(row_ND.shape[1], manifest)
   label_N = (
     row_files.load_labels(args.labels, len(row_ND)) if args.labels else None
   )
   kwargs = {'dims': dims, 'label_N': label_N, 'collection': args.collection}
-  if args.url:
+  if args.to == 'pgvector':
+    label_N = check(row_ND, dims, label_N)
+    blocks = unit_prefixes(row_ND, dims)
+    pgvector.fill(args.url, args.collection, dims, blocks, label_N)
+  elif args.url:
     to_server(row_ND, args.url, **kwargs)
   else:
     export(row_ND, pathlib.Path(args.out), to=args.to, **kwargs)
   widths = ', '.join(map(str, dims))
-  print(f'{len(row_ND):,} rows at widths {widths} in {args.out or args.url}')
+  where = args.out or args.url
+  if args.to == 'pgvector':  # A URL may have a password.
+    where = f'the table {args.collection}, to be searched by:'
+  print(f'{len(row_ND):,} rows at widths {widths} in {where}')
+  if args.to == 'pgvector':
+    kept = [min(len(row_ND), 200), *[min(len(row_ND), 10)] * (len(dims) - 1)]
+    print(f'{pgvector.settings(kept[0])};')
+    print(f'{pgvector.funnel_sql(dims, kept, args.collection)};')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -234,14 +253,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     description=__doc__.split('\n')[0],
   )
   add = parser.add_argument
-  add('--to', required=True, choices=tuple(_WRITERS))
+  add('--to', required=True, choices=tuple(_PACKAGES))
   path = arguments.path
   add('--embeddings', type=path, required=True, help='.npy of floats [N, D]')
   add('--labels', type=path, help='.npy of integers [N]')
   add('--dims', type=arguments.wholes, help='8,64,…; default: as in the search')
   add('--out', type=path, help='folder to write')
-  add('--url', help="a Qdrant server's")
-  add('--collection', default='embeddings', help="Qdrant's name of it")
+  add('--url', help='that of a Qdrant or PostgreSQL server')
+  add('--collection', default='embeddings', help='or table: its name')
   args = parser.parse_args(argv)
   with ending.in_one_line():
     run(args)
