@@ -1,13 +1,15 @@
 """Finds the width that fits a budget of bytes, and the cheapest search.
 
     python -m mrl_jax.retrieval.plan --rows=50e6 --budget=100GB
+    python -m mrl_jax.retrieval.plan --rows=1e9 --nodes=8 --memory=64GB
 
 prints for each number type how many dims fit, and what a query costs. With
 --queries and --database, .npy files as for `python -m mrl_jax.retrieval`, it
 also measures searches on them, and recommends the cheapest that keeps the share
 --recall of the accuracy of the exact search at full width. Costs are for --rows
-rows; accuracies are those of the given database, and fall as it grows. A GB is
-1e9 bytes, a GiB 2**30.
+rows; accuracies are those of the given database, and fall as it grows. The
+second says which codes of which width fit a node, and prints the settings of a
+Qdrant collection and of its query. A GB is 1e9 bytes, a GiB 2**30.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from mrl_jax import terminal
 from mrl_jax.retrieval import compare
 from mrl_jax.retrieval import row_files
 from mrl_jax.retrieval.plan import budget
+from mrl_jax.retrieval.plan import cluster
 from mrl_jax.retrieval.plan import pareto
 from mrl_jax.terminal import arguments
 from mrl_jax.terminal import ending
@@ -130,6 +133,18 @@ def run(args: argparse.Namespace) -> None:
   width = args.width
   if args.database and width is None:
     width = row_files.load_rows(args.database)[0].shape[1]
+  is_cluster = (args.nodes is not None, args.memory is not None)
+  if is_cluster[0] != is_cluster[1] or is_cluster[0] == (
+    args.budget is not None
+  ):
+    raise ValueError('--budget, or --nodes and --memory: give one or the other')
+  nodes = []
+  if args.nodes is not None:
+    nodes = cluster.fits(
+      args.rows, args.nodes, args.memory, width=width or 1024,
+      shortlist=args.shortlist,
+    )  # fmt: skip
+    args.budget = args.nodes * args.memory
   found = budget.fits(
     args.rows, args.budget, shortlist_dim=args.shortlist_dim,
     shortlist=args.shortlist, width=width,
@@ -158,6 +173,12 @@ def run(args: argparse.Namespace) -> None:
     if args.rows > record['database']:
       print('Accuracies are of the rows at hand; they fall as rows are added.')
     print(_verdict(record))
+  if nodes:
+    text, settings = cluster.describe(
+      nodes, args.nodes, width or 1024, args.shortlist, record.get('points', [])
+    )
+    print(text)
+    record |= settings
   if args.json:
     files.write_json(pathlib.Path(args.json), record)
 
@@ -184,12 +205,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   row_files.add_arguments(parser, required=False)
   add = parser.add_argument
   add('--rows', type=budget.parse_count, required=True, help='such as 50e6')
-  add(
-    '--budget',
-    type=budget.parse_bytes,
-    required=True,
-    help='such as 100GB, 93GiB',
-  )
+  add('--budget', type=budget.parse_bytes, help='such as 100GB, 93GiB')
+  add('--nodes', type=int, help='machines that share the rows')
+  add('--memory', type=budget.parse_bytes, help='that of each, such as 64GB')
   add('--width', type=int, help="the embeddings': a bound of the dims")
   add('--shortlist_dim', type=int, default=16, help='dims scanned first')
   add('--shortlist', type=int, default=200, help='rows reranked')

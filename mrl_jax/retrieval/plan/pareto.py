@@ -46,8 +46,8 @@ class Point(NamedTuple):
   Attributes:
     accuracy: mAP@10, nDCG@10, or without labels k-Recall@k, in percent.
     ms: time per query on the measured database, all queries searched together.
-    k_recall: k-Recall@k in percent; what is beside the true neighbours may be
-      relevant, and then a search finds fewer of them at a better accuracy.
+    k_recall: k-Recall@k in percent; relevant rows may be beside those nearest,
+      and an accuracy then better than that of the exact search.
   """
 
   name: str
@@ -101,8 +101,7 @@ def funnels(grid: Grid) -> Iterator[Candidate]:
 def codes(grid: Grid) -> Iterator[Candidate]:
   """int8 and binary codes of each width, alone and reranked at the full width.
 
-  Alone, no float row is stored: of one kind of number the budget says how many
-  dims fit, and these say what they find.
+  Alone, no float row is stored: it is what fits a budget.
   """
   for kind, bits in (('int8', 8), ('binary', 1)):
     for dim in grid.dims:
