@@ -1,56 +1,10 @@
-"""Metrics of graded relevance, as trec_eval and BEIR define them.
-
-`grade_QK` holds the grades of each query's neighbours, nearest first. A grade
-above 0 is relevant; 0, or a negative one as of a row that was not judged, is
-not. `judged_QJ` holds the grades of all rows that were judged for a query, in
-any order, padded with 0. A query without a relevant row scores 0, and counts.
-All functions raise ValueError for a `k` outside [1, K], shapes that do not fit,
-grades that are not integers, or more relevant neighbours than were judged.
-"""
+"""Metrics of graded relevance, as trec_eval and BEIR define them."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from mrl_jax import checks
-
-_K = checks.whole(-(2**31))
-
-
-@checks.takes(k=_K)
-def ndcg_at_k(grade_QK: np.ndarray, judged_QJ: np.ndarray, k: int) -> float:
-  """nDCG@k: the mean of DCG@k over that of the best order of the judged rows.
-
-  DCG@k is `sum_i grade_i / log2(i + 1)` over the first k neighbours: the gain
-  is the grade itself, as in trec_eval's `ndcg_cut`, not 2^grade - 1.
-  """
-  return graded_summary(grade_QK, judged_QJ, (k,))[f'ndcg{k}']
-
-
-@checks.takes(k=_K)
-def mean_reciprocal_rank(
-  grade_QK: np.ndarray, judged_QJ: np.ndarray, k: int
-) -> float:
-  """MRR@k: the mean of 1 / rank of the first relevant neighbour.
-
-  It is 0 for a query that has none among the first k.
-  """
-  return graded_summary(grade_QK, judged_QJ, (k,))[f'mrr{k}']
-
-
-@checks.takes(k=_K)
-def success_at_k(grade_QK: np.ndarray, judged_QJ: np.ndarray, k: int) -> float:
-  """Share of queries with a relevant neighbour among the first k."""
-  return graded_summary(grade_QK, judged_QJ, (k,))[f'success{k}']
-
-
-def r_precision(grade_QK: np.ndarray, judged_QJ: np.ndarray) -> float:
-  """Mean share of relevant rows among the first R, the number judged relevant.
-
-  Of a query with more than K relevant rows all K neighbours are counted, and
-  still divided by R, as in trec_eval's `Rprec`.
-  """
-  return graded_summary(grade_QK, judged_QJ, (1,))['rprec']
 
 
 @checks.takes(
@@ -63,10 +17,25 @@ def graded_summary(
   judged_QJ: np.ndarray,
   ks: Sequence[int] = (1, 10, 25, 50, 100),
 ) -> dict[str, float]:
-  """Computes all graded metrics at every k.
+  """Computes nDCG, MRR, success and recall at every k, and R-precision.
 
-  Returns `ndcg{k}`, `mrr{k}`, `success{k}` and `r{k}` (recall) for each k, and
-  `rprec`.
+  Args:
+    grade_QK: integer grades of each query's neighbours, nearest first. One
+      above 0 is relevant; 0, also for a row without a judgement, is not.
+    judged_QJ: those of all rows that were judged for a query, in any order,
+      padded with 0. A query without a relevant row scores 0, and counts.
+    ks: numbers of neighbours.
+
+  Returns:
+    `ndcg{k}`, whose gain is the grade itself, not 2^grade - 1; `mrr{k}`, the
+    mean of 1 / rank of the first relevant neighbour, or 0 where none is among
+    the first k; `success{k}`, the share of queries that have one; `r{k}`, the
+    recall; and `rprec`, the precision among the first R neighbours, of R
+    relevant rows. Where R is above K it is still divided by R.
+
+  Raises:
+    ValueError: k outside [1, K], shapes that do not fit, grades that are not
+      integers, or more relevant neighbours than were judged relevant.
   """
   shapes = grade_QK.shape, judged_QJ.shape
   if [len(x) for x in shapes] != [2, 2] or shapes[0][0] != shapes[1][0]:

@@ -16,12 +16,6 @@ from mrl_jax import checks
 from mrl_jax import values
 from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval.graded import graded_summary as graded_summary
-from mrl_jax.retrieval.graded import (
-  mean_reciprocal_rank as mean_reciprocal_rank,
-)
-from mrl_jax.retrieval.graded import ndcg_at_k as ndcg_at_k
-from mrl_jax.retrieval.graded import r_precision as r_precision
-from mrl_jax.retrieval.graded import success_at_k as success_at_k
 from mrl_jax.retrieval.k_recall import k_recall as k_recall
 
 _K = checks.whole(-(2**31))

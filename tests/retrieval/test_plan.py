@@ -223,7 +223,7 @@ def test_a_cluster_by_hand():
   sizes, ns = cluster.SCAN['int8']
   assert sizes[0] == 16 and int8.ms == pytest.approx(50 * ns[0] / 1e6)
   assert cluster.choose(found, []) == binary
-  point = lambda name, accuracy: {'name': name, 'accuracy': accuracy}
+  point = lambda name, k_recall: {'name': name, 'k_recall': k_recall}
   points = [point('int8 16 → 40, K 7', 90), point('binary 40 → 40, K 7', 80)]
   assert cluster.choose(found, points) == int8
 

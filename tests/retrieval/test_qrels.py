@@ -22,15 +22,15 @@ def test_by_hand():
   discount = 1 / np.log2([2, 3, 4])
   ndcg = (2 * discount[1] + discount[2]) / (2 * discount[0] + discount[1])
   ndcg += 3 * discount[2] / (3 * discount[0] + discount[1:].sum())
-  assert metrics.ndcg_at_k(GRADES, JUDGED, 3) == pytest.approx(ndcg / 3)
-  mrr = metrics.mean_reciprocal_rank
-  assert mrr(GRADES, JUDGED, 3) == pytest.approx((1 / 2 + 1 / 3) / 3)
-  assert mrr(GRADES, JUDGED, 2) == pytest.approx(1 / 2 / 3)
-  assert metrics.success_at_k(GRADES, JUDGED, 1) == 0
-  assert metrics.success_at_k(GRADES, JUDGED, 3) == pytest.approx(2 / 3)
-  assert metrics.r_precision(GRADES, JUDGED) == pytest.approx(5 / 6 / 3)
-  values = metrics.graded_summary(GRADES, JUDGED, (3,))
-  assert values['r3'] == pytest.approx((1 + 1 / 3) / 3)
+  values = metrics.graded_summary(GRADES, JUDGED, (1, 2, 3))
+  expected = {
+    'ndcg3': ndcg / 3, 'mrr3': (1 / 2 + 1 / 3) / 3, 'mrr2': 1 / 2 / 3,
+    'success1': 0, 'success3': 2 / 3, 'r3': (1 + 1 / 3) / 3,
+    # One of the two among the first two, and one of the three.
+    'rprec': (1 / 2 + 1 / 3) / 3,
+  }  # fmt: skip
+  for name, value in expected.items():
+    assert values[name] == pytest.approx(value), name
 
 
 def random_qrels(rng, queries=9, rows=40):

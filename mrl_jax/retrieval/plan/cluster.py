@@ -104,17 +104,17 @@ def fits(
 
 
 def choose(found: list[Node], points: list[dict[str, Any]]) -> Node:
-  """The most accurate code of those that were measured with a rerank.
+  """The code with which a rerank finds the most of the true neighbours.
 
-  `points` are those of `pareto.measure`. Without any the widest code of a byte
-  a dim from 64 dims on, below that the code with the most dims.
+  `points` are those of `pareto.measure`. Without any int8 from 64 dims on, and
+  below that the code with the most dims.
   """
   best = {}
   for node in found:
     code = '' if node.code == 'float32' else f'{node.code} '
     for point in points:
       if point['name'].startswith(f'{code}{node.dims} → '):
-        best[node] = max(best.get(node, 0), point['accuracy'])
+        best[node] = max(best.get(node, 0), point['k_recall'])
   if best:
     return max(best, key=lambda node: best[node])
   for node in found:
