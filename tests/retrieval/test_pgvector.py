@@ -119,7 +119,7 @@ def test_a_table_is_whole_or_not_there(url, connected, rows):
 @pytest.mark.parametrize(
   ('flags', 'match'),
   [
-    (['--out=x'], '--out=x: --to=pgvector needs --url'),
+    (['--out=x'], '--out: --to=pgvector takes --url'),
     (['--url=postgresql://127.0.0.1:1/x'], 'PostgreSQL: .*refused'),
     (['--url=http://127.0.0.1:1/x'], 'PostgreSQL: '),
     (['--url=x', '--collection=Robert; DROP'], "table 'Robert; DROP'"),

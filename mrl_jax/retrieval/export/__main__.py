@@ -95,9 +95,8 @@ def check(
 ) -> np.ndarray | None:
   """Labels as int64; raises ValueError for dims or labels that do not fit."""
   nesting.validate(dims, row_ND.shape[1])
-  if label_N is None:
-    return None
-  return inputs.labels(label_N, 'labels', len(row_ND))
+  M = len(row_ND)
+  return None if label_N is None else inputs.labels(label_N, 'labels', M)
 
 
 def unit_prefixes(
@@ -164,10 +163,9 @@ def to_server(
     raise ValueError(f'{url}: {error}') from error
 
 
-def _to_faiss(row_ND, folder, dims, label_N, collection) -> None:
+def _to_faiss(row_ND, folder, dims, *_) -> None:
   import faiss
 
-  del label_N, collection
   # One width at a time, since Faiss needs the whole index in memory.
   for dim in dims:
     index = faiss.IndexFlatIP(dim)
@@ -176,11 +174,10 @@ def _to_faiss(row_ND, folder, dims, label_N, collection) -> None:
     faiss.write_index(index, str(folder / f'{dim}.faiss'))
 
 
-def _to_parquet(row_ND, folder, dims, label_N, collection) -> None:
+def _to_parquet(row_ND, folder, dims, label_N, _) -> None:
   import pyarrow
   from pyarrow import parquet
 
-  del collection
   fields = [('id', pyarrow.int64())]
   if label_N is not None:
     fields.append(('label', pyarrow.int64()))
@@ -218,33 +215,31 @@ def run(args: argparse.Namespace) -> None:
   module, package = _PACKAGES[args.to]
   if importlib.util.find_spec(module) is None:
     raise ValueError(f'--to={args.to}: first pip install {package}')
-  if args.url and args.to not in ('qdrant', 'pgvector'):
-    raise ValueError(f'--url={args.url}: only with --to=qdrant or pgvector')
-  if args.out and args.to == 'pgvector':
-    raise ValueError(f'--out={args.out}: --to=pgvector needs --url')
+  taken = {'qdrant': ('out', 'url'), 'pgvector': ('url',)}.get(
+    args.to, ('out',)
+  )
+  flag = 'url' if args.url else 'out'
+  if flag not in taken:
+    raise ValueError(f'--{flag}: --to={args.to} takes --{taken[0]}')
   row_ND, manifest = row_files.load_rows(args.embeddings)
   dims = args.dims or row_files.default_dims(row_ND.shape[1], manifest)
-  label_N = (
-    row_files.load_labels(args.labels, len(row_ND)) if args.labels else None
-  )
+  label_N = args.labels and row_files.load_labels(args.labels, len(row_ND))
   kwargs = {'dims': dims, 'label_N': label_N, 'collection': args.collection}
+  where = args.out or args.url
   if args.to == 'pgvector':
-    label_N = check(row_ND, dims, label_N)
-    blocks = unit_prefixes(row_ND, dims)
-    pgvector.fill(args.url, args.collection, dims, blocks, label_N)
+    check(row_ND, dims, label_N)
+    pgvector.fill(
+      args.url, args.collection, dims, unit_prefixes(row_ND, dims), label_N
+    )
+    # The URL may have a password.
+    where = pgvector.told(args.collection, dims, len(row_ND))
   elif args.url:
     to_server(row_ND, args.url, **kwargs)
   else:
     export(row_ND, pathlib.Path(args.out), to=args.to, **kwargs)
-  widths = ', '.join(map(str, dims))
-  where = args.out or args.url
-  if args.to == 'pgvector':  # A URL may have a password.
-    where = f'the table {args.collection}, to be searched by:'
-  print(f'{len(row_ND):,} rows at widths {widths} in {where}')
-  if args.to == 'pgvector':
-    kept = [min(len(row_ND), 200), *[min(len(row_ND), 10)] * (len(dims) - 1)]
-    print(f'{pgvector.settings(kept[0])};')
-    print(f'{pgvector.funnel_sql(dims, kept, args.collection)};')
+  print(
+    f'{len(row_ND):,} rows at widths {", ".join(map(str, dims))} in {where}'
+  )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -139,3 +139,10 @@ def parameters(query_D: np.ndarray, dims: Sequence[int]) -> dict[str, str]:
     map(repr, prefixes.unit(query_1D, dim)[0].tolist())
   )
   return {f'q{dim}': f'[{text(dim)}]' for dim in dims}
+
+
+def told(table: str, dims: Sequence[int], rows: int) -> str:
+  """Where the rows are, with the query of a funnel from 200 rows to 10."""
+  kept = [min(rows, 200), *[min(rows, 10)] * (len(dims) - 1)]
+  sql = funnel_sql(dims, kept, table)
+  return f'the table {table}, searched by:\n{settings(kept[0])};\n{sql};'

@@ -99,62 +99,41 @@ def funnels(grid: Grid) -> Iterator[Candidate]:
 
 
 def codes(grid: Grid) -> Iterator[Candidate]:
-  """int8 and binary codes of each width, alone and reranked at the full width.
+  """Codes of each width, alone and reranked at the full width.
 
-  Alone, no float row is stored: it is what fits a budget.
+  Alone, no float row is stored: it is what fits a budget. RaBitQ needs Faiss.
   """
-  for kind, bits in (('int8', 8), ('binary', 1)):
-    for dim in grid.dims:
-      make = functools.cache(
-        functools.partial(quantize, grid.database, kind, dim)
-      )
-      row_bytes, products = -(-dim * bits // 8), grid.num_rows * dim
-      stage = Candidate(
-        f'{kind} {dim}', row_bytes, products / 1e6, grid.num_rows * row_bytes,
-        _lazily(make),
-      )  # fmt: skip
-      yield stage._replace(
-        name=f'{stage.name} alone',
-        search=functools.partial(_alone, make, grid.k),
-      )
-      for shortlist in grid.shortlists:
-        yield _reranked(grid, stage, shortlist)
+  kinds = ['int8', 'binary', *['rabitq'] * _has_faiss()]
+  for kind, dim in itertools.product(kinds, grid.dims):
+    make = functools.partial(quantize, grid.database, kind, dim)
+    row_bytes, reads = dim if kind == 'int8' else -(-dim // 8), dim
+    if kind == 'rabitq':  # Two lengths beside the bits; a look-up for a byte.
+      make = functools.partial(ann.build, grid.database, kind, dim)
+      row_bytes = reads = row_bytes + 8
+    make = functools.cache(make)
+    stage = Candidate(
+      f'{kind} {dim}', row_bytes, grid.num_rows * reads / 1e6,
+      grid.num_rows * row_bytes, _lazily(make),
+    )  # fmt: skip
+    alone = functools.partial(stage.search, k=grid.k)
+    if kind == 'int8':  # Its search would rank by floats.
+      alone = functools.partial(_by_codes, make, grid.k)
+    yield stage._replace(name=f'{stage.name} alone', search=alone)
+    for shortlist in grid.shortlists:
+      yield _reranked(grid, stage, shortlist)
 
 
-def _alone(make, k, query_QD) -> Neighbors:
-  """Neighbours by codes only; `Quantized.search` would rank int8 by floats."""
-  query_Qd = prefixes.unit(query_QD, make().dim)
-  return Neighbors(*make().by_codes(query_Qd, k))
-
-
-def indices(grid: Grid) -> Iterator[Candidate]:
-  """AdANNS-IVF and RaBitQ of each width, reranked at the full; needs Faiss.
+def cells(grid: Grid) -> Iterator[Candidate]:
+  """AdANNS-IVF of each width, reranked at the full one; needs Faiss.
 
   The number of cells is the square root of the measured rows, also for the
   planned ones: accuracy depends on the share of the rows that is scanned.
   """
-  if importlib.util.find_spec('faiss') is None:
-    return
   count = round(math.sqrt(grid.database.shape[0]))
-  for dim in grid.dims:
-    build = functools.partial(ann.build, grid.database, dim=dim)
-    # A bit for each dim, and two lengths.
-    row_bytes = -(-dim // 8) + 8
-    bits = functools.cache(functools.partial(build, 'rabitq'))
-    products = grid.num_rows * row_bytes + dim * (dim + 16)
-    stage = Candidate(
-      f'rabitq {dim}', row_bytes, products / 1e6, grid.num_rows * row_bytes,
-      _lazily(bits),
-    )  # fmt: skip
-    yield stage._replace(
-      name=f'{stage.name} alone',
-      search=functools.partial(stage.search, k=grid.k),
+  for dim in grid.dims[:-1] if _has_faiss() else ():
+    make = functools.cache(
+      functools.partial(ann.build, grid.database, 'ivf', dim, num_cells=count)
     )
-    for shortlist in grid.shortlists:
-      yield _reranked(grid, stage, shortlist)
-    if dim == grid.dims[-1]:
-      return
-    cells = functools.cache(functools.partial(build, 'ivf', num_cells=count))
     for probes in (1, 4, 16):
       if probes > count:
         continue
@@ -162,9 +141,18 @@ def indices(grid: Grid) -> Iterator[Candidate]:
       # Faiss keeps an id of 8 bytes in its lists, `Cells` one of 4 bytes.
       stage = Candidate(
         f'ivf {dim}, {probes} probes', 12 + 4 * dim, dim * scanned / 1e6,
-        4 * dim * scanned, _lazily(cells, probes=probes),
+        4 * dim * scanned, _lazily(make, probes=probes),
       )  # fmt: skip
       yield _reranked(grid, stage, max(grid.shortlists))
+
+
+def _has_faiss() -> bool:
+  return importlib.util.find_spec('faiss') is not None
+
+
+def _by_codes(make, k, query_QD) -> Neighbors:
+  query_Qd = prefixes.unit(query_QD, make().dim)
+  return Neighbors(*make().by_codes(query_Qd, k))
 
 
 def _lazily(make, **options):
@@ -173,7 +161,7 @@ def _lazily(make, **options):
 
 
 # Each of these yields candidates; further kinds of index are added here.
-CANDIDATES = (exact, adaptive, funnels, codes, indices)
+CANDIDATES = (exact, adaptive, funnels, codes, cells)
 
 
 def candidates(grid: Grid) -> list[Candidate]:
