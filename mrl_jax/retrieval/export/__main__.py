@@ -71,9 +71,7 @@ def export(
   """
   label_N = check(row_ND, dims, label_N)
   if to not in _WRITERS:
-    raise ValueError(
-      f'to {to!r}: must be one of {tuple(_WRITERS)}, in a folder'
-    )
+    raise ValueError(f'to {to!r}: must be one of {tuple(_WRITERS)}')
   if label_N is not None and to == 'faiss':
     raise ValueError('labels: a Faiss index holds none')
   if out.exists() and not (out / 'export.json').exists():
@@ -200,6 +198,7 @@ def _to_parquet(row_ND, folder, dims, label_N, _) -> None:
 
 _WRITERS = {'qdrant': _to_qdrant, 'faiss': _to_faiss, 'parquet': _to_parquet}
 
+_FLAGS = {'qdrant': 'out, --url', 'pgvector': 'url'}
 # The module that each needs, and the name of its package.
 _PACKAGES = {
   'qdrant': ('qdrant_client', 'qdrant-client'),
@@ -215,12 +214,9 @@ def run(args: argparse.Namespace) -> None:
   module, package = _PACKAGES[args.to]
   if importlib.util.find_spec(module) is None:
     raise ValueError(f'--to={args.to}: first pip install {package}')
-  taken = {'qdrant': ('out', 'url'), 'pgvector': ('url',)}.get(
-    args.to, ('out',)
-  )
-  flag = 'url' if args.url else 'out'
+  flag, taken = ('url' if args.url else 'out'), _FLAGS.get(args.to, 'out')
   if flag not in taken:
-    raise ValueError(f'--{flag}: --to={args.to} takes --{taken[0]}')
+    raise ValueError(f'--{flag}: --to={args.to} takes --{taken}')
   row_ND, manifest = row_files.load_rows(args.embeddings)
   dims = args.dims or row_files.default_dims(row_ND.shape[1], manifest)
   label_N = args.labels and row_files.load_labels(args.labels, len(row_ND))
@@ -228,9 +224,8 @@ def run(args: argparse.Namespace) -> None:
   where = args.out or args.url
   if args.to == 'pgvector':
     check(row_ND, dims, label_N)
-    pgvector.fill(
-      args.url, args.collection, dims, unit_prefixes(row_ND, dims), label_N
-    )
+    blocks = unit_prefixes(row_ND, dims)
+    pgvector.fill(args.url, args.collection, dims, blocks, label_N)
     # The URL may have a password.
     where = pgvector.told(args.collection, dims, len(row_ND))
   elif args.url:
