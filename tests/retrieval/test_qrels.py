@@ -195,7 +195,21 @@ def test_the_command(tmp_path, monkeypatch, capsys):
   for name, value in expected.items():
     assert found[name] == pytest.approx(100 * value)
   assert 'nDCG@10 %' in capsys.readouterr().out and 'krecall10' in found
+  row_ND = [np.load(tmp_path / 'x.npy'), rng.normal(size=(31, 8))]
+  np.save(tmp_path / 'y.npy', np.concatenate(row_ND))
+  main(f'--qrels={tmp_path}/qrels.tsv', '--leave_one_out')
+  record = json.loads((tmp_path / 'out' / 'retrieval.json').read_text())
+  with np.load(tmp_path / 'out' / '2-8.npz') as file:
+    expected = qrels.without(range(9)).summary(file['ids'], (10,))
+    assert (file['ids'] != np.arange(9)[:, None]).all()
+  found = record['methods']['2-8']['metrics']
+  assert found['ndcg10'] == pytest.approx(100 * expected['ndcg10'])
+  for name, count in (('qy', 9), ('yy', 40)):
+    np.save(tmp_path / f'{name}.npy', np.zeros(count, int))
+  labels = [f'--query_labels={tmp_path}/qy.npy',
+            f'--database_labels={tmp_path}/yy.npy']  # fmt: skip
   for more, match in (
+    ([f'--qrels={tmp_path}/qrels.tsv', *labels], 'labels and qrels'),
     ([f'--query_ids={tmp_path}/q.jsonl'], 'give --qrels'),
     ([f'--qrels={tmp_path}/none.tsv'], 'none.tsv cannot be read'),
   ):

@@ -5,7 +5,6 @@ cosine, and 0 for a prefix without direction.
 """
 
 from collections.abc import Iterable, Sequence
-import contextlib
 import re
 
 import numpy as np
@@ -40,7 +39,7 @@ def fill(
   check_table(table)
   try:
     # One transaction: all of it, or nothing.
-    with contextlib.closing(psycopg.connect(url)) as link, link:
+    with psycopg.connect(url) as link:
       link.execute('CREATE EXTENSION IF NOT EXISTS vector')
       if link.execute('SELECT to_regclass(%s)', [table]).fetchone()[0]:
         raise ValueError(f'table {table!r} is there already: name another')
