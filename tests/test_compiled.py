@@ -113,8 +113,11 @@ def test_an_unknown_target():
 @pytest.mark.parametrize('name', [TPU, GPU, 'v9:2x4', 'v5e', 'h100'])
 def test_no_compiler(monkeypatch, name):
   monkeypatch.setattr(targets, 'has_compiler', lambda platform: False)
-  with pytest.raises(ValueError, match=f'target {name}: .*: pip install'):
+  with pytest.raises(ValueError, match=f'target {name}: .*: pip install') as e:
     targets.parse(name)
+  # Whoever asks for a kind that there is not is told those there are.
+  is_known = name in (TPU, GPU)
+  assert is_known != ('known are h100x8, v4:2x2x1, ' in str(e.value))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The command; see the package."""
 
 import argparse
+import os
 import re
 import sys
 
@@ -35,6 +36,8 @@ def run(args: argparse.Namespace) -> None:
     'search': searching.programs,
   }
   wanted = [targets.parse(name) for name in args.target]
+  if args.save:
+    os.makedirs(args.save, exist_ok=True)
   record = {'environment': timing.environment('jax', 'jaxlib'), **vars(args)}
   print(', '.join(f'{k} {v}' for k, v in record['environment'].items()))
   for target in wanted:
@@ -85,7 +88,9 @@ def _parse() -> argparse.Namespace:
   add('--image_size', type=int, help='default: 160')
   add('--dtype', default='bfloat16', choices=('float32', 'bfloat16'))
   add('--heads', type=sizes, help='sizes NxDxC, comma-separated')
-  add('--block_mib', type=int, default=32, help='logits in a block of classes')
+  add(
+    '--block_mib', type=int, help='logits in a block; default: as in training'
+  )
   args = parser.parse_args()
   tiny = args.tiny
   args.encoder = args.encoder or 'resnet50'
