@@ -1,5 +1,6 @@
 """BatchNorm with torch's semantics and float32 statistics."""
 
+from collections.abc import Callable
 import math
 
 from flax import nnx
@@ -31,40 +32,60 @@ class BatchNorm(nnx.BatchNorm):
 
     Raises ValueError in training if N is not a multiple of `group`.
     """
-    if self.use_running_average:
-      return self._normalize(x, self.mean[...], self.var[...])
-    return self._train(self._grouped(x)).reshape(x.shape)
+    return self._normalize(x, *self._statistics(x))
 
-  def _grouped(self, x: jax.Array) -> jax.Array:
-    """Splits `x` [N, …] into groups [G, n, …]."""
+  def pooled(
+    self, x: jax.Array, max_pool: Callable[[jax.Array], jax.Array]
+  ) -> jax.Array:
+    """Returns `max_pool(self(x))`, but normalises only the maxima.
+
+    A normalisation is monotonic in each channel, so that it can follow the
+    pool; channels whose scale is negative are negated before it. This equals
+    the plain order, and neither stores nor reads normalised values of `x`.
+    """
+    sign_C = jnp.where(self.scale[...] < 0, -1, 1).astype(x.dtype)
+    sign = sign_C.reshape((1,) * (x.ndim - 1) + (-1,))
+    x = x * sign
+    statistics = self._statistics(x, sign_C.astype(jnp.float32))
+    return self._normalize(max_pool(x) * sign, *statistics)
+
+  def _statistics(
+    self, x: jax.Array, sign_C: jax.Array | float = 1.0
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns mean and biased variance: [G, C] of G groups, or the running [C].
+
+    `x` [N, …, C] is multiplied by `sign_C` already, which the mean is not.
+    """
+    if self.use_running_average:
+      return self.mean[...], self.var[...]
     if self.group and len(x) % self.group:
       raise ValueError(
         f'BatchNorm group {self.group}: must divide the {len(x)} examples'
       )
-    return x.reshape(-1, self.group or len(x), *x.shape[1:])
-
-  def _train(self, x: jax.Array) -> jax.Array:
-    """Normalises each of the groups `x` [G, n, …, C] by its statistics."""
+    x = x.reshape(-1, self.group or len(x), *x.shape[1:])
     axes = tuple(range(1, x.ndim - 1))
     x32 = x.astype(jnp.float32)
     mean_GC = x32.mean(axes)
     # Both moments in one pass over the activations; clipped, because the
     # difference can round below zero.
     variance_GC = jnp.maximum(0, jnp.square(x32).mean(axes) - mean_GC**2)
+    mean_GC = mean_GC * jnp.reshape(sign_C, (1, -1))
     self._track(mean_GC, variance_GC, math.prod(x.shape[1:-1]))
-    return self._normalize(x, mean_GC, variance_GC)
+    return mean_GC, variance_GC
 
   def _normalize(
     self, x: jax.Array, mean: jax.Array, variance: jax.Array
   ) -> jax.Array:
-    """Applies statistics [C], or [G, C] to `x` [G, n, …, C]."""
+    """Applies statistics [C], or [G, C] to the groups of `x` [N, …, C]."""
     shape = (1,) * (mean.ndim - 1) + (-1,)
     scale, bias = (p[...].reshape(shape) for p in (self.scale, self.bias))
     multiplier = jax.lax.rsqrt(variance + self.epsilon) * scale
     offset = bias - mean * multiplier
-    shape = mean.shape[:-1] + (1,) * (x.ndim - mean.ndim) + (-1,)
-    y = x * multiplier.reshape(shape) + offset.reshape(shape)
-    return y.astype(x.dtype)
+    groups = len(mean) if mean.ndim > 1 else 1
+    y = x.reshape(groups, -1, *x.shape[1:])
+    shape = (groups,) + (1,) * (y.ndim - 2) + (-1,)
+    y = y * multiplier.reshape(shape) + offset.reshape(shape)
+    return y.astype(x.dtype).reshape(x.shape)
 
   def _track(
     self, mean_GC: jax.Array, variance_GC: jax.Array, count: int

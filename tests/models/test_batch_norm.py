@@ -1,7 +1,8 @@
-"""BatchNorm by group; what a strided 1x1 convolution reads."""
+"""BatchNorm by group and before a pool; what a strided 1x1 conv reads."""
 
 import chex
 from flax import nnx
+import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
@@ -39,6 +40,38 @@ def test_groups_equal_separate_batches(shape):
 def test_a_group_that_does_not_divide_the_batch():
   with pytest.raises(ValueError, match='group 4: must divide the 6 examples'):
     trained(group=4)(jnp.ones((6, 5)))
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('mode', ['train', 'groups', 'eval'])
+def test_a_pool_before_the_norm_equals_one_behind_it(mode, dtype):
+  x = jnp.asarray(normal(4, 8, 8, 5), dtype)
+  pool = lambda x: nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+  def result(before, scale_C, bias_C, x):
+    norm = trained(group=2 if mode == 'groups' else 0)
+    norm.use_running_average = mode == 'eval'
+    norm.scale, norm.bias = nnx.Param(scale_C), nnx.Param(bias_C)
+    y = nnx.relu(norm.pooled(x, pool) if before else pool(norm(x)))
+    return (y.astype(jnp.float32) ** 2).sum(), (
+      y,
+      norm.mean[...],
+      norm.var[...],
+    )
+
+  arguments = jnp.array([2, -1, 0.5, -0.5, 0.25]), jnp.arange(5.0) / 4, x
+  found, expected = (
+    jax.grad(result, (1, 2, 3), has_aux=True)(before, *arguments)
+    for before in (True, False)
+  )
+  chex.assert_trees_all_equal(found[1], expected[1])
+  # Rounded to bfloat16, two values may tie, and then the first is taken.
+  close = {'rtol': 1e-4, 'atol': 1e-4}
+  if dtype == 'float32':
+    chex.assert_trees_all_close(found[0], expected[0], **close)
+  else:
+    for a, b in zip(found[0][:2], expected[0][:2], strict=True):
+      np.testing.assert_allclose(a, b, rtol=0.02, atol=0.1)
 
 
 @pytest.mark.parametrize('side', [7, 8])
