@@ -7,6 +7,8 @@ from flax import nnx
 import jax
 from jax import numpy as jnp
 
+from mrl_jax.models import projection_norm
+
 
 class BatchNorm(nnx.BatchNorm):
   """`nnx.BatchNorm` as torch defines it, over all but the last axis.
@@ -34,6 +36,18 @@ class BatchNorm(nnx.BatchNorm):
     """
     return self._normalize(x, *self._statistics(x))
 
+  def project(self, x: jax.Array, kernel_KC: jax.Array) -> jax.Array:
+    """Normalises `x @ kernel_KC`, a 1x1 convolution of `x` [N, h, w, K].
+
+    This is for training; it equals a call with the product, but does not store
+    the product.
+    """
+    y, mean_GC, variance_GC = projection_norm.normalized_projection(
+      self._grouped(x), kernel_KC, self.scale[...], self.bias[...], self.epsilon
+    )
+    self._track(mean_GC, variance_GC, math.prod(x.shape[:-1]) // len(y))
+    return y.reshape(*x.shape[:-1], -1)
+
   def pooled(
     self, x: jax.Array, max_pool: Callable[[jax.Array], jax.Array]
   ) -> jax.Array:
@@ -49,6 +63,14 @@ class BatchNorm(nnx.BatchNorm):
     statistics = self._statistics(x, sign_C.astype(jnp.float32))
     return self._normalize(max_pool(x) * sign, *statistics)
 
+  def _grouped(self, x: jax.Array) -> jax.Array:
+    """Splits `x` [N, …] into groups [G, n, …]."""
+    if self.group and len(x) % self.group:
+      raise ValueError(
+        f'BatchNorm group {self.group}: must divide the {len(x)} examples'
+      )
+    return x.reshape(-1, self.group or len(x), *x.shape[1:])
+
   def _statistics(
     self, x: jax.Array, sign_C: jax.Array | float = 1.0
   ) -> tuple[jax.Array, jax.Array]:
@@ -58,11 +80,7 @@ class BatchNorm(nnx.BatchNorm):
     """
     if self.use_running_average:
       return self.mean[...], self.var[...]
-    if self.group and len(x) % self.group:
-      raise ValueError(
-        f'BatchNorm group {self.group}: must divide the {len(x)} examples'
-      )
-    x = x.reshape(-1, self.group or len(x), *x.shape[1:])
+    x = self._grouped(x)
     axes = tuple(range(1, x.ndim - 1))
     x32 = x.astype(jnp.float32)
     mean_GC = x32.mean(axes)
