@@ -55,7 +55,9 @@ def run(args: argparse.Namespace) -> None:
           if not re.search(args.only, label):
             continue
           save = args.save and f'{args.save}/{what}-{len(rows)}-{chips}.hlo'
-          row = measure.measure(name, make(), whole, chips, save)
+          row = measure.measure(
+            name, make(), whole, chips, options=args.options, save=save
+          )
           print(f'  {label}: {row["compile s"]:.1f} s', flush=True)
           rows.append(row)
           if args.json:
@@ -82,6 +84,8 @@ def _parse() -> argparse.Namespace:
   add('--only', default='', help='pattern of what: name (chips)')
   add('--json', help='file for the figures')
   add('--save', default='', help='folder for the compiled texts')
+  options = lambda text: dict(x.split('=', 1) for x in text.split(','))
+  add('--options', type=options, default={}, help="XLA's, as name=value")
   add('--tiny', action='store_true', help='small sizes and encoder, to try it')
   add('--encoder', help='default: resnet50')
   add('--batch_size', type=int, help='of a chip; default: 128')

@@ -1,6 +1,7 @@
 """Compiles a program, and makes its row of what is known of it then."""
 
 import collections
+from collections.abc import Mapping
 import time
 from typing import Any
 
@@ -20,7 +21,13 @@ PRINTED = (
 
 
 def measure(
-  name: str, program: Program, target: Target, chips: int, save: str = ''
+  name: str,
+  program: Program,
+  target: Target,
+  chips: int,
+  *,
+  options: Mapping[str, str],
+  save: str = '',
 ) -> Row:
   """The row `name` of a program on `chips` of a target's kind.
 
@@ -28,10 +35,12 @@ def measure(
   `MB` is XLA's count, in which an array that is fetched in slices counts in
   full for each; `excess MB` is what it has too much by that. The roofline's
   traffic is that of main memory, whose bandwidth is published.
-  `save` is a file for the compiled text.
+  `options` are XLA's; `save` is a file for the compiled text.
   """
   start, busy = time.perf_counter(), time.process_time()
-  compiled = program.step.lower(*program.arguments).compile()
+  compiled = program.step.lower(*program.arguments).compile(
+    compiler_options=dict(options) or None
+  )
   seconds, busy = time.perf_counter() - start, time.process_time() - busy
   text = compiled.as_text()
   if save:
