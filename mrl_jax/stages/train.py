@@ -46,9 +46,6 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   ValueError at a step whose loss is not finite; earlier checkpoints stay.
   """
   mesh = sharding.make_mesh(**config.mesh)
-  group = sharding.batch_norm_group(
-    config.batch_norm_group, config.batch_size, mesh, config.micro_batches
-  )
   damage = DamageLog(config.max_damaged)
   dataset, source, eval_source = recorded.open_for_training(config, workdir)
   things = 'vectors' if config.embeddings else 'images'
@@ -57,8 +54,15 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     f'{len(eval_source):,} to evaluate on'
   )
   begun = dataset.input if workdir.latest_step() else None
+  group = sharding.batch_norm_group(
+    config.batch_norm_group,
+    config.batch_size,
+    mesh,
+    config.micro_batches,
+    dataset.batch_norm_group,
+  )
   kind = inputs.choose(config, source, mesh, begun)
-  dataset = msgspec.structs.replace(dataset, input=kind)
+  dataset = msgspec.structs.replace(dataset, input=kind, batch_norm_group=group)
   batches, augment = inputs.train_batches(config, source, mesh, damage, kind)
   optimizer, schedule = build.optimizer(config, batches.steps_per_epoch)
   model = build.model(config, len(dataset.class_names))
