@@ -58,8 +58,12 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   )
   begun = dataset.input if workdir.latest_step() else None
   kind = inputs.choose(config, source, mesh, begun)
-  dataset = msgspec.structs.replace(dataset, input=kind)
-  batches, augment = inputs.train_batches(config, source, mesh, damage, kind)
+  begun = dataset.crops if workdir.latest_step() else None
+  crops = inputs.choose_crops(config, mesh, begun)
+  dataset = msgspec.structs.replace(dataset, input=kind, crops=crops)
+  batches, augment = inputs.train_batches(
+    config, source, mesh, damage, kind, crops
+  )
   optimizer, schedule = build.optimizer(config, batches.steps_per_epoch)
   model = build.model(config, len(dataset.class_names))
   batch_norm.set_group(model, group)
