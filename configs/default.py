@@ -55,8 +55,8 @@ def get_config() -> ConfigDict:
   config.input = 'auto'
   config.resident_gigabytes = 2.0
   # What resizes the random crops of streamed images: host, device (inside the
-  # step, which takes padded boxes), or auto: the host on CPUs, the device
-  # elsewhere; a run that is resumed goes on as it was begun.
+  # step, which takes padded boxes), or auto: the host, or as the run was begun
+  # that is resumed.
   config.resize_on = 'auto'
   # Side of the training images, pixels.
   config.image_size = 224

@@ -206,15 +206,13 @@ def choose(
   return kind
 
 
-def choose_crops(
-  config: ConfigDict, mesh: jax.sharding.Mesh, begun: str | None = None
-) -> str:
+def choose_crops(config: ConfigDict, begun: str | None = None) -> str:
   """Chooses what resizes the random crops of streamed images.
 
   Returns `host`, `device`, or empty for a run that was begun before there was a
   choice: its crops come from other random numbers, and are resized by the host.
-  `auto` chooses the host on CPUs, and the device elsewhere. `begun` is what a
-  resumed training was begun with, which `auto` keeps; None for a new training.
+  `auto` chooses the host. `begun` is what a resumed training was begun with,
+  which `auto` keeps; None for a new training.
 
   Raises ValueError if a run begun before there was a choice is to go on with
   another than `auto` or `host`.
@@ -228,11 +226,7 @@ def choose_crops(
     return ''
   if config.resize_on != 'auto':
     return config.resize_on
-  return begun or ('host' if _platform(mesh) == 'cpu' else 'device')
-
-
-def _platform(mesh: jax.sharding.Mesh) -> str:
-  return mesh.devices.flat[0].platform
+  return begun or 'host'
 
 
 def _resident_size(config: ConfigDict) -> int:

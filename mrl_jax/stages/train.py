@@ -59,7 +59,7 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   begun = dataset.input if workdir.latest_step() else None
   kind = inputs.choose(config, source, mesh, begun)
   begun = dataset.crops if workdir.latest_step() else None
-  crops = inputs.choose_crops(config, mesh, begun)
+  crops = inputs.choose_crops(config, begun)
   dataset = msgspec.structs.replace(dataset, input=kind, crops=crops)
   batches, augment = inputs.train_batches(
     config, source, mesh, damage, kind, crops

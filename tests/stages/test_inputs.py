@@ -83,31 +83,29 @@ def test_a_split_that_does_not_fit_says_what_it_needs_and_what_there_is(
 
 
 @pytest.mark.parametrize(
-  'field, platform, begun, expected',
+  'field, begun, expected',
   [
-    ('auto', 'cpu', None, 'host'),
-    ('auto', 'tpu', None, 'device'),
-    ('device', 'cpu', None, 'device'),
-    # A run goes on as it was begun, on other devices, too.
-    ('auto', 'cpu', 'device', 'device'),
-    ('auto', 'tpu', 'host', 'host'),
+    ('auto', None, 'host'),
+    ('device', None, 'device'),
+    # A run goes on as it was begun.
+    ('auto', 'device', 'device'),
+    ('auto', 'host', 'host'),
     # Begun before there was a choice.
-    ('auto', 'tpu', '', ''),
-    ('host', 'cpu', '', ''),
+    ('auto', '', ''),
+    ('host', '', ''),
   ],
 )
-def test_what_resizes_crops(field, platform, begun, expected, monkeypatch):
+def test_what_resizes_crops(field, begun, expected):
   config = digits_mrl.get_config()
   config.resize_on = field
-  monkeypatch.setattr(inputs, '_platform', lambda mesh: platform)
-  assert inputs.choose_crops(config, None, begun) == expected
+  assert inputs.choose_crops(config, begun) == expected
 
 
 def test_a_run_begun_before_cannot_leave_its_crops_to_the_step():
   config = digits_mrl.get_config()
   config.resize_on = 'device'
   with pytest.raises(ValueError, match='begun before there was a choice'):
-    inputs.choose_crops(config, sharding.make_mesh(1), '')
+    inputs.choose_crops(config, '')
 
 
 def test_the_step_resizes_streamed_crops():
