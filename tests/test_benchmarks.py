@@ -145,7 +145,9 @@ def test_input(monkeypatch, tmp_path):
   input_benchmark.main()
   record = json.loads(path.read_text())
   rates = record['Random resized crops']
-  assert [row['threads'] for row in rates] == [1, 2, 1, 2]
+  assert [row['threads'] for row in rates] == [1, 2] * 7
+  (same,) = record['The crops of the step beside those of the host']
+  assert same['same labels'] and same['largest difference'] <= 1.001
   resumed = next(x for name, x in record.items() if name.startswith('Resumed'))
   assert resumed[0]['same bytes']
 

@@ -157,6 +157,7 @@ def test_the_papers_settings_of_fine_tuning(name):
     ('schedule', 'linear', 'linear'),
     ('decay_mask', 'none', 'none'),
     ('input', 'disk', 'disk'),
+    ('resize_on', 'tpu', 'tpu'),
     ('augmentation', 'mixup', 'mixup'),
     ('dtype', 'float16', 'float16'),
     ('checkpoint', '12', '12'),

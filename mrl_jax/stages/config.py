@@ -48,6 +48,7 @@ def later_fields(dataset: str) -> dict[str, Any]:
     'as_seen': 'no' if is_folder else 'auto',
     'init_prefix': '',
     'batch_norm_group': 0,
+    'resize_on': 'auto',
     **geometry.OPTIONS,
   }
 

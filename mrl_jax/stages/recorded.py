@@ -129,7 +129,10 @@ def open_for_training(
   )
   if there:
     here = msgspec.structs.replace(
-      here, input=there.input, batch_norm_group=there.batch_norm_group
+      here,
+      input=there.input,
+      batch_norm_group=there.batch_norm_group,
+      crops=there.crops,
     )
   return here, train, evaluation
 

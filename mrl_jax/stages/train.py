@@ -53,7 +53,7 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     f'train: {len(source):,} {things} of {source.num_classes:,} classes, '
     f'{len(eval_source):,} to evaluate on'
   )
-  begun = dataset.input if workdir.latest_step() else None
+  is_begun = workdir.latest_step() > 0
   group = sharding.batch_norm_group(
     config.batch_norm_group,
     config.batch_size,
@@ -61,9 +61,16 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     config.micro_batches,
     dataset.batch_norm_group,
   )
-  kind = inputs.choose(config, source, mesh, begun)
-  dataset = msgspec.structs.replace(dataset, input=kind, batch_norm_group=group)
-  batches, augment = inputs.train_batches(config, source, mesh, damage, kind)
+  kind = inputs.choose(
+    config, source, mesh, dataset.input if is_begun else None
+  )
+  crops = inputs.choose_crops(config, dataset.crops if is_begun else None)
+  dataset = msgspec.structs.replace(
+    dataset, input=kind, batch_norm_group=group, crops=crops
+  )
+  batches, augment = inputs.train_batches(
+    config, source, mesh, damage, kind, crops
+  )
   optimizer, schedule = build.optimizer(config, batches.steps_per_epoch)
   model = build.model(config, len(dataset.class_names))
   batch_norm.set_group(model, group)

@@ -27,7 +27,9 @@ class Provenance(msgspec.Struct, frozen=True):
   training's, `resident` or `stream`, whose random crops differ; it is empty in
   records from before 2026-11-28. `batch_norm_group` is the number of examples
   that BatchNorm normalised together; 0: the whole batch, or a record from
-  before 2026-11-29.
+  before 2026-11-29. `crops` is what resizes streamed random crops,
+  `host` or `device`; empty in records from before 2026-11-29, whose crops come
+  from other random numbers.
   """
 
   name: str
@@ -36,6 +38,7 @@ class Provenance(msgspec.Struct, frozen=True):
   splits: dict[str, dict[str, str]]
   input: str = ''
   batch_norm_group: int = 0
+  crops: str = ''
 
 
 def record(
