@@ -47,7 +47,7 @@ class StaticTokens(nnx.Module):
         rngs.params(), (variant.vocabulary_size, variant.width)
       )
     )
-    self.weights = None
+    self.weighted = variant.weighted
     if variant.weighted:
       self.weights = nnx.Param(jnp.ones(variant.vocabulary_size))
 
@@ -61,6 +61,6 @@ class StaticTokens(nnx.Module):
     """Looks the vectors up; those of padding do not count in any pooling."""
     del mask_NT, key  # Nothing is random.
     state_NTD = jnp.take(self.embeddings[...], token_NT, axis=0)
-    if self.weights is not None:
+    if self.weighted:
       state_NTD *= jnp.take(self.weights[...], token_NT)[:, :, None]
     return state_NTD.astype(self.dtype)

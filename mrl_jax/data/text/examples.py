@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mrl_jax.data.text import columns as columns_lib
+from mrl_jax.data.text import sentences
 from mrl_jax.data.text.columns import Column
 from mrl_jax.losses.negatives import MISSING as MISSING
 
@@ -104,7 +105,8 @@ def open_texts(
   """Opens the examples of a file, or of the files of a folder.
 
   Args:
-    path: see `columns.paths`.
+    path: see `columns.paths`; `sentences` stands for those of a grammar, which
+      have no columns.
     kind: see `Texts`.
     columns: the columns of the texts. Those of pairs from the third on hold
       hard negatives: one, a list of them, or none.
@@ -116,6 +118,8 @@ def open_texts(
     ValueError: too few columns, one that is not there, a score outside of its
       range, a cell that is no text, or what `columns.read` refuses.
   """
+  if path == sentences.NAME:
+    return _made(kind, prompts)
   least = _LEAST[kind]
   wrong = len(columns) < least or (kind != 'pairs' and len(columns) > least)
   if wrong or len(set(columns)) < len(columns):
@@ -144,6 +148,23 @@ def open_texts(
     prompts=prompts,
     where=str(path),
     parts=columns_lib.listing(path),
+  )
+
+
+def _made(kind: str, prompts: Sequence[str]) -> Texts:
+  rows: Sequence[Sequence[Any]] = sentences.pairs(12_000, seed=0)
+  if kind == 'scored':
+    rows = sentences.scored(6_000, seed=4)
+  elif kind == 'labelled':
+    rows = sentences.labelled(6_000, seed=5)
+  least = _LEAST[kind]
+  return Texts(
+    kind,
+    [row[:least] for row in rows],
+    targets=[row[-1] for row in rows],
+    prompts=prompts,
+    where=sentences.NAME,
+    parts={sentences.NAME: f'{len(rows)} rows {sentences.VERSION}'},
   )
 
 

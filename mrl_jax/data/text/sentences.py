@@ -10,16 +10,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+# The path by which these sentences are opened, and their version.
+NAME = 'sentences'
+VERSION = '1'
 _WHO = """a girl|a young girl|a little lass
 a man|a gentleman|some guy
-two children|a pair of kids|a couple of youngsters
+a child|a kid|some youngster
 an old woman|an elderly lady|a grandmother
 a student|a pupil|someone at school
 a doctor|a physician|a medic
-the neighbours|the people next door|the family from next door
+the neighbour|the man from next door|someone from next door
 a tourist|a visitor|a traveller
 my uncle|the brother of my mother|my mum's brother
-a team of workers|several labourers|a crew
+a worker|a labourer|one of the crew
 a farmer|the owner of the farm|a countryman
 a soldier|a trooper|a man in uniform"""
 _WHERE = """in the garden|behind the house among the flowers|on the lawn
