@@ -41,15 +41,15 @@ def get_config():
   config.nesting_dims = (8, 16, 32, 64, 128, 256)
   config.eval_dims = (12, 24, 48, 96, 192)
   config.batch_size = 256
-  config.num_epochs = 5
+  config.num_epochs = 4
   config.optimizer = 'adamw'
   config.learning_rate = 0.01
   config.schedule = 'cosine'
   config.peak_epoch = 0.5
   config.weight_decay = 0.0
   config.label_smoothing = 0.0
-  config.eval_every_epochs = 5
-  config.checkpoint_every_epochs = 5
+  config.eval_every_epochs = 4
+  config.checkpoint_every_epochs = 4
 
   config.text = ConfigDict()
   # contrastive (pairs), cosent or angle (scored pairs), or classification

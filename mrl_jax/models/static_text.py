@@ -31,8 +31,13 @@ class Variant:
   weighted: bool = True
 
   def create(
-    self, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
+    self,
+    *,
+    dtype: jnp.dtype = jnp.float32,
+    remat: bool = False,
+    rngs: nnx.Rngs,
   ) -> 'StaticTokens':
+    del remat  # There are no blocks.
     return StaticTokens(self, dtype=dtype, rngs=rngs)
 
 

@@ -6,9 +6,8 @@ are this file's, under the licence of the project.
 """
 
 from collections.abc import Sequence
+import random
 from typing import Any, NamedTuple
-
-import numpy as np
 
 # The path by which these sentences are opened, and their version.
 NAME = 'sentences'
@@ -119,32 +118,39 @@ class Sentences:
   """Draws meanings, and sentences that have them; a function of the seed."""
 
   def __init__(self, seed: int):
-    self._grammar, self._rng = _grammar(), np.random.default_rng(seed)
+    self._grammar, self._rng = _grammar(), random.Random(seed)
 
   def meaning(self) -> dict[str, int]:
     return {
-      part: int(self._rng.integers(len(self._grammar.wordings[part])))
+      part: self._rng.randrange(len(self._grammar.wordings[part]))
       for part in _PARTS
     }
 
   def near(self, meaning: dict[str, int]) -> dict[str, int]:
     """Another meaning that shares a random number of parts."""
     other = self.meaning()
-    for part in self._rng.permutation(_PARTS)[: self._rng.integers(0, 5)]:
-      other[str(part)] = meaning[str(part)]
+    for part in self._rng.sample(_PARTS, self._rng.randrange(5)):
+      other[part] = meaning[part]
     return other
 
   def say(self, meaning: dict[str, int]) -> str:
     """A sentence of this meaning, in random words."""
-    words = {}
-    for part, number in meaning.items():
-      wordings = self._grammar.wordings[part][number]
-      words[part] = wordings[self._rng.integers(len(wordings))]
-    text = _ORDERS[self._rng.integers(len(_ORDERS))].format(**words)
+    words = {part: self._words(meaning, part) for part in meaning}
+    text = self._rng.choice(_ORDERS).format(**words)
     return f'{text[0].upper()}{text[1:]}.'
+
+  def action(self, meaning: dict[str, int]) -> tuple[str, str]:
+    """A sentence of who does what, and a name of what is done."""
+    number = meaning['what']
+    who, what = (self._words(meaning, part) for part in ('who', 'what'))
+    text = f'{who} {what}.'
+    return text[0].upper() + text[1:], f'{self.topic(meaning)} {number}'
 
   def topic(self, meaning: dict[str, int]) -> str:
     return self._grammar.topics[meaning['what']]
+
+  def _words(self, meaning: dict[str, int], part: str) -> str:
+    return self._rng.choice(self._grammar.wordings[part][meaning[part]])
 
   def score(self, a: dict[str, int], b: dict[str, int]) -> float:
     """How similar two meanings are, 0 to 5: the shares of their parts."""
@@ -172,10 +178,9 @@ def scored(count: int, seed: int) -> list[tuple[str, str, float]]:
 
 
 def labelled(count: int, seed: int) -> list[tuple[str, str]]:
-  """Sentences and their topics."""
+  """Short sentences of who does what, and names of what is done."""
   made = Sentences(seed)
-  meanings = (made.meaning() for _ in range(count))
-  return [(made.say(x), made.topic(x)) for x in meanings]
+  return [made.action(made.meaning()) for _ in range(count)]
 
 
 def searched(
