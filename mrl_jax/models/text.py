@@ -9,6 +9,7 @@ import jax
 from jax import numpy as jnp
 
 from mrl_jax.models import initializers
+from mrl_jax.models import packed
 
 POOLINGS = ('mean', 'cls', 'last')
 ACTIVATIONS = {'identity': lambda x: x, 'tanh': jnp.tanh}
@@ -42,7 +43,7 @@ class Settings:
   Attributes:
     backbone: the geometry of the backbone, such as a `bert.Variant`. It has the
       attributes `width`, `max_tokens` and `vocabulary_size`, and a method
-      `create(dtype=, rngs=)` that makes the module.
+      `create(dtype=, remat=, rngs=)` that makes the module.
     pooling: the embedding is the mean of the tokens' states, the first token's
       (`cls`), or the last one's that is no padding.
     projections: linear layers behind the pooling, in order.
@@ -74,17 +75,25 @@ class TextEncoder(nnx.Module):
     settings: Settings,
     *,
     dtype: jnp.dtype = jnp.float32,
+    remat: bool = False,
     rngs: nnx.Rngs,
   ):
     """Makes the encoder with random parameters.
 
-    `dtype` is that of the backbone's computation; parameters are float32, and
-    so is all that follows the backbone. `rngs.params` initialises them.
+    Args:
+      settings: its geometry.
+      dtype: dtype of the backbone's computation; parameters are float32, and so
+        is all that follows the backbone.
+      remat: whether to compute activations inside blocks again in the backward
+        pass, which saves memory.
+      rngs: the `params` stream initialises the parameters.
     """
     self.settings = settings
     self.max_tokens = settings.backbone.max_tokens
     self.vocabulary_size = settings.backbone.vocabulary_size
-    self.backbone = settings.backbone.create(dtype=dtype, rngs=rngs)
+    self.backbone = settings.backbone.create(
+      dtype=dtype, remat=remat, rngs=rngs
+    )
     width, layers = settings.backbone.width, []
     for projection in settings.projections:
       layers.append(
@@ -122,7 +131,22 @@ class TextEncoder(nnx.Module):
 
   def from_states(self, state_NTD: jax.Array, mask_NT: jax.Array) -> jax.Array:
     """The embedding of the backbone's token states."""
-    x = pool(state_NTD, mask_NT, self.settings.pooling)
+    return self._behind(pool(state_NTD, mask_NT, self.settings.pooling))
+
+  def packed(
+    self, token_RT: jax.Array, text_RT: jax.Array, num_texts: int
+  ) -> jax.Array:
+    """The embeddings [num_texts, D] of texts that share rows, see `packed`.
+
+    Texts 1, 2, … have rows 0, 1, …; those of texts that are not there are 0, or
+    what the projections make of that.
+    """
+    state_RTD = self.backbone(token_RT, text_RT)
+    return self._behind(
+      packed.pool(state_RTD, text_RT, num_texts, self.settings.pooling)
+    )
+
+  def _behind(self, x: jax.Array) -> jax.Array:
     for projection, layer in zip(
       self.settings.projections, self.projections, strict=True
     ):
@@ -130,11 +154,9 @@ class TextEncoder(nnx.Module):
     return normalised(x) if self.settings.normalise else x
 
 
-def create(
-  settings: Settings, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
-) -> TextEncoder:
-  """Creates a text encoder, see `TextEncoder`."""
-  return TextEncoder(settings, dtype=dtype, rngs=rngs)
+def create(settings: Settings, **options) -> TextEncoder:
+  """Creates a text encoder with random parameters, see `TextEncoder`."""
+  return TextEncoder(settings, **options)
 
 
 def pool(
@@ -150,10 +172,12 @@ def pool(
 
 
 def normalised(x_ND: jax.Array) -> jax.Array:
-  """Scales each row to length 1; rows that are 0 stay 0, as do gradients."""
+  """Scales each row to length 1; rows of 0 stay 0, and have the gradient 0."""
   square_N1 = jnp.sum(x_ND**2, -1, keepdims=True)
-  # As in torch's `normalize`, lengths below 1e-12 count as that.
-  return x_ND * jax.lax.rsqrt(jnp.maximum(square_N1, 1e-24))
+  some_N1 = square_N1 > 0
+  return x_ND * jnp.where(
+    some_N1, jax.lax.rsqrt(jnp.where(some_N1, square_N1, 1)), 0
+  )
 
 
 def _mean(state_NTD: jax.Array, mask_NT: jax.Array) -> jax.Array:

@@ -1,0 +1,1 @@
+"""Text encoders in Hugging Face's and sentence-transformers' folders."""
