@@ -8,9 +8,10 @@ from ml_collections import ConfigDict
 from mrl_jax import nesting
 from mrl_jax.data.text import eval_sets
 from mrl_jax.stages.fields import require
+from mrl_jax.stages.text import pretrained
 from mrl_jax.training import text_step
 
-ENCODERS = ('static',)
+ENCODERS = ('static', 'pretrained')
 # The kind of examples that each objective trains on.
 KINDS = {
   'contrastive': 'pairs',
@@ -76,7 +77,7 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_dims(config: ConfigDict) -> None:
-  dims = nesting.validate(config.nesting_dims, config.text.width)
+  dims = nesting.validate(config.nesting_dims, _width(config))
   odd = [dim for dim in dims if dim % 2]
   ok = config.text.objective != 'angle' or not odd
   require('nesting_dims', dims, ok, 'even for the objective angle')
@@ -87,6 +88,18 @@ def _check_dims(config: ConfigDict) -> None:
       nesting.validate(config.eval_dims, dims[-1])
     except ValueError as error:
       raise ValueError(f'eval_dims: {error}') from None
+
+
+def _width(config: ConfigDict) -> int:
+  if config.encoder == 'static':
+    return config.text.width
+  name = 'init_from'
+  require(name, config.init_from, bool(config.init_from), 'given: pretrained')
+  folder = pretrained.start(config)
+  most = pretrained.settings(folder).backbone.max_tokens
+  name, value = 'text.max_tokens', config.text.max_tokens
+  require(name, value, value <= most, f'at most {most}, as {folder} says')
+  return pretrained.width(folder)
 
 
 def check_modes(modes: Sequence[str], offered: Sequence[str]) -> None:

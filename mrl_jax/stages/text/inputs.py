@@ -15,6 +15,7 @@ from mrl_jax.data.text.eval_sets import TextSet
 from mrl_jax.data.text.examples import Texts
 from mrl_jax.data.text.tokens import Tokens
 from mrl_jax.stages.text import check
+from mrl_jax.stages.text import pretrained
 from mrl_jax.training import sharding
 from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
@@ -63,12 +64,15 @@ def prepare_tokens(
 ) -> Tokens:
   """Opens the workdir's tokenizer; a training that begins writes it before.
 
-  It is a copy of `text.tokenizer`, or is made of the texts to train on.
+  It is a copy of `text.tokenizer` or of a pretrained encoder's, or is made of
+  the texts to train on. The settings of a pretrained encoder are copied, too.
   """
   path = tokenizer_path(workdir)
   if not workdir.latest_step():
     sharding.barrier('tokenizer is to be written')
     if not jax.process_index():
+      if config.encoder == 'pretrained':
+        pretrained.copy(config, workdir)
       with files.replacing(path) as temporary:
         _write_tokenizer(config, sources, temporary)
     sharding.barrier('tokenizer is written')
@@ -77,6 +81,8 @@ def prepare_tokens(
 
 def _write_tokenizer(config, sources, path: pathlib.Path) -> None:
   given = config.text.tokenizer
+  if not given and config.encoder == 'pretrained':
+    given = pretrained.tokenizer(pretrained.start(config))
   if given:
     # Read first: what is no tokenizer is not to be copied.
     found = Tokens(files.local(given, 'tokenizer'), config.text.max_tokens)

@@ -15,7 +15,6 @@ from mrl_jax.data.text.batches import TextBatches
 from mrl_jax.data.text.embed import TextEmbedder
 from mrl_jax.data.text.mix import Mix
 from mrl_jax.stages import build as build_lib
-from mrl_jax.stages import init_from
 from mrl_jax.stages import recorded
 from mrl_jax.stages.text import build
 from mrl_jax.stages.text import inputs
@@ -96,10 +95,12 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   )
   inputs.say_truncated(tokens, 'train')
   optimizer, schedule = build_lib.optimizer(config, batches.steps_per_epoch)
-  model = build.model(config, tokens.vocabulary_size, len(dataset.class_names))
+  model = build.model(
+    config, workdir, tokens.vocabulary_size, len(dataset.class_names)
+  )
   build.check_tokens(model.encoder, tokens)
   if not workdir.latest_step():
-    init_from.initialise(config, model, dataset.class_names)
+    build.initialise(config, model)
   graphdef, state = state_lib.create(
     model, optimizer, trainable=config.trainable
   )

@@ -16,5 +16,6 @@ def restore(
   """Restores the model of a checkpoint, see `stages.trained.restore`."""
   there = recorded.read(workdir)
   num_classes = len(there.class_names) if there else 0
-  make = lambda: build.model(config, tokens.vocabulary_size, num_classes)
+  size = tokens.vocabulary_size
+  make = lambda: build.model(config, workdir, size, num_classes)
   return trained.restore_made(config, workdir, checkpoint, make)
