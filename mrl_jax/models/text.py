@@ -134,14 +134,19 @@ class TextEncoder(nnx.Module):
     return self._behind(pool(state_NTD, mask_NT, self.settings.pooling))
 
   def packed(
-    self, token_RT: jax.Array, text_RT: jax.Array, num_texts: int
+    self,
+    token_RT: jax.Array,
+    text_RT: jax.Array,
+    num_texts: int,
+    *,
+    key: jax.Array | None = None,
   ) -> jax.Array:
     """The embeddings [num_texts, D] of texts that share rows, see `packed`.
 
     Texts 1, 2, … have rows 0, 1, …; those of texts that are not there are 0, or
-    what the projections make of that.
+    what the projections make of that. `key` draws the dropout of training.
     """
-    state_RTD = self.backbone(token_RT, text_RT)
+    state_RTD = self.backbone(token_RT, text_RT, key=key)
     return self._behind(
       packed.pool(state_RTD, text_RT, num_texts, self.settings.pooling)
     )

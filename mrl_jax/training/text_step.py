@@ -160,24 +160,18 @@ def make_embed_step(
 
   def embed_step(params, batch_stats, batch):
     encoder = nnx.merge(graphdef, params, batch_stats).encoder
-    return _embed(encoder, batch['token'], batch['length'], None)
+    token_NL = batch['token']
+    place_1L = jnp.arange(token_NL.shape[1])[None, :]
+    return encoder(token_NL, place_1L < batch['length'][:, None])
 
   return jax.jit(embed_step, out_shardings=sharding)
 
 
 def _embed_part(encoder, part: Arrays, key: jax.Array) -> Arrays:
-  query_key, key_key = jax.random.split(key)
-  embedded = {
-    'query': _embed(encoder, part['query'], part['query_length'], query_key)
-  }
-  if 'key' in part:
-    N, K, L = part['key'].shape
-    token_ML, length_M = part['key'].reshape(-1, L), part['key_length']
-    key_MD = _embed(encoder, token_ML, length_M.reshape(-1), key_key)
-    embedded['key'] = key_MD.reshape(N, K, -1)
+  N, C = part['text'].shape
+  embedding_SD = encoder.packed(part['token'], part['owner'], N * C, key=key)
+  embedded = {'query': embedding_SD[:N]}
+  if C > 1:
+    key_KND = embedding_SD[N:].reshape(C - 1, N, -1)
+    embedded['key'] = jnp.swapaxes(key_KND, 0, 1)
   return embedded
-
-
-def _embed(encoder, token_NL, length_N, key) -> jax.Array:
-  mask_NL = jnp.arange(token_NL.shape[1])[None, :] < length_N[:, None]
-  return encoder(token_NL, mask_NL, key=key)

@@ -11,6 +11,7 @@ import pytest
 from mrl_jax.data.text import columns
 from mrl_jax.data.text import eval_sets
 from mrl_jax.data.text import examples
+from mrl_jax.data.text import rows
 from mrl_jax.data.text import sentences
 from mrl_jax.data.text import tokens as tokens_lib
 from mrl_jax.data.text.batches import TextBatches
@@ -226,10 +227,10 @@ def test_buckets_are_few():
   assert all(tokens_lib.bucket(x, 500) >= x for x in range(501))
 
 
-def batches(sources, tokens, weights=(), seed=0, mesh=None, size=8):
+def batches(sources, tokens, weights=(), seed=0, mesh=None, size=8, parts=1):
   mix = Mix(sources, weights, batch_size=size, seed=seed)
   mesh = mesh or sharding.make_mesh(1)
-  return TextBatches(mix, tokens, mesh=mesh)
+  return TextBatches(mix, tokens, mesh=mesh, parts=parts)
 
 
 def first(found, start, count):
@@ -253,16 +254,17 @@ def test_a_batch_holds_the_tokens_of_its_examples(tokens):
   found = batches([source], tokens)
   batch = first(found, 0, 1)[0]
   visits = found._mix.rows(0)[1]
-  for name, column in (('query', 0), ('key', 1)):
-    for n, row in enumerate(visits):
-      text = ('find: ', '')[column] + rows[row][column]
-      ids = tokens.ids([text])[0]
-      token_L = batch[name][n] if not column else batch[name][n, 0]
-      length = batch[f'{name}_length'][n]
-      length = length if not column else length[0]
-      assert token_L[:length].tolist() == ids
+  # Eight queries, eight keys, and a hard negative of those that have one.
+  for n, row in enumerate(visits):
+    for column, text in enumerate(rows[row]):
+      ids = tokens.ids([('find: ', '')[min(column, 1)] + text])[0]
+      owned_RT = batch['owner'] == 8 * column + n + 1
+      assert len(np.unique(np.nonzero(owned_RT)[0])) == 1
+      assert batch['token'][owned_RT].tolist() == ids
+  assert (batch['owner'] > 0).sum() == sum(
+    len(tokens.ids([text])[0]) for row in visits for text in rows[row]
+  ) + 8 * len(tokens.ids(['find: '])[0])
   there_N = np.array([row % 2 for row in visits])
-  assert (batch['key_length'][:, 1] > 0).tolist() == there_N.tolist()
   assert ((batch['text'][:, 2] >= 0) == there_N).all()
   line = found.report()
   # The only hard negative stands in the batch several times, and counts.
@@ -309,12 +311,42 @@ def test_a_mix_has_its_weights(tokens):
     Mix(sources, (), batch_size=17, seed=0)
 
 
-def test_devices_have_shares_of_the_same_batch(tokens):
+def test_parts_and_devices_have_their_own_rows(tokens):
+  """Example 5 of 16 is on device 2 of 8, in part 1 of 2, its third example."""
   source = pairs(sentences.pairs(30, 0))
-  one = first(batches([source], tokens), 2, 1)[0]
-  eight = first(batches([source], tokens, mesh=sharding.make_mesh()), 2, 1)[0]
-  for name in one:
-    np.testing.assert_array_equal(one[name], eight[name])
+  text_NC = first(batches([source], tokens, size=16), 1, 1)[0]['text']
+  found = batches([source], tokens, mesh=sharding.make_mesh(), size=16, parts=2)
+  batch = first(found, 1, 1)[0]
+  np.testing.assert_array_equal(batch['text'], text_NC)
+  each = len(batch['token']) // 8
+  for n, texts in enumerate(text_NC):
+    device, part = n // 2, n % 2
+    token_RT, owner_RT = (
+      batch[name][device * each : (device + 1) * each][part::2]
+      for name in ('token', 'owner')
+    )
+    for column, number in enumerate(texts):
+      ids = tokens.ids([source.texts[number]])[0]
+      assert token_RT[owner_RT == 8 * column + n // 2 + 1].tolist() == ids
+
+
+def test_rows_are_full_and_few():
+  rng = np.random.default_rng(0)
+  length_S = rng.integers(0, 40, 300)
+  group_S = np.arange(300) % 3
+  found = rows.pack(length_S, group_S, 48)
+  assert found.length == 64
+  used = np.zeros((3, found.number, 64), int)
+  for s, length in enumerate(length_S):
+    start = found.start_S[s]
+    used[group_S[s], found.row_S[s], start : start + length] += 1
+  assert used.max() == 1 and used.sum() == length_S.sum()
+  assert used.mean() > 0.8
+  sizes = {rows._rounded(count) for count in range(1, 1025)}
+  assert len(sizes) <= 8 * 8 and all(
+    count <= rows._rounded(count) <= max(1.125 * count, 1)
+    for count in range(1, 1025)
+  )
 
 
 def test_duplicates_are_no_negatives_and_are_counted(tokens):
@@ -336,7 +368,7 @@ def test_scores_and_labels_come_with_the_texts(tokens):
   np.testing.assert_array_equal(batch['score'], scored.score_N[rows])
   labelled = examples.open_texts('sentences', 'labelled', ())
   batch = first(batches([labelled], tokens), 0, 1)[0]
-  assert batch.keys() == {'query', 'query_length', 'label'}
+  assert batch.keys() == {'text', 'token', 'owner', 'label'}
   assert labelled.class_names[0] == 'animals 15'
 
 

@@ -12,6 +12,7 @@ import pytest
 from mrl_jax import losses
 from mrl_jax import models
 from mrl_jax.losses import negatives
+from mrl_jax.models import packed
 from mrl_jax.models import static_text
 from mrl_jax.models import text as text_models
 from mrl_jax.training import cached_gradient
@@ -40,19 +41,38 @@ class Dropped(nnx.Module):
     x = jnp.tanh(self.layer(x))
     return text_models.pool(x, mask_NT, 'mean')
 
+  def packed(self, token_RT, owner_RT, num_texts, *, key=None):
+    x = self.tokens(token_RT)
+    if key is not None:
+      x *= 2 * jax.random.bernoulli(key, 0.5, x.shape)
+    return packed.pool(jnp.tanh(self.layer(x)), owner_RT, num_texts, 'mean')
+
 
 def model(head='none', encoder=Dropped):
   rngs = nnx.Rngs(0)
   return models.Classifier(encoder(rngs), DIMS, 3, head=head, rngs=rngs)
 
 
-def batch(count=8, keys=2):
+def batch(count=8, keys=2, parts=1, devices=1):
+  """Examples whose texts have one row each, in the order of TextBatches."""
   rng = np.random.default_rng(0)
+  texts = rng.integers(0, VOCABULARY, (count, keys + 1, 6), np.int32)
+  lengths = rng.integers(1, 7, (count, keys + 1))
+  rows = {}
+  for n, c in np.ndindex(count, keys + 1):
+    device, part = n // (count // devices), n % parts
+    owner = c * (count // parts) + n // parts + 1
+    row = np.where(np.arange(6) < lengths[n, c], owner, 0)
+    rows.setdefault((device, part), []).append((texts[n, c], row))
+  token, owner = [], []
+  for device in range(devices):
+    groups = [rows[device, part] for part in range(parts)]
+    for group in zip(*groups, strict=True):
+      token += [x for x, _ in group]
+      owner += [x for _, x in group]
   return {
-    'query': rng.integers(0, VOCABULARY, (count, 6), np.int32),
-    'query_length': rng.integers(1, 7, count, np.int32),
-    'key': rng.integers(0, VOCABULARY, (count, keys, 6), np.int32),
-    'key_length': rng.integers(1, 7, (count, keys), np.int32),
+    'token': np.array(token, np.int32),
+    'owner': np.array(owner, np.int32),
     'text': np.arange(count * (keys + 1), dtype=np.int32).reshape(count, -1),
     'score': rng.random(count, np.float32),
     'label': rng.integers(0, 3, count, np.int32),
@@ -91,13 +111,19 @@ def test_the_mask_of_negatives():
 def test_the_loss_is_that_of_the_whole_batch(kind):
   """Without a key there is no dropout: the loss by hand."""
   found, step_model = batch(), model()
-  embed = lambda token, length: step_model.encoder(
-    token, np.arange(6)[None] < length[:, None]
+  embedding_SD = jnp.stack(
+    [
+      step_model.encoder(
+        found['token'][None, row], found['owner'][None, row] > 0
+      )[0]
+      for row in range(24)
+    ]
   )
-  query_ND = embed(found['query'], found['query_length'])
-  key_NKD = jnp.stack(
-    [embed(found['key'][:, k], found['key_length'][:, k]) for k in range(2)], 1
-  )
+  embedding_NCD = embedding_SD.reshape(8, 3, -1)
+  query_ND, key_NKD = embedding_NCD[:, 0], embedding_NCD[:, 1:]
+  embedded = text_step._embed_part(step_model.encoder, found, None)
+  np.testing.assert_allclose(embedded['query'], query_ND, atol=1e-6)
+  np.testing.assert_allclose(embedded['key'], key_NKD, atol=1e-6)
   objective = text_step.Objective(kind, DIMS, temperature=0.2)
   loss, _ = objective.loss(
     step_model, {'query': query_ND, 'key': key_NKD}, found, None
@@ -145,9 +171,7 @@ def test_cached_gradients_equal_uncached_ones(kind):
   head = 'mrl' if kind == 'classification' else 'none'
   graphdef, state = state_lib.create(model(head), optax.sgd(0.1))
   objective = text_step.Objective(kind, DIMS, temperature=0.2)
-  found = batch()
-  if kind == 'classification':
-    found = {x: found[x] for x in ('query', 'query_length', 'label')}
+  found = batch(keys=0 if kind == 'classification' else 2, parts=4)
   merged = lambda params: nnx.merge(graphdef, params, {})
 
   def embed(params, part, key):
@@ -180,21 +204,18 @@ def static(rngs):
 
 
 def test_parts_and_devices_change_nothing():
-  found, results = batch(16), []
+  results = []
   for parts, devices in ((1, 1), (4, 1), (2, 8)):
     mesh = sharding.make_mesh(devices)
-    step, state = step_of(
-      made=model(encoder=static),
-      parts=parts,
-      sharding=sharding.replicated(mesh),
-    )
-    state = jax.device_put(state, sharding.replicated(mesh))
+    everywhere, made = sharding.replicated(mesh), model(encoder=static)
+    step, state = step_of(made=made, parts=parts, sharding=everywhere)
+    state = jax.device_put(state, everywhere)
+    found = batch(16, parts=parts, devices=devices)
     on_mesh = sharding.shard_batch(found, mesh)
     results.append(jax.device_get(step(state, on_mesh)))
   for other in results[1:]:
-    for x, right in zip(
-      *map(jax.tree.leaves, (other, results[0])), strict=True
-    ):
+    leaves = map(jax.tree.leaves, (other, results[0]))
+    for x, right in zip(*leaves, strict=True):
       np.testing.assert_allclose(x, right, rtol=1e-4, atol=1e-6)
   state, values = results[0]
   assert state.step == 1 and values['loss_G'].shape == (3,)

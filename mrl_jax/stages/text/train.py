@@ -92,6 +92,7 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     ),
     tokens,
     mesh=mesh,
+    parts=config.micro_batches,
   )
   inputs.say_truncated(tokens, 'train')
   optimizer, schedule = build_lib.optimizer(config, batches.steps_per_epoch)
