@@ -102,7 +102,7 @@ class TextEncoder:
     if dim > self.width:
       raise ValueError(f'dim {dim}: must be in [1, {self.width}]')
     if batch_tokens is None:
-      batch_tokens = 2048 if jax.default_backend() == 'cpu' else 32768
+      batch_tokens = 1024 if jax.default_backend() == 'cpu' else 32768
     texts = self._prepared(texts, self._prompt(prompt, prompt_name))
     embedding_Nd = np.zeros((len(texts), dim), np.float32)
     truncated_before = self.tokens.num_truncated
