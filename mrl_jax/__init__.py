@@ -21,10 +21,10 @@ def load(path: str | os.PathLike) -> Encoder | TextEncoder:
   """
   from mrl_jax.interop.text import folder
 
-  if folder.is_folder(path):
+  if found := folder.find(path):
     from mrl_jax.interop.text.encoder import TextEncoder
 
-    return TextEncoder(path)
+    return TextEncoder(found)
   from mrl_jax.interop.encoder import Encoder
 
   return Encoder(path)

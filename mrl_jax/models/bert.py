@@ -221,7 +221,12 @@ class Bert(nnx.Module):
     """MPNet's bias of each head by relative position, [1, H, T, T]."""
     if not self.variant.relative_buckets:
       return None
-    bucket_TT = _buckets(length, self.variant.relative_buckets)
+    buckets = _buckets(self.variant.max_tokens, self.variant.relative_buckets)
+    position_T = jnp.arange(length)
+    distance_TT = position_T[:, None] - position_T[None, :]
+    # Packed rows may be longer than any text.
+    last = self.variant.max_tokens - 1
+    bucket_TT = buckets[jnp.clip(distance_TT, -last, last) + last]
     bias_TTH = self.relative_bias[...][bucket_TT]
     return jnp.moveaxis(bias_TTH, -1, 0)[None].astype(self.dtype)
 
@@ -239,14 +244,14 @@ def layer_norm(
   )
 
 
-def _buckets(length: int, count: int) -> np.ndarray:
-  """The bucket of each pair of positions, as T5 and MPNet have them.
+def _buckets(max_tokens: int, count: int) -> jax.Array:
+  """The bucket of each distance of a query behind a key, as MPNet has them.
 
-  Half of the buckets are for keys behind the query. In each half the first ones
-  hold one distance each, and the others grow by a constant factor.
+  The distances are those from `1 - max_tokens` on. Half of the buckets are for
+  keys behind the query. In each half the first ones hold one distance each, and
+  the others grow by a constant factor (T5, arXiv 1910.10683).
   """
-  position = np.arange(length)
-  distance = position[:, None] - position[None, :]
+  distance = np.arange(1 - max_tokens, max_tokens)
   half = count // 2
   exact = half // 2
   magnitude = np.abs(distance)
@@ -255,4 +260,4 @@ def _buckets(length: int, count: int) -> np.ndarray:
   growing = growing / math.log(_FARTHEST / exact) * (half - exact)
   growing = np.minimum(exact + growing.astype(np.int64), half - 1)
   bucket = np.where(magnitude < exact, magnitude, growing)
-  return bucket + np.where(distance < 0, half, 0)
+  return jnp.asarray(bucket + np.where(distance < 0, half, 0), jnp.int32)

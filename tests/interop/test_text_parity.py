@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import mrl_jax
+from mrl_jax.interop import text as interop_text
 from mrl_jax.interop.text import folder
 from tests.interop import text_folders
 
@@ -127,6 +128,33 @@ def test_encode_equals_sentence_transformers(pooling, tmp_path):
       theirs.encode([*TEXTS], truncate_dim=dim, normalize_embeddings=True),
       atol=1e-5,
     )
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_sentence_transformers_loads_what_is_written(kind, tmp_path):
+  sentence_transformers = pytest.importorskip(
+    'sentence_transformers', reason='sentence-transformers is not installed'
+  )
+  write(kind, tmp_path)
+  encoder = folder.open_folder(tmp_path).load()
+  out = tmp_path / 'out'
+  prompts = {'query': 'a man is '}
+  interop_text.write(
+    out, encoder, tmp_path / 'tokenizer.json', (8, 32), prompts=prompts
+  )
+  theirs = sentence_transformers.SentenceTransformer(
+    str(out), device='cpu', truncate_dim=8
+  )
+  ours = mrl_jax.load(out)
+  expected_Nd = theirs.encode([*TEXTS])
+  assert expected_Nd.shape == (len(TEXTS), 8)
+  found_Nd = ours.encode(TEXTS, 8, normalize=False)
+  np.testing.assert_allclose(found_Nd, expected_Nd, atol=1e-5)
+  np.testing.assert_allclose(
+    ours.encode(TEXTS, 8, prompt_name='query', normalize=False),
+    theirs.encode([*TEXTS], prompt_name='query'),
+    atol=1e-5,
+  )
 
 
 @pytest.mark.skipif(

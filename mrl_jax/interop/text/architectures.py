@@ -141,17 +141,35 @@ def read(path: pathlib.Path) -> tuple[str, Variant]:
   return kind, files.checked(traits, str(path), architecture.make)
 
 
-def config_json(kind: str, variant: Variant) -> dict[str, Any]:
-  """The content of a config.json from which `read` gives this variant."""
+def kind_of(variant: Variant) -> str:
+  """The `model_type` of a config.json for this variant."""
+  if isinstance(variant, modernbert.Variant):
+    return 'modernbert'
+  if variant.relative_buckets:
+    return 'mpnet'
+  if not variant.num_types:
+    return 'distilbert'
+  return 'roberta' if variant.position_offset else 'bert'
+
+
+def config_json(
+  kind: str, variant: Variant, *, pad_token: int
+) -> dict[str, Any]:
+  """The content of a config.json from which `read` gives this variant.
+
+  `pad_token` is the id of the tokenizer's padding.
+  """
   architecture = ARCHITECTURES[kind]
   content = {'architectures': [architecture.class_name], 'model_type': kind}
   content |= architecture.required
   for key, name in architecture.fields.items():
     content[key] = getattr(variant, name)
+  content |= {'pad_token_id': pad_token, 'torch_dtype': 'float32'}
   if isinstance(variant, bert.Variant):
-    content['pad_token_id'] = max(variant.position_offset - 1, 0)
-    content['max_position_embeddings'] += variant.position_offset
-    return content | {'dtype': 'float32', 'torch_dtype': 'float32'}
+    if offset := variant.position_offset:
+      content['pad_token_id'] = offset - 1
+      content['max_position_embeddings'] += offset
+    return content
   kinds = {True: 'full_attention', False: 'sliding_attention'}
   thetas = {True: variant.global_theta, False: variant.local_theta}
   content |= {
@@ -164,8 +182,6 @@ def config_json(kind: str, variant: Variant) -> dict[str, Any]:
     # By the names of transformers before 5, which reads no `rope_parameters`.
     'global_rope_theta': variant.global_theta,
     'local_rope_theta': variant.local_theta,
-    'dtype': 'float32',
-    'torch_dtype': 'float32',
   }
   return content
 

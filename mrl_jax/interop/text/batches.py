@@ -66,7 +66,8 @@ def _batch(
       start, end = end, end + len(ids[i])
       token_RT[r, start:end] = ids[i]
       text_RT[r, start:end] = number
-  room = max(1, token_RT.size // _LEAST)
+  # In a batch of few rows there may be more texts.
+  room = max(token_RT.size // _LEAST, 1 << (number - 1).bit_length())
   return Batch(np.array(texts, int), token_RT, text_RT, room)
 
 

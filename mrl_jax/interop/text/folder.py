@@ -25,7 +25,7 @@ from mrl_jax.interop.text.modules import Modules
 from mrl_jax.models import text
 from mrl_jax.workdir import files
 
-_WEIGHTS = 'model.safetensors'
+WEIGHTS = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
 _PICKLE = 'pytorch_model.bin'
 TOKENIZER = 'tokenizer.json'
@@ -66,9 +66,7 @@ class Folder(NamedTuple):
       encoder.projections, self.modules.dense, strict=True
     ):
       tensors = _tensors(dense)
-      _fill(
-        dense, layer, _linear_slots(layer), {x: x for x in tensors}, tensors
-      )
+      _fill(dense, layer, linear_slots(layer), {x: x for x in tensors}, tensors)
     return encoder
 
   def tokens(self) -> Tokens:
@@ -135,23 +133,31 @@ def open_folder(path: str | os.PathLike) -> Folder:
       f'encoder has {variant.width}'
     )
   config = files.read_json(root / 'config.json')
-  return Folder(root, kind, config, settings, modules, tensors, tuple(left_out))
+  return Folder(
+    root, kind, config, settings, modules, tensors, tuple(sorted(left_out))
+  )
 
 
-def is_folder(path: str | os.PathLike) -> bool:
-  """Whether this is a folder of Hugging Face or sentence-transformers."""
-  path = pathlib.Path(path).expanduser()
-  if (path / modules_lib.NAME).is_file():
-    return True
-  config = path / 'config.json'
-  return config.is_file() and 'model_type' in files.read_json(config)
+def find(path: str | os.PathLike) -> pathlib.Path | None:
+  """The folder of Hugging Face or sentence-transformers, if there is one.
+
+  It is the given one, or `export` in that.
+  """
+  given = pathlib.Path(path).expanduser()
+  for folder in (given, given / 'export'):
+    config = folder / 'config.json'
+    if (folder / modules_lib.NAME).is_file() or (
+      config.is_file() and 'model_type' in files.read_json(config)
+    ):
+      return folder
+  return None
 
 
 def _tensors(folder: pathlib.Path) -> dict[str, Stored]:
   """The arrays of a folder's weights, which may be split over files."""
   index = folder / _INDEX
-  if (folder / _WEIGHTS).is_file():
-    return file.open_tensors(folder / _WEIGHTS)
+  if (folder / WEIGHTS).is_file():
+    return file.open_tensors(folder / WEIGHTS)
   if index.is_file():
     where = files.read_json(index, dict[str, Any]).get('weight_map', {})
     found = {}
@@ -167,10 +173,11 @@ def _tensors(folder: pathlib.Path) -> dict[str, Stored]:
     return found
   if (folder / _PICKLE).is_file():
     return file.open_tensors(folder / _PICKLE)
-  raise ValueError(f'{folder} has no weights: must have {_WEIGHTS}')
+  raise ValueError(f'{folder} has no weights: must have {WEIGHTS}')
 
 
-def _linear_slots(layer: nnx.Linear) -> dict[str, Slot]:
+def linear_slots(layer: nnx.Linear) -> dict[str, Slot]:
+  """The place of each array of a Dense module, by its key."""
   D, E = layer.in_features, layer.out_features
   found = {'linear.weight': Slot('kernel', (...,), (1, 0), (E, D))}
   if layer.use_bias:

@@ -120,6 +120,28 @@ def read(folder: pathlib.Path) -> Modules:
   return Modules(paths[0], **found)
 
 
+def pooling_json(pooling: str, width: int) -> dict[str, Any]:
+  """The config.json of a Pooling module, as all versions read it."""
+  (theirs,) = (name for name, ours in POOLINGS.items() if ours == pooling)
+  content = {key: mode == theirs for key, mode in _POOLINGS.items()}
+  return {
+    'word_embedding_dimension': width,
+    **content,
+    'include_prompt': True,
+  }
+
+
+def dense_json(projection: text.Projection, width: int) -> dict[str, Any]:
+  """The config.json of a Dense module, whose input has this width."""
+  activations = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
+  return {
+    'in_features': width,
+    'out_features': projection.width,
+    'bias': projection.use_bias,
+    'activation_function': activations[projection.activation],
+  }
+
+
 def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
   path = folder / name
   if not path.resolve().is_relative_to(folder.resolve()):
