@@ -15,6 +15,7 @@ from mrl_jax.stages import report
 from mrl_jax.stages import retrieve
 from mrl_jax.stages import train
 from mrl_jax.stages.text import evaluate as text_evaluate
+from mrl_jax.stages.text import export as text_export
 from mrl_jax.stages.text import report as text_report
 from mrl_jax.stages.text import train as text_train
 from mrl_jax.workdir import Checkpoint
@@ -54,7 +55,7 @@ def _either(of_images: Callable, of_texts: Callable) -> Callable:
 
 
 # The stages that there are where the examples are texts.
-TEXT_STAGES = ('train', 'evaluate', 'report')
+TEXT_STAGES = ('train', 'evaluate', 'report', 'export')
 
 STAGES = {
   'train': Stage(
@@ -105,8 +106,8 @@ STAGES = {
     alone=True,
   ),
   'export': Stage(
-    export.run,
-    export.outputs,
+    _either(export.run, text_export.run),
+    _either(export.outputs, text_export.outputs),
     fields=frozenset({'eval_split', 'eval_dims', 'checkpoint'}),
     first=('evaluate',),
     shows=('analyze',),

@@ -3,15 +3,23 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 
+from flax import nnx
+import numpy as np
 import pytest
 
 from configs import text_mrl
+import mrl_jax
 from mrl_jax import stages
 from mrl_jax.data.text import sentences
+from mrl_jax.data.text import tokens as tokens_lib
+from mrl_jax.interop.text import hand_over
+from mrl_jax.models import bert
+from mrl_jax.models import text as text_models
 from mrl_jax.stages import train_loop
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -168,6 +176,43 @@ def test_other_texts_are_refused(finished, tmp_path):
     stages.run(other, path, ('train',))
 
 
+def write_encoder(path):
+  """A folder of a tiny BERT, with a tokenizer made of the sentences."""
+  texts = [text for pair in sentences.pairs(200, 0) for text in pair]
+  tokens_lib.make_tokenizer(texts, 400, path.parent / 'tokenizer.json')
+  variant = bert.Variant(
+    vocabulary_size=400, width=16, depth=1, num_heads=2, hidden=8, max_tokens=40
+  )
+  encoder = text_models.create(text_models.Settings(variant), rngs=nnx.Rngs(0))
+  hand_over.write(path, encoder, path.parent / 'tokenizer.json', (16,))
+
+
+def test_a_pretrained_encoder_goes_in_and_out(tmp_path, capsys):
+  write_encoder(tmp_path / 'bert')
+  config = shrunk(tmp_path)
+  config.encoder, config.init_from = 'pretrained', str(tmp_path / 'bert')
+  config.num_epochs, config.peak_epoch = 1, 0.0
+  config.learning_rate, config.text.max_tokens = 1e-30, 40
+  config.text.prompts = ('find: ', '')
+  stages.run(config, tmp_path / 'run', ('train', 'evaluate', 'export'))
+  assert f'train: starts from {tmp_path}/bert' in capsys.readouterr().out
+  texts = ['A girl is singing.', 'At night, a man sleeps.']
+  before = mrl_jax.load(tmp_path / 'bert').encode(texts)
+  exported = mrl_jax.load(tmp_path / 'run' / 'export')
+  np.testing.assert_allclose(exported.encode(texts), before, atol=1e-6)
+  assert exported.nesting_dims == (4, 16)
+  assert exported.prompts == {'query': 'find: ', 'document': ''}
+  # The settings are in the workdir: the folder may go, and a run may begin
+  # where this one ended.
+  shutil.rmtree(tmp_path / 'bert')
+  config.init_from = str(tmp_path / 'run')
+  stages.run(config, tmp_path / 'again', ('train',))
+  assert f'starts from {tmp_path}/run/checkpoints/4' in capsys.readouterr().out
+  config.init_from = str(tmp_path)
+  with pytest.raises(ValueError, match='needs a folder of Hugging Face or'):
+    stages.run(config, tmp_path / 'third', ('train',))
+
+
 @pytest.mark.parametrize('objective', ['cosent', 'classification'])
 def test_other_objectives_train(objective, tmp_path, capsys):
   config = shrunk(tmp_path)
@@ -223,8 +268,12 @@ def test_bad_configs_end_in_one_line(change, match, tmp_path):
 
 
 def test_stages_that_texts_do_not_have(tmp_path):
-  with pytest.raises(ValueError, match="stage 'analyze': for texts one of"):
-    stages.run(shrunk(tmp_path), tmp_path / 'run', ('analyze',))
+  for mode, match in (
+    ('analyze', "stage 'analyze': for texts one of"),
+    ('export', 'others have no encoder like static'),
+  ):
+    with pytest.raises(ValueError, match=match):
+      stages.run(shrunk(tmp_path), tmp_path / 'run', (mode,))
 
 
 def test_a_mix_of_datasets_trains(tmp_path, capsys):
