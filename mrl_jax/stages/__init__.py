@@ -23,6 +23,7 @@ from mrl_jax.stages.finished import mark_finished
 from mrl_jax.stages.stage import STAGES
 from mrl_jax.stages.stage import TEXT_STAGES
 from mrl_jax.stages.text import check as text_check
+from mrl_jax.stages.text import inputs as text_inputs
 from mrl_jax.training import sharding
 from mrl_jax.training.saved_step import SavedStep
 from mrl_jax.workdir import Checkpoint
@@ -113,7 +114,11 @@ def open_workdir(config: ConfigDict, path: str | os.PathLike) -> Workdir:
     config.to_dict(),
     free=free,
     later=config_lib.later_fields(config.dataset),
-    read_dataset=lambda workdir: recorded.digest(config, workdir),
+    read_dataset=lambda workdir: (
+      text_inputs.digest(config)
+      if config_lib.is_text(config)
+      else recorded.digest(config, workdir)
+    ),
   )
   if step := workdir.latest_step():
     saved = SavedStep(workdir.checkpoints, step)

@@ -18,9 +18,7 @@ from mrl_jax.data.sources.provenance import Provenance
 from mrl_jax.data.sources.vectors import open_vectors
 from mrl_jax.data.sources.vectors import Vectors
 from mrl_jax.data.sources.wrappers import Relabelled
-from mrl_jax.stages import config as config_lib
 from mrl_jax.stages import init_from
-from mrl_jax.stages.text import inputs as text_inputs
 from mrl_jax.training import sharding
 from mrl_jax.training.saved_step import SavedStep
 from mrl_jax.workdir import Workdir
@@ -168,8 +166,6 @@ def digest(config: ConfigDict, workdir: Workdir) -> str:
   For a split that cannot be opened now the model's record is taken, so that a
   finished stage stays finished.
   """
-  if config_lib.is_text(config):
-    return text_inputs.digest(config)
   there = read(workdir)
   listings = []
   for split in (config.train_split, config.eval_split):

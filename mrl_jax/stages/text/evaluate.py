@@ -7,14 +7,11 @@ from ml_collections import ConfigDict
 
 from mrl_jax import terminal
 from mrl_jax.data.text import eval_sets
-from mrl_jax.data.text.embed import TextEmbedder
 from mrl_jax.stages import config as config_lib
 from mrl_jax.stages.text import inputs
 from mrl_jax.stages.text import measure as measure_lib
 from mrl_jax.stages.text import trained as trained_lib
 from mrl_jax.terminal import tables
-from mrl_jax.training import sharding
-from mrl_jax.training import text_step
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import checksums
 from mrl_jax.workdir import files
@@ -39,13 +36,8 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   sets = inputs.open_sets(config)
   tokens = inputs.open_tokens(config, workdir)
   trained = trained_lib.restore(config, workdir, checkpoint, tokens)
-  embedder = TextEmbedder(
-    text_step.make_embed_step(
-      trained.graphdef, sharding=sharding.over_data(trained.mesh)
-    ),
-    tokens,
-    mesh=trained.mesh,
-    batch_size=config.eval_batch_size,
+  embedder = trained_lib.embedder(
+    config, trained.graphdef, tokens, trained.mesh
   )
   embed = lambda texts: embedder(trained.params, trained.batch_stats, texts)
   widths, found = config_lib.measured_dims(config), {}

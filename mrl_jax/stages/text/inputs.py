@@ -64,8 +64,9 @@ def prepare_tokens(
 ) -> Tokens:
   """Opens the workdir's tokenizer; a training that begins writes it before.
 
-  It is a copy of `text.tokenizer` or of a pretrained encoder's, or is made of
-  the texts to train on. The settings of a pretrained encoder are copied, too.
+  It is a copy of `text.tokenizer`, or that of the folder or run in `init_from`,
+  or is made of the texts to train on. The settings of a pretrained encoder are
+  copied, too.
   """
   path = tokenizer_path(workdir)
   if not workdir.latest_step():
@@ -80,9 +81,7 @@ def prepare_tokens(
 
 
 def _write_tokenizer(config, sources, path: pathlib.Path) -> None:
-  given = config.text.tokenizer
-  if not given and config.encoder == 'pretrained':
-    given = pretrained.tokenizer(pretrained.start(config))
+  given = config.text.tokenizer or _started_from(config)
   if given:
     # Read first: what is no tokenizer is not to be copied.
     found = Tokens(files.local(given, 'tokenizer'), config.text.max_tokens)
@@ -90,6 +89,20 @@ def _write_tokenizer(config, sources, path: pathlib.Path) -> None:
     return
   texts = (text for source in sources for text in source.texts)
   tokens_lib.make_tokenizer(texts, config.text.vocabulary_size, path)
+
+
+def _started_from(config: ConfigDict) -> str:
+  """The tokenizer of what `init_from` names; empty if there is none."""
+  if not config.init_from:
+    return ''
+  path = files.local(config.init_from, 'init_from')
+  # A folder or a workdir, or one of its checkpoints.
+  for folder in (path, path.parent.parent):
+    if (folder / _TOKENIZER).is_file():
+      return str(folder / _TOKENIZER)
+  if config.encoder == 'pretrained':
+    return str(pretrained.tokenizer(pretrained.start(config)))
+  return ''
 
 
 def say_truncated(tokens: Tokens, stage: str) -> None:

@@ -19,6 +19,7 @@ from mrl_jax.stages import recorded
 from mrl_jax.stages.text import build
 from mrl_jax.stages.text import inputs
 from mrl_jax.stages.text import measure as measure_lib
+from mrl_jax.stages.text import trained
 from mrl_jax.stages.train_loop import Loop
 from mrl_jax.stages.train_loop import open_writer
 from mrl_jax.training import sharding
@@ -118,12 +119,6 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     parts=config.micro_batches,
     sharding=(layout, everywhere),
   )
-  embedder = TextEmbedder(
-    text_step.make_embed_step(graphdef, sharding=sharding.over_data(mesh)),
-    tokens,
-    mesh=mesh,
-    batch_size=config.eval_batch_size,
-  )
   with contextlib.ExitStack() as stack:
     if not jax.process_index():
       workdir.write_config()
@@ -169,6 +164,6 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
         remedy='give it more cores',
       ),
       sets=sets,
-      embedder=embedder,
+      embedder=trained.embedder(config, graphdef, tokens, mesh),
     )
     loop.run()
