@@ -1,16 +1,10 @@
 """Matryoshka Representation Learning in JAX (arXiv 2205.13147)."""
 
-from __future__ import annotations
-
 import os
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-  from mrl_jax.interop.encoder import Encoder
-  from mrl_jax.interop.text.encoder import TextEncoder
+from typing import Any
 
 
-def load(path: str | os.PathLike) -> Encoder | TextEncoder:
+def load(path: str | os.PathLike) -> Any:
   """Opens what `--mode=export` wrote, or a folder of a text encoder.
 
   `load(path).encode(images, dim=64)` gives embeddings, `classify` classes; see

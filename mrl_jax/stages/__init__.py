@@ -91,7 +91,7 @@ def _check_modes(
       f'training: train in another with --config.init_from={workdir.path}'
     )
   if config_lib.is_text(config):
-    text_check.check_modes(config, modes, TEXT_STAGES)
+    text_check.check_modes(modes, TEXT_STAGES)
     return
   for mode in modes:
     if config.head == 'none' and mode not in _WITHOUT_HEAD:

@@ -16,6 +16,7 @@ from mrl_jax.interop.text import batches
 from mrl_jax.interop.text import folder
 from mrl_jax.models import bert
 from mrl_jax.models import modernbert
+from mrl_jax.models import static_text
 from mrl_jax.models import text
 from tests.interop import text_folders
 
@@ -105,6 +106,30 @@ def test_artifact_takes_token_ids(kind, tmp_path):
     jax.jit(encoder)(token_NT, mask_NT),
     atol=1e-6,
   )
+
+
+def test_a_static_encoder(tmp_path):
+  """Its tokens' weights become part of their vectors."""
+  variant = static_text.Variant(text_folders.VOCABULARY, 32)
+  encoder = text.create(text.Settings(variant), rngs=nnx.Rngs(0))
+  rng = np.random.default_rng(0)
+  encoder.backbone.weights[...] = rng.uniform(0.5, 2, text_folders.VOCABULARY)
+  text_folders.write_tokenizer(tmp_path, special=False)
+  path, out = tmp_path / 'tokenizer.json', tmp_path / 'out'
+  interop_text.write(out, encoder, path, (8, 32))
+  opened = mrl_jax.load(out)
+  token_NT, mask_NT = opened.tokens(TEXTS)
+  found_ND = opened.encode(TEXTS)
+  expected_ND = jax.jit(encoder)(token_NT, mask_NT)
+  np.testing.assert_allclose(found_ND, expected_ND, atol=1e-6)
+  assert not found_ND[TEXTS.index('')].any()  # It has no tokens.
+  text_folders.write_tokenizer(out)
+  (out / 'checksums.json').unlink()
+  with pytest.raises(ValueError, match='adds special tokens'):
+    mrl_jax.load(out)
+  last = text.create(text.Settings(variant, 'last'), rngs=nnx.Rngs(0))
+  with pytest.raises(ValueError, match="pooling 'last': must be mean"):
+    interop_text.write(out, last, path, (8,))
 
 
 def test_load_and_encode(bert_folder):

@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 
+from flax import nnx
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import mrl_jax
 from mrl_jax.interop import text as interop_text
 from mrl_jax.interop.text import folder
+from mrl_jax.models import static_text
+from mrl_jax.models import text
 from tests.interop import text_folders
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
@@ -155,6 +158,22 @@ def test_sentence_transformers_loads_what_is_written(kind, tmp_path):
     theirs.encode([*TEXTS], prompt_name='query'),
     atol=1e-5,
   )
+
+
+def test_sentence_transformers_loads_a_static_encoder(tmp_path):
+  sentence_transformers = pytest.importorskip(
+    'sentence_transformers', reason='sentence-transformers is not installed'
+  )
+  variant = static_text.Variant(text_folders.VOCABULARY, 32)
+  encoder = text.create(text.Settings(variant), rngs=nnx.Rngs(0))
+  text_folders.write_tokenizer(tmp_path, special=False)
+  out = tmp_path / 'out'
+  interop_text.write(out, encoder, tmp_path / 'tokenizer.json', (8, 32))
+  theirs = sentence_transformers.SentenceTransformer(
+    str(out), device='cpu', truncate_dim=8
+  )
+  found_Nd = mrl_jax.load(out).encode(TEXTS, 8, normalize=False)
+  np.testing.assert_allclose(found_Nd, theirs.encode([*TEXTS]), atol=1e-5)
 
 
 @pytest.mark.skipif(

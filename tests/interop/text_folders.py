@@ -41,15 +41,16 @@ CONFIGS = {
 }
 
 
-def write_tokenizer(path: pathlib.Path) -> None:
+def write_tokenizer(path: pathlib.Path, *, special: bool = True) -> None:
   """A tokenizer.json of words, which cuts off and pads at 5 tokens itself."""
   ids = {word: i for i, word in enumerate((*SPECIAL, *WORDS.split()))}
   tokenizer = tokenizers.Tokenizer(models.WordLevel(ids, '[UNK]'))
   tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
   tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-  tokenizer.post_processor = processors.TemplateProcessing(
-    single='[CLS] $A [SEP]', special_tokens=[('[CLS]', 2), ('[SEP]', 3)]
-  )
+  if special:
+    tokenizer.post_processor = processors.TemplateProcessing(
+      single='[CLS] $A [SEP]', special_tokens=[('[CLS]', 2), ('[SEP]', 3)]
+    )
   tokenizer.enable_truncation(5)
   tokenizer.enable_padding(length=5)
   tokenizer.save(str(path / 'tokenizer.json'))

@@ -268,12 +268,15 @@ def test_bad_configs_end_in_one_line(change, match, tmp_path):
 
 
 def test_stages_that_texts_do_not_have(tmp_path):
-  for mode, match in (
-    ('analyze', "stage 'analyze': for texts one of"),
-    ('export', 'others have no encoder like static'),
-  ):
-    with pytest.raises(ValueError, match=match):
-      stages.run(shrunk(tmp_path), tmp_path / 'run', (mode,))
+  with pytest.raises(ValueError, match="stage 'analyze': for texts one of"):
+    stages.run(shrunk(tmp_path), tmp_path / 'run', ('analyze',))
+
+
+def test_a_static_encoder_is_exported(finished):
+  config, path = finished
+  stages.run(config, path, ('export',))
+  found = mrl_jax.load(path / 'export').encode(['At night, a man sleeps.'])
+  assert found.shape == (1, 16)
 
 
 def test_a_mix_of_datasets_trains(tmp_path, capsys):

@@ -22,6 +22,7 @@ from mrl_jax.interop.text import architectures
 from mrl_jax.interop.text import modules as modules_lib
 from mrl_jax.interop.text import names
 from mrl_jax.interop.text.modules import Modules
+from mrl_jax.models import static_text
 from mrl_jax.models import text
 from mrl_jax.workdir import files
 
@@ -29,6 +30,8 @@ WEIGHTS = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
 _PICKLE = 'pytorch_model.bin'
 TOKENIZER = 'tokenizer.json'
+# Static embeddings have no positions that would end.
+_STATIC_TOKENS = 1 << 17
 
 
 class Folder(NamedTuple):
@@ -85,6 +88,11 @@ class Folder(NamedTuple):
         f'{tokens.path} has token ids up to {tokens.vocabulary_size - 1}: the '
         f'encoder has embeddings of {backbone.vocabulary_size} tokens'
       )
+    if self.modules.is_static and tokens.ids([''])[0]:
+      raise ValueError(
+        f'{tokens.path} adds special tokens, which static embeddings have none '
+        'of: remove its post_processor'
+      )
     return tokens
 
   def nesting_dims(self) -> tuple[int, ...]:
@@ -95,7 +103,9 @@ class Folder(NamedTuple):
     found, _ = names.keys(self.tensors, self.kind)
     slots = names.slots(backbone, self.kind)
     table = next(
-      key for key in slots if 'word_embeddings' in key or 'tok_' in key
+      key
+      for key, slot in slots.items()
+      if slot.path in ('word_embedding', 'embeddings')
     )
     rows = self.tensors[found[table]].shape[0]
     if rows != self.settings.backbone.vocabulary_size:
@@ -115,8 +125,11 @@ def open_folder(path: str | os.PathLike) -> Folder:
   folder = files.local(path, 'folder')
   modules = modules_lib.read(folder)
   root = modules.root
-  kind, variant = architectures.read(root / 'config.json')
   tensors = _tensors(root)
+  if modules.is_static:
+    kind, variant = names.STATIC, _static(root, tensors)
+  else:
+    kind, variant = architectures.read(root / 'config.json')
   try:
     _, left_out = names.keys(tensors, kind)
   except ValueError as error:
@@ -132,9 +145,22 @@ def open_folder(path: str | os.PathLike) -> Folder:
       f'{folder}: the pooling is for states of width {modules.width}, the '
       f'encoder has {variant.width}'
     )
-  config = files.read_json(root / 'config.json')
+  config = files.read_json(root / 'config.json', missing={})
   return Folder(
     root, kind, config, settings, modules, tensors, tuple(sorted(left_out))
+  )
+
+
+def _static(
+  path: pathlib.Path, tensors: Mapping[str, Stored]
+) -> static_text.Variant:
+  shapes = [x.shape for x in tensors.values()]
+  if [*tensors] != ['embedding.weight'] or len(shapes[0]) != 2:
+    raise ValueError(
+      f'{path} has {listed([*tensors])}: must have embedding.weight alone'
+    )
+  return static_text.Variant(
+    *shapes[0], max_tokens=_STATIC_TOKENS, weighted=False
   )
 
 

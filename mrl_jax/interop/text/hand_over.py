@@ -10,6 +10,7 @@ import jax
 from jax import export as jax_export
 from jax import numpy as jnp
 import numpy as np
+import tokenizers
 
 from mrl_jax import nesting
 from mrl_jax.data.text.tokens import Tokens
@@ -19,6 +20,7 @@ from mrl_jax.interop.text import architectures
 from mrl_jax.interop.text import folder as folder_lib
 from mrl_jax.interop.text import modules
 from mrl_jax.interop.text import names
+from mrl_jax.models import static_text
 from mrl_jax.models import text
 from mrl_jax.workdir import checksums
 from mrl_jax.workdir import files
@@ -74,14 +76,11 @@ def write(
       f'{tokens.path} has token ids up to {tokens.vocabulary_size - 1}: the '
       f'encoder has embeddings of {encoder.vocabulary_size} tokens'
     )
-  variant = encoder.settings.backbone
-  kind = architectures.kind_of(variant)
-  config = architectures.config_json(kind, variant, pad_token=tokens.pad_id)
+  config, tensors = _backbone(encoder, tokens)
   config |= {'is_matryoshka': True, 'matryoshka_dimensions': list(dims)}
   with files.replacing_folder(files.local(path, 'folder')) as folder:
     files.write_json(folder / 'config.json', config)
-    slots = names.slots(encoder.backbone, kind)
-    _write_tensors(folder, arrays.taken(encoder.backbone, slots))
+    _write_tensors(folder, tensors)
     _write_tokenizer(folder, tokens)
     first = {'max_seq_length': tokens.max_tokens, 'do_lower_case': lower_case}
     files.write_json(folder / 'sentence_bert_config.json', first)
@@ -101,6 +100,26 @@ def write(
     checksums.write(folder / export_folder.CHECKSUMS, {}, written)
 
 
+def _backbone(
+  encoder: text.TextEncoder, tokens: Tokens
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """The content of config.json, and the backbone's arrays by their names."""
+  variant, backbone = encoder.settings.backbone, encoder.backbone
+  if not isinstance(variant, static_text.Variant):
+    kind = architectures.kind_of(variant)
+    config = architectures.config_json(kind, variant, pad_token=tokens.pad_id)
+    return config, arrays.taken(backbone, names.slots(backbone, kind))
+  if encoder.settings.pooling != 'mean':
+    raise ValueError(
+      f'pooling {encoder.settings.pooling!r}: must be mean, which '
+      "sentence-transformers' StaticEmbedding is"
+    )
+  vector_VD = np.asarray(backbone.embeddings[...])
+  if variant.weighted:  # A weight of each token is part of its vector there.
+    vector_VD = vector_VD * np.asarray(backbone.weights[...])[:, None]
+  return {'hidden_size': variant.width}, {'embedding.weight': vector_VD}
+
+
 def _artifact(encoder: text.TextEncoder) -> bytes:
   """The encoder for all platforms, for any number of texts and tokens."""
   shape = jax_export.symbolic_shape(
@@ -115,7 +134,10 @@ def _artifact(encoder: text.TextEncoder) -> bytes:
 
 def _write_modules(folder: pathlib.Path, encoder: text.TextEncoder) -> None:
   settings = encoder.settings
-  kinds = ['Transformer', 'Pooling', *['Dense'] * len(settings.projections)]
+  is_static = isinstance(settings.backbone, static_text.Variant)
+  kinds = ['StaticEmbedding'] if is_static else ['Transformer', 'Pooling']
+  first = len(kinds)
+  kinds += ['Dense'] * len(settings.projections)
   kinds += ['Normalize'] * settings.normalise
   listed = []
   for i, kind in enumerate(kinds):
@@ -124,13 +146,14 @@ def _write_modules(folder: pathlib.Path, encoder: text.TextEncoder) -> None:
     listed.append({'idx': i, 'name': str(i), 'path': name, 'type': kind})
     (folder / name).mkdir(exist_ok=True)
   files.write_json(folder / modules.NAME, listed)
-  files.write_json(
-    folder / '1_Pooling' / 'config.json',
-    modules.pooling_json(settings.pooling, settings.backbone.width),
-  )
+  if not is_static:
+    files.write_json(
+      folder / '1_Pooling' / 'config.json',
+      modules.pooling_json(settings.pooling, settings.backbone.width),
+    )
   width = settings.backbone.width
   for i, (projection, layer) in enumerate(
-    zip(settings.projections, encoder.projections, strict=True), 2
+    zip(settings.projections, encoder.projections, strict=True), first
   ):
     dense = folder / f'{i}_Dense'
     files.write_json(
@@ -141,32 +164,23 @@ def _write_modules(folder: pathlib.Path, encoder: text.TextEncoder) -> None:
 
 
 def _write_tokenizer(folder: pathlib.Path, tokens: Tokens) -> None:
-  shutil.copyfile(tokens.path, folder / folder_lib.TOKENIZER)
+  # Some libraries obey the truncation and the padding in the file.
+  tokenizer = tokenizers.Tokenizer.from_file(str(tokens.path))
+  tokenizer.no_padding()
+  tokenizer.enable_truncation(tokens.max_tokens)
+  tokenizer.save(str(folder / folder_lib.TOKENIZER))
   for name in _TOKENIZER_FILES:
     if (beside := tokens.path.with_name(name)).is_file():
       shutil.copyfile(beside, folder / name)
   path = folder / _TOKENIZER_FILES[0]
   content = files.read_json(path, missing={})
   if not content:
-    vocabulary = files.read_json(tokens.path)
-    added = {x['id']: x['content'] for x in vocabulary.get('added_tokens', ())}
-    known = added | {
-      i: piece for piece, i in _pieces(vocabulary) if i == tokens.pad_id
-    }
     content = {
       'tokenizer_class': 'PreTrainedTokenizerFast',
-      'pad_token': known.get(tokens.pad_id, '[PAD]'),
+      'pad_token': tokenizer.id_to_token(tokens.pad_id) or '[PAD]',
       'model_input_names': ['input_ids', 'attention_mask'],
     }
   files.write_json(path, content | {'model_max_length': tokens.max_tokens})
-
-
-def _pieces(content: Mapping[str, Any]) -> list[tuple[str, int]]:
-  """The pieces of a tokenizer.json and their ids."""
-  vocabulary = content['model'].get('vocab', {})
-  if isinstance(vocabulary, dict):
-    return [*vocabulary.items()]
-  return [(piece, i) for i, (piece, _) in enumerate(vocabulary)]
 
 
 def _write_tensors(

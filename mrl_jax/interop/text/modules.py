@@ -69,6 +69,7 @@ class Modules(NamedTuple):
     lower_case: whether texts are lowercased before the tokenizer.
     prompts: prompts by name.
     default_prompt: name of the prompt that is used where none is given; ''.
+    is_static: whether the backbone is a StaticEmbedding.
   """
 
   root: pathlib.Path
@@ -81,6 +82,7 @@ class Modules(NamedTuple):
   lower_case: bool = False
   prompts: dict[str, str] = {}  # noqa: RUF012, of a NamedTuple.
   default_prompt: str = ''
+  is_static: bool = False
 
 
 def read(folder: pathlib.Path) -> Modules:
@@ -94,14 +96,21 @@ def read(folder: pathlib.Path) -> Modules:
     return Modules(folder, **_first(folder), **_model(folder))
   kinds = [module.type.rpartition('.')[2] for module in listed]
   paths = [_inside(folder, module.path) for module in listed]
-  if kinds[0] != 'Transformer':
-    raise ValueError(
-      f'{folder / NAME} begins with {kinds[0]}: must be Transformer'
-    )
   found: dict[str, Any] = _first(paths[0]) | _model(folder)
+  if kinds[0] == 'StaticEmbedding':
+    # It is a mean already.
+    kinds[:1], paths[:1] = ['Transformer', ''], paths[:1] * 2
+    found['is_static'] = True
+  elif kinds[0] != 'Transformer':
+    raise ValueError(
+      f'{folder / NAME} begins with {kinds[0]}: must be Transformer or '
+      'StaticEmbedding'
+    )
   projections, dense = [], []
   for i, (kind, path) in enumerate(zip(kinds[1:], paths[1:], strict=True)):
     is_last = i == len(kinds) - 2
+    if not kind:
+      continue
     if kind == 'Pooling' and not i:
       found |= _pooling(path / 'config.json')
     elif kind == 'Dense' and i:

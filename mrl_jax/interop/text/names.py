@@ -52,11 +52,15 @@ _MODERNBERT = {
   'blocks.#.fc1': ('layers.#.mlp.Wi',),
   'blocks.#.fc2': ('layers.#.mlp.Wo',),
 }
+# StaticEmbedding of sentence-transformers.
+STATIC = 'static'
+_STATIC = {'embeddings': ('embedding',)}
 # By the `model_type` of config.json; others have BERT's names.
 _NAMES = {
   'mpnet': _MPNET,
   'distilbert': _DISTILBERT,
   'modernbert': _MODERNBERT,
+  STATIC: _STATIC,
 }
 # What checkpoints hold beside an encoder: numbers that are no parameters, the
 # layer behind BERT's first token that sentence embeddings do without, and the
@@ -73,7 +77,7 @@ _OLD_ENDS = {'.gamma': '.weight', '.beta': '.bias'}
 def slots(backbone: nnx.Module, kind: str) -> dict[str, Slot]:
   """The place of each array of a checkpoint, by its key without a prefix.
 
-  `kind` is the `model_type` of config.json.
+  `kind` is the `model_type` of config.json, or `STATIC`.
   """
   table = _NAMES.get(kind, _BERT)
   found = {}
@@ -104,7 +108,8 @@ def keys(
   Raises ValueError unless the checkpoint has one table of token embeddings.
   """
   names = [*names]
-  (first,) = _NAMES.get(kind, _BERT)['word_embedding']
+  table = _NAMES.get(kind, _BERT)
+  (first,) = table.get('word_embedding') or table['embeddings']
   prefixes = [
     name.removesuffix(f'{first}.weight')
     for name in names

@@ -102,14 +102,8 @@ def _width(config: ConfigDict) -> int:
   return pretrained.width(folder)
 
 
-def check_modes(
-  config: ConfigDict, modes: Sequence[str], offered: Sequence[str]
-) -> None:
-  """Raises ValueError for a stage that these texts do not have."""
-  if 'export' in modes and config.encoder == 'static':
-    raise ValueError(
-      "stage 'export': others have no encoder like static: must be pretrained"
-    )
+def check_modes(modes: Sequence[str], offered: Sequence[str]) -> None:
+  """Raises ValueError for a stage that texts do not have."""
   for mode in modes:
     if mode not in offered:
       raise ValueError(f'stage {mode!r}: for texts one of {tuple(offered)}')
