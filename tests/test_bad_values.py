@@ -123,7 +123,7 @@ CALLS = {
   'contrastive': (
     losses.matryoshka_contrastive,
     dict(
-      query_ND=QUERIES, key_ND=QUERIES, nesting_dims=(2, 4), temperature=0.1,
+      query_ND=QUERIES, key_MD=QUERIES, nesting_dims=(2, 4), temperature=0.1,
       weights_G=None,
     ),
   ),
