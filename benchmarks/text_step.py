@@ -136,7 +136,7 @@ def _ours(folder, mix, tokens, dims) -> Callable[[], Any]:
 
 def _theirs(folder, mix, tokens, dims) -> Callable[[], Any]:
   import sentence_transformers
-  from sentence_transformers import losses
+  from sentence_transformers.sentence_transformer import losses
   import torch
 
   model = sentence_transformers.SentenceTransformer(
