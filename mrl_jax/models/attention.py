@@ -6,6 +6,9 @@ from jax.extend import backend
 
 from mrl_jax.models import packed
 
+# Rows up to this length are in the cache together.
+_SHORT = 64
+
 
 def implementation(dtype: jnp.dtype) -> str:
   """The implementation of `jax.nn.dot_product_attention` for this platform."""
@@ -34,6 +37,7 @@ def attend(
   window: int | None = None,
   dropout: float = 0.0,
   rng: jax.Array | None = None,
+  by_row: bool = False,
 ) -> jax.Array:
   """Mixes values by softmax(query key^T / sqrt(E) + bias), [N, T, H * E].
 
@@ -47,6 +51,8 @@ def attend(
     window: tokens further away than this are not attended to; None: all are.
     dropout: share of the weights that are zeroed, with `rng`.
     rng: key of the dropout; None: there is none.
+    by_row: whether to go from row to row where these are long, so that the
+      logits of one are still in a CPU's cache where they are read.
   """
   is_packed = packed.is_packed(mask_NT)
   mask_N1TT = mask_NT[:, None, None, :]
@@ -60,6 +66,8 @@ def attend(
   which = implementation(query_NTHE.dtype)
   if rng is not None and dropout:
     mixed = _dropped(*arrays, mask_N1TT, bias_1HTT, dropout, rng)
+  elif by_row and mask_NT.shape[1] > _SHORT:
+    mixed = _by_row(*arrays, mask_N1TT, bias_1HTT)
   elif which == 'cudnn' and window is None and not is_packed:
     # Lengths, which cuDNN skips the padding by, in place of a mask.
     lengths_N = jnp.maximum(mask_NT.sum(1, dtype=jnp.int32), 1)
@@ -90,3 +98,33 @@ def _dropped(query, key, value, mask, bias, dropout, rng) -> jax.Array:
   keeps_NHTT = jax.random.bernoulli(rng, 1 - dropout, weights_NHTT.shape)
   weights_NHTT = jnp.where(keeps_NHTT, weights_NHTT / (1 - dropout), 0)
   return jnp.einsum('NHTS,NSHE->NTHE', weights_NHTT.astype(value.dtype), value)
+
+
+def _by_row(query, key, value, mask, bias) -> jax.Array:
+  """The same, one text after the other."""
+  scale = query.shape[-1] ** -0.5
+  mask = jnp.broadcast_to(mask, (*mask.shape[:2], *2 * query.shape[1:2]))
+
+  def row(arrays):
+    query_HTE, key_HTE, value_HTE = (jnp.moveaxis(x, 1, 0) for x in arrays[:3])
+    logits_HTT = jnp.einsum(
+      'HTE,HSE->HTS',
+      query_HTE * scale,
+      key_HTE,
+      preferred_element_type=jnp.float32,
+    )
+    if bias is not None:
+      logits_HTT = logits_HTT + bias[0]
+    logits_HTT = jnp.where(arrays[3], logits_HTT, jnp.finfo(jnp.float32).min)
+    # The sum divides the mixture, which is smaller than the weights.
+    weight_HTT = jnp.exp(logits_HTT - logits_HTT.max(-1, keepdims=True))
+    mixed_HTE = jnp.einsum(
+      'HTS,HSE->HTE',
+      weight_HTT.astype(value.dtype),
+      value_HTE,
+      preferred_element_type=jnp.float32,
+    )
+    mixed_HTE = mixed_HTE / weight_HTT.sum(-1, keepdims=True)
+    return jnp.moveaxis(mixed_HTE, 0, 1).astype(value.dtype)
+
+  return jax.lax.map(row, (query, key, value, mask))

@@ -89,6 +89,7 @@ class Block(nnx.Module):
     width = variant.width
     self.variant = variant
     self.index = index
+    self.by_row = False  # See `attention.attend`.
     self.dtype = dtype
     linear = lambda a, b: nnx.Linear(
       a, b, kernel_init=initializers.normal_002, dtype=dtype, rngs=rngs
@@ -124,6 +125,7 @@ class Block(nnx.Module):
       bias_1HTT=bias,
       dropout=self.variant.attention_dropout,
       rng=key,
+      by_row=self.by_row,
     )
     return self.proj(mixed)
 

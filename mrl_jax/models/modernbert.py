@@ -88,6 +88,7 @@ class Block(nnx.Module):
     width = variant.width
     self.variant = variant
     self.index = index
+    self.by_row = False  # See `attention.attend`.
     linear = lambda a, b, use_bias: nnx.Linear(
       a,
       b,
@@ -132,6 +133,7 @@ class Block(nnx.Module):
       window=None if is_global else variant.window,
       dropout=variant.attention_dropout,
       rng=key,
+      by_row=self.by_row,
     )
     return self.proj(mixed)
 

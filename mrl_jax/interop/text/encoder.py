@@ -59,7 +59,10 @@ class TextEncoder:
     self.model = folder.load(jnp.dtype(dtype))
     self.width = self.model.embedding_dim
     self.nesting_dims = folder.nesting_dims() or (self.width,)
-    graphdef, self._state = nnx.split(self.model)
+    on_cpu = jax.default_backend() == 'cpu'
+    graphdef, self._state = nnx.split(
+      nnx.with_attributes(self.model, by_row=on_cpu, raise_if_not_found=False)
+    )
 
     @functools.partial(jax.jit, static_argnums=3)
     def call(state, token_RT, text_RT, num_texts):
