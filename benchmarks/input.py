@@ -17,10 +17,9 @@ with scikit-learn are taken over and over.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import contextlib
 import itertools
-import json
 import os
 import pathlib
 import subprocess
@@ -31,6 +30,8 @@ import time
 import jax
 import numpy as np
 
+from benchmarks import ffcv_process
+from benchmarks import input_images
 from benchmarks import tf_input
 from benchmarks import timing
 from mrl_jax.data.batches import boxes
@@ -38,9 +39,6 @@ from mrl_jax.data.batches import order
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.batches.stream import Crops
 from mrl_jax.data.batches.stream import StreamBatches
-from mrl_jax.data.images import decode
-from mrl_jax.data.prepare.rewrite import write_dataset
-from mrl_jax.data.prepare.shrink import JpegSettings
 from mrl_jax.data.sources import datasets
 from mrl_jax.data.sources.example import Source
 from mrl_jax.training import sharding
@@ -60,10 +58,10 @@ def main() -> None:
   print(', '.join(f'{k} {v}' for k, v in record['environment'].items()))
   with contextlib.ExitStack() as stack:
     folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    paths = _paths(args.images)
-    sources = _write(paths, folder)
+    paths = input_images.find(args.images, BATCH_SIZE)
+    sources = input_images.write(paths, folder)
     title = 'The images, as the stream reads them'
-    record[title] = _sizes(sources)
+    record[title] = input_images.sizes(sources)
     timing.show(title, record[title])
     title = f'Host memory over {args.batches:,} batches of 64'
     record[title] = [_memory(sources['kept'], args.batches)]
@@ -73,7 +71,9 @@ def main() -> None:
     timing.show(title, record[title])
     peer = None
     if args.peer:
-      peer = stack.enter_context(_ffcv(args.ffcv_python, paths, folder))
+      peer = stack.enter_context(
+        ffcv_process.start(args.ffcv_python, paths, folder)
+      )
     title = 'The crops of the step beside those of the host'
     record[title] = [_same_crops(sources['gridded'])]
     timing.show(title, record[title])
@@ -97,58 +97,6 @@ def _parse_args() -> argparse.Namespace:
   add('--round_batches', type=int, default=10, help='batches timed in a round')
   add('--batches', type=int, default=2000, help='over which memory may grow')
   return parser.parse_args()
-
-
-def _paths(folder: str | None) -> list[str]:
-  if folder is None:
-    import sklearn.datasets
-
-    images = pathlib.Path(sklearn.datasets.__file__).parent / 'images'
-    return [str(path) for path in sorted(images.glob('*.jpg'))] * 100
-  found = sorted(
-    str(path.absolute())
-    for path in pathlib.Path(folder).rglob('*')
-    if path.suffix.lower() in ('.jpg', '.jpeg')
-  )
-  if len(found) < BATCH_SIZE:
-    sys.exit(f'{folder}: {len(found)} JPEGs, fewer than {BATCH_SIZE}')
-  return found
-
-
-def _write(paths: Sequence[str], folder: pathlib.Path) -> dict[str, Source]:
-  images = folder / 'images' / 'train'
-  for i, path in enumerate(paths):
-    link = images / f'class{i % 2}' / f'{i:06}.jpg'
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.symlink_to(path)
-  sources = {
-    'kept': _prepare(images.parent, folder / 'kept', keep=True),
-    'gridded': _prepare(images.parent, folder / 'gridded', keep=False),
-  }
-  small = folder / 'small'
-  for index in range(len(sources['gridded'])):
-    example = sources['gridded'].read(index)
-    path = small / 'train' / f'class{example.label}' / f'{index:06}.jpg'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = decode.open_rgb(example.data)
-    image.save(path, quality=90, optimize=True)
-  sources['plain'] = _prepare(small, folder / 'plain', keep=True)
-  return sources
-
-
-def _prepare(images: pathlib.Path, out: pathlib.Path, *, keep: bool) -> Source:
-  with contextlib.redirect_stdout(sys.stderr):
-    jpeg = JpegSettings(500, keep_small=keep)
-    write_dataset(f'folder:{images}', out, jpeg=jpeg)
-  return datasets.open_source(str(out), 'train')
-
-
-def _sizes(sources: dict[str, Source]) -> list[timing.Row]:
-  rows = []
-  for name, source in sources.items():
-    total = sum(len(source.read(i).data) for i in range(len(source)))
-    rows.append({'dataset': name, 'images': len(source), 'MB': total / 1e6})
-  return rows
 
 
 def _batches(
@@ -260,7 +208,7 @@ def _rates(
         stream = tf_input.batches(sources['plain'], threads, BATCH_SIZE, SIZE)
         measured = _measure(stream, batches)
       else:
-        measured = _ask(peer, f'{name} {threads} {batches}')
+        measured = ffcv_process.ask(peer, f'{name} {threads} {batches}')
       found[name, where, threads].append(
         (measured['rate'], measured['seconds'])
       )
@@ -295,40 +243,6 @@ def _measure(stream: Iterator, batches: int) -> dict[str, float]:
       'rate': count / (time.perf_counter() - start),
       'seconds': (time.process_time() - processor_start) / count,
     }
-
-
-@contextlib.contextmanager
-def _ffcv(
-  python: str, paths: Sequence[str], folder: pathlib.Path
-) -> Iterator[subprocess.Popen]:
-  names = folder / 'names'
-  names.write_text('\n'.join(paths))
-  written = folder / 'ffcv'
-  written.mkdir()
-  script = pathlib.Path(__file__).with_name('ffcv_input.py')
-  with (
-    open(folder / 'ffcv.log', 'w+') as log,
-    subprocess.Popen(
-      [python, str(script), str(names), str(written)],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      stderr=log,
-      text=True,
-    ) as process,
-  ):
-    if process.stdout.readline() != 'ready\n':
-      log.seek(0)
-      last = log.read().strip().rpartition('\n')[2]
-      sys.exit(f'FFCV does not run under {python}: {last}')
-    try:
-      yield process
-    finally:
-      process.stdin.close()
-
-
-def _ask(process: subprocess.Popen, request: str) -> dict[str, float]:
-  print(request, file=process.stdin, flush=True)
-  return json.loads(process.stdout.readline())
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from mrl_jax.data.images import decode
+from mrl_jax.data.images import jpeg_box
 from mrl_jax.data.prepare import __main__ as prepare
 from mrl_jax.data.prepare import manifest
 from mrl_jax.data.prepare import processes
@@ -238,6 +239,8 @@ def test_verify(folder, tmp_path):
   out = tmp_path / 'out'
   write(folder, out)
   manifest.verify(out)
+  first = datasets.open_source(str(out), 'train').read(0)
+  assert jpeg_box.read_frame(first.data).grid
   shard = max(out.glob('folder-*'))
   whole = shard.read_bytes()
   flipped = bytearray(whole)

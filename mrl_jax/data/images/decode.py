@@ -8,7 +8,6 @@ from PIL import Image
 
 from mrl_jax.data.images import formats
 from mrl_jax.data.images import jpeg_box
-from mrl_jax.data.images import jpeg_grid
 from mrl_jax.data.images import orientation
 from mrl_jax.data.images import rgb
 from mrl_jax.data.images.orientation import Box
@@ -105,10 +104,7 @@ def _too_large(width: int, height: int, most: int) -> str:
 def convert(image: Image.Image, *, as_seen: bool) -> Image.Image:
   """Converts an opened image to RGB as `open_rgb` does; raises the same."""
   try:
-    size = jpeg_grid.true_size(image)
     converted = rgb.to_rgb(image, over_white=as_seen)
-    if size != converted.size:
-      converted = converted.crop((0, 0, *size))
     if not as_seen:
       return converted
     # A TIFF must be loaded before its orientation is read.

@@ -11,7 +11,7 @@ from mrl_jax.data.images import jpeg_grid
 from mrl_jax.data.images.orientation import Box
 
 _BEGIN, _END = b'\xff\xd8', b'\xff\xd9'
-_FILL, _SCAN, _APP9 = 0xFF, 0xDA, 0xE9
+_FILL, _SCAN = 0xFF, 0xDA
 # Huffman-coded: baseline, extended, progressive.
 _PROGRESSIVE = 0xC2
 _FRAMES = (0xC0, 0xC1, _PROGRESSIVE)
@@ -26,17 +26,14 @@ LARGE = 25_000_000
 class Frame(NamedTuple):
   """The header of a JPEG.
 
-  `stored` is the width that the file says, which differs from `width` only
-  where `jpeg_grid` has padded the image. The file tells the height, and then
-  that width, in two bytes each at `offset`; `band` rows of pixels are coded
-  together.
+  The file tells the height, and then the width, in two bytes each at `offset`;
+  `band` rows of pixels are coded together. `grid` is that of `jpeg_grid`.
   """
 
   width: int
   height: int
   band: int
   offset: int
-  stored: int
   grid: jpeg_grid.Grid | None = None
 
 
@@ -46,15 +43,14 @@ def read_frame(data: bytes) -> Frame | None:
   Returns None for every other file, damaged or rare, which Pillow then decodes.
   Raises ValueError for a file of `jpeg_grid` whose header has been damaged.
   """
-  widths = None
+  marked = False
   if not (data.startswith(_BEGIN) and data.endswith(_END)):
     return None
   at = len(_BEGIN)
   while at + 10 <= len(data) and data[at] == _FILL and data[at + 1] != _SCAN:
     if data[at + 1] in _FRAMES:
-      return _parse_frame(data, at, widths)
-    if data[at + 1] == _APP9:
-      widths = jpeg_grid.read_widths(data, at) or widths
+      return _parse_frame(data, at, marked)
+    marked = marked or jpeg_grid.is_marked(data, at)
     if data[at + 1] == _FILL:
       at += 1
     else:
@@ -62,9 +58,7 @@ def read_frame(data: bytes) -> Frame | None:
   return None
 
 
-def _parse_frame(
-  data: bytes, at: int, widths: tuple[int, int] | None
-) -> Frame | None:
+def _parse_frame(data: bytes, at: int, marked: bool) -> Frame | None:
   bits, height, width, components = struct.unpack_from('>BHHB', data, at + 4)
   factors = data[at + 11 : at + 11 + 3 * components : 3]
   down = [byte & 15 for byte in factors]
@@ -72,17 +66,15 @@ def _parse_frame(
   most = _MOST_PROGRESSIVE if data[at + 1] == _PROGRESSIVE else MOST_PIXELS
   if not (usual and min(down) and 0 < width * height <= most):
     return None
-  frame = Frame(width, height, 8 * max(down), at + 5, width)
-  if widths is None:
+  frame = Frame(width, height, 8 * max(down), at + 5)
+  if not marked:
     return frame
   # A picture of one component is coded block by block, whatever its factors.
   block = (8, 8)
   if components == 3:
     block = (8 * max(byte >> 4 for byte in factors), frame.band)
-  if not 0 < widths[0] <= widths[1] == width:
-    raise ValueError(f'its widths are {widths[0]}, {widths[1]} and {width}')
   grid = jpeg_grid.read_grid(data, at, (width, height), block)
-  return frame._replace(width=widths[0], grid=grid)
+  return frame._replace(grid=grid)
 
 
 def decode(
@@ -109,15 +101,14 @@ def decode(
     # Colour is interpolated with the pixel pairs around the box.
     margin = 2 * factor
     wider = (left - margin, top - margin, right + margin, bottom + margin)
-    size_stored = (frame.stored, frame.height)
     part, found = jpeg_grid.cut(
-      data, frame.grid, size_stored, frame.offset, wider
+      data, frame.grid, frame[:2], frame.offset, wider
     )
     corner = found[:2]
     width, height = found[2] - found[0], found[3] - found[1]
   else:
     part, height = _cut_below(data, frame, bottom + factor)
-    width = frame.stored
+    width = frame.width
   shape = (-(-height // factor), -(-width // factor), 3)
   pixels_HWC = np.empty(shape, np.uint8)
   try:

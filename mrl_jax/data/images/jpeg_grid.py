@@ -3,8 +3,8 @@
 A restart marker after every few blocks makes a JPEG a grid of segments that can
 be decoded independently. Those that a box touches, joined under a header with
 another width and height, are a small JPEG, whose pixels equal those of the
-whole one. The last segment of a row must be complete, so some images are
-padded on the right with their edge; an APP9 segment has the true width.
+whole one. All segments of an image have as many blocks. An APP9 segment marks
+such files; other software reads them as any JPEG.
 """
 
 import io
@@ -17,13 +17,10 @@ import numpy as np
 from PIL import Image
 
 # Pixels across a segment: with fewer, markers take more bytes and time; with
-# more, more is decoded beside the box.
+# more, more is decoded beside the box. The number of blocks decides in the end.
 _SEGMENT = 64
-_MOST_SIDE = 65500  # libjpeg's.
-_MARKER = b'\xff\xe9'
 _NAME = b'mrl_jax grid\0'
-# The length of the segment, its name, true and stored width.
-_FIELDS = struct.Struct(f'>H{len(_NAME)}sHH')
+_MARK = b'\xff\xe9' + struct.pack('>H', 2 + len(_NAME)) + _NAME
 _END_OF_IMAGE = 0xD9
 # A word with a byte of 255 is found by these: see `_find_marker`.
 _ONES = np.uint64(0x0101010101010101)
@@ -48,63 +45,26 @@ class Grid(NamedTuple):
 def encode(image: Image.Image, *, quality: int, subsampling: int = 2) -> bytes:
   """Encodes an RGB or grey image as a JPEG that `cut` can cut.
 
-  `subsampling` is Pillow's: 0 for 4:4:4, 1 for 4:2:2, 2 for 4:2:0. An image
-  that is too wide to be padded becomes a plain JPEG. Raises OSError for sides
-  over 65,500 pixels.
+  `subsampling` is Pillow's: 0 for 4:4:4, 1 for 4:2:2, 2 for 4:2:0. Raises
+  OSError for sides over 65,500 pixels.
   """
   block = 8 if image.mode == 'L' or not subsampling else 16
-  columns = -(-image.width // block)
-  blocks = _segment_blocks(columns, _SEGMENT // block)
-  padding = -columns % blocks
-  stored = block * (columns + padding) if padding else image.width
-  options = {'quality': quality, 'optimize': True, 'subsampling': subsampling}
+  blocks = _segment_blocks(-(-image.width // block), _SEGMENT // block)
   buffer = io.BytesIO()
-  if stored > _MOST_SIDE:
-    image.save(buffer, 'JPEG', **options)
-    return buffer.getvalue()
-  pixels = np.asarray(image)
-  if padding:
-    sides = [(0, 0), (0, stored - image.width), (0, 0)][: pixels.ndim]
-    pixels = np.pad(pixels, sides, 'edge')
   # Huffman tables of its own make a file smaller, and sooner decoded.
-  Image.fromarray(pixels).save(
-    buffer, 'JPEG', restart_marker_blocks=blocks, **options
-  )
+  image.save(
+    buffer, 'JPEG', quality=quality, optimize=True, subsampling=subsampling,
+    restart_marker_blocks=blocks,
+  )  # fmt: skip
   data = buffer.getvalue()
   # Behind JFIF's segment, which must be the first.
   at = 4 + int.from_bytes(data[4:6])
-  mark = _FIELDS.pack(_FIELDS.size, _NAME, image.width, stored)
-  return data[:at] + _MARKER + mark + data[at:]
+  return data[:at] + _MARK + data[at:]
 
 
-def read_widths(data: bytes, at: int) -> tuple[int, int] | None:
-  """Reads the true and the stored width from the segment at `at`.
-
-  Returns None for a segment that `encode` has not written.
-  """
-  if not data.startswith(_NAME, at + 4) or at + 2 + _FIELDS.size > len(data):
-    return None
-  return _FIELDS.unpack_from(data, at + 2)[2:]
-
-
-def true_size(image: Image.Image) -> tuple[int, int]:
-  """Width and height, without padding, of an image that Pillow has opened.
-
-  The image may have been decoded at 1/2, 1/4 or 1/8. Raises ValueError if the
-  segment that tells the width cannot be true.
-  """
-  width, height = image.size
-  for name, content in getattr(image, 'applist', ()):
-    if name == 'APP9' and content.startswith(_NAME):
-      if len(content) + 2 < _FIELDS.size:
-        raise ValueError('its true width is missing')
-      true, stored = struct.unpack_from('>HH', content, len(_NAME))
-      if not 0 < true <= stored:
-        raise ValueError(f'its true width is {true} of {stored} pixels')
-      if true < stored:
-        # A padded width can be divided by 8.
-        width = -(-width * true // stored)
-  return width, height
+def is_marked(data: bytes, at: int) -> bool:
+  """Whether the header's segment at `at` is that of `encode`."""
+  return data.startswith(_MARK, at)
 
 
 def read_grid(
@@ -112,8 +72,8 @@ def read_grid(
 ) -> Grid:
   """Reads the grid from the rest of a header, which begins at byte `at`.
 
-  `size` is the stored width and height. Raises ValueError if the segments are
-  not as `encode` writes them.
+  `size` is the image's width and height, `block` that of what is coded
+  together. Raises ValueError if the segments are not as `encode` writes them.
   """
   blocks = 0
   while at + 6 <= len(data) and data[at] == 0xFF:
@@ -122,9 +82,10 @@ def read_grid(
       blocks = int.from_bytes(data[at + 4 : at + 6])
     elif kind == 0xDA:
       columns, rows = (-(-x // y) for x, y in zip(size, block, strict=True))
-      if not blocks or columns % blocks:
+      start = at + 2 + length
+      if not blocks or columns % blocks or start + 2 > len(data):
         break
-      return Grid(block, blocks, columns // blocks, rows, at + 2 + length)
+      return Grid(block, blocks, columns // blocks, rows, start)
     at += 2 + length
   raise ValueError('its segments do not make up a grid')
 
@@ -138,10 +99,10 @@ def cut(
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
   """Cuts out the segments that a box touches.
 
-  `size` is the stored width and height of the image, `offset` where the header
-  has them. Returns a JPEG, uint8 [bytes], and the box of its pixels in the
-  whole image. Raises ValueError if a segment that lies before the end of the
-  box is missing, or markers do not count up.
+  `size` is the image's width and height, `offset` where the header has them.
+  Returns a JPEG, uint8 [bytes], and the box of its pixels in the whole image.
+  Raises ValueError if a segment that lies before the end of the box is missing,
+  or markers do not count up.
   """
   across, down = grid.blocks * grid.block[0], grid.block[1]
   left, top = max(int(box[0]), 0) // across, max(int(box[1]), 0) // down
@@ -221,8 +182,6 @@ def _find_marker(data, words, start):
 
 
 def _segment_blocks(columns: int, usual: int) -> int:
-  """The blocks of a segment, near `usual`, that need the least padding."""
-  if columns <= usual:
-    return columns
-  near = range(-(-3 * usual // 4), 5 * usual // 4 + 1)
-  return min(near, key=lambda n: (-columns % n, abs(n - usual)))
+  """The divisor of the blocks in a row that is nearest to `usual`."""
+  divisors = (n for n in range(1, columns + 1) if columns % n == 0)
+  return min(divisors, key=lambda n: max(n / usual, usual / n))

@@ -31,7 +31,7 @@ def reencode(
   """
   try:
     header = formats.open_image(data)
-    size = jpeg_grid.true_size(header)
+    size = header.size
     turned = orientation.read(header) if as_seen else 1
   except Exception as error:
     raise decode.DamagedImageError(str(error)) from error
