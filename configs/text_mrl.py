@@ -1,7 +1,7 @@
 """Trains static token embeddings on sentences made from a grammar.
 
 MRL at widths 8 to 256 on 12,000 pairs of English sentences that mean the same,
-which come with the project: no download. All stages take about half a minute on
+which come with the project: no download. All stages take less than a minute on
 two CPU cores. The tokenizer is made of the sentences.
 
     python launch.py --config=configs/text_mrl.py

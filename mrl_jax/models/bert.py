@@ -90,16 +90,15 @@ class Block(nnx.Module):
     self.variant = variant
     self.index = index
     self.by_row = False  # See `attention.attend`.
-    self.dtype = dtype
     linear = lambda a, b: nnx.Linear(
       a, b, kernel_init=initializers.normal_002, dtype=dtype, rngs=rngs
     )
     self.qkv = linear(width, 3 * width)
     self.proj = linear(width, width)
-    self.norm1 = layer_norm(variant, dtype, rngs)
+    self.norm1 = encoder.layer_norm(width, dtype, rngs, variant.epsilon)
     self.fc1 = linear(width, variant.hidden)
     self.fc2 = linear(variant.hidden, width)
-    self.norm2 = layer_norm(variant, dtype, rngs)
+    self.norm2 = encoder.layer_norm(width, dtype, rngs, variant.epsilon)
 
   def __call__(
     self,
@@ -159,7 +158,7 @@ class Bert(nnx.Module):
       self.type_embedding = table(variant.num_types, width)
     if variant.relative_buckets:
       self.relative_bias = table(variant.relative_buckets, variant.num_heads)
-    self.norm = layer_norm(variant, dtype, rngs)
+    self.norm = encoder.layer_norm(width, dtype, rngs, variant.epsilon)
     self.blocks = nnx.List(
       Block(variant, index=i, dtype=dtype, rngs=rngs)
       for i in range(variant.depth)
@@ -231,19 +230,6 @@ class Bert(nnx.Module):
     bucket_TT = buckets[jnp.clip(distance_TT, -last, last) + last]
     bias_TTH = self.relative_bias[...][bucket_TT]
     return jnp.moveaxis(bias_TTH, -1, 0)[None].astype(self.dtype)
-
-
-def layer_norm(
-  variant: Variant, dtype: jnp.dtype, rngs: nnx.Rngs
-) -> nnx.LayerNorm:
-  """LayerNorm with torch's variance, from the differences to the mean."""
-  return nnx.LayerNorm(
-    variant.width,
-    epsilon=variant.epsilon,
-    use_fast_variance=False,
-    dtype=dtype,
-    rngs=rngs,
-  )
 
 
 def _buckets(max_tokens: int, count: int) -> jax.Array:

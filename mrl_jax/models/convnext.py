@@ -8,7 +8,6 @@ from jax import numpy as jnp
 
 from mrl_jax.models import encoder
 from mrl_jax.models import initializers
-from mrl_jax.models.vit import layer_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Block(nnx.Module):
       dtype=dtype,
       rngs=rngs,
     )
-    self.norm = layer_norm(width, dtype, rngs)
+    self.norm = encoder.layer_norm(width, dtype, rngs)
     self.fc1 = linear(width, 4 * width)
     self.fc2 = linear(4 * width, width)
     self.layer_scale = nnx.Param(jnp.full((width,), 1e-6))
@@ -93,7 +92,7 @@ class Stem(nnx.Module):
     self.conv = _conv(
       3, width, 4, strides=4, padding='VALID', dtype=dtype, rngs=rngs
     )
-    self.norm = layer_norm(width, dtype, rngs)
+    self.norm = encoder.layer_norm(width, dtype, rngs)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     return self.norm(self.conv(x))
@@ -103,7 +102,7 @@ class Downsample(nnx.Module):
   """Halves height and width between stages."""
 
   def __init__(self, in_channels, width, *, dtype, rngs):
-    self.norm = layer_norm(in_channels, dtype, rngs)
+    self.norm = encoder.layer_norm(in_channels, dtype, rngs)
     self.conv = _conv(
       in_channels, width, 2, strides=2, padding='VALID', dtype=dtype, rngs=rngs
     )
@@ -149,7 +148,7 @@ class ConvNeXt(encoder.Encoder):
       )
       setattr(self, f'stage{number}', blocks)
       channels = width
-    self.norm = layer_norm(channels, jnp.float32, rngs)
+    self.norm = encoder.layer_norm(channels, jnp.float32, rngs)
 
   def _run(self, name: str, x: jax.Array, key: jax.Array | None) -> jax.Array:
     if name == 'stem':

@@ -73,6 +73,25 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
   )
 
 
+def layer_norm(
+  width: int,
+  dtype: jnp.dtype,
+  rngs: nnx.Rngs,
+  epsilon: float = 1e-6,
+  *,
+  use_bias: bool = True,
+) -> nnx.LayerNorm:
+  """LayerNorm with torch's variance, from the differences to the mean."""
+  return nnx.LayerNorm(
+    width,
+    epsilon=epsilon,
+    use_bias=use_bias,
+    use_fast_variance=False,
+    dtype=dtype,
+    rngs=rngs,
+  )
+
+
 def drop_rates(last: float, depth: int) -> list[float]:
   """Rates that rise evenly from 0 at the first block to `last`, as in timm."""
   return [last * i / max(depth - 1, 1) for i in range(depth)]

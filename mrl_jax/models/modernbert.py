@@ -3,7 +3,7 @@
 Every few blocks attend to all tokens of a text, the others to those nearby.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 
 from flax import nnx
@@ -89,6 +89,7 @@ class Block(nnx.Module):
     self.variant = variant
     self.index = index
     self.by_row = False  # See `attention.attend`.
+    norm = _norms(variant, dtype, rngs)
     linear = lambda a, b, use_bias: nnx.Linear(
       a,
       b,
@@ -98,10 +99,10 @@ class Block(nnx.Module):
       rngs=rngs,
     )
     if index:  # The first block reads embeddings that are normalised already.
-      self.norm1 = layer_norm(variant, dtype, rngs)
+      self.norm1 = norm()
     self.qkv = linear(width, 3 * width, variant.attention_bias)
     self.proj = linear(width, width, variant.attention_bias)
-    self.norm2 = layer_norm(variant, dtype, rngs)
+    self.norm2 = norm()
     self.fc1 = linear(width, 2 * variant.hidden, variant.mlp_bias)
     self.fc2 = linear(variant.hidden, width, variant.mlp_bias)
 
@@ -160,12 +161,13 @@ class ModernBert(nnx.Module):
         rngs.params(), (variant.vocabulary_size, variant.width)
       )
     )
-    self.norm1 = layer_norm(variant, dtype, rngs)
+    norm = _norms(variant, dtype, rngs)
+    self.norm1 = norm()
     self.blocks = nnx.List(
       Block(variant, index=i, dtype=dtype, rngs=rngs)
       for i in range(variant.depth)
     )
-    self.norm = layer_norm(variant, dtype, rngs)
+    self.norm = norm()
 
   def __call__(
     self,
@@ -201,17 +203,10 @@ class ModernBert(nnx.Module):
     yield self.norm(x)
 
 
-def layer_norm(
-  variant: Variant, dtype: jnp.dtype, rngs: nnx.Rngs
-) -> nnx.LayerNorm:
-  """LayerNorm with torch's variance, from the differences to the mean."""
-  return nnx.LayerNorm(
-    variant.width,
-    epsilon=variant.epsilon,
-    use_bias=variant.norm_bias,
-    use_fast_variance=False,
-    dtype=dtype,
-    rngs=rngs,
+def _norms(variant, dtype, rngs) -> Callable[[], nnx.LayerNorm]:
+  """Makes the layer norms of a ModernBERT."""
+  return lambda: encoder.layer_norm(
+    variant.width, dtype, rngs, variant.epsilon, use_bias=variant.norm_bias
   )
 
 

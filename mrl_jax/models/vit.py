@@ -89,10 +89,10 @@ class Block(nnx.Module):
     linear = lambda a, b: nnx.Linear(
       a, b, kernel_init=initializers.normal_002, dtype=dtype, rngs=rngs
     )
-    self.norm1 = layer_norm(width, dtype, rngs)
+    self.norm1 = encoder.layer_norm(width, dtype, rngs)
     self.qkv = linear(width, 3 * width)
     self.proj = linear(width, width)
-    self.norm2 = layer_norm(width, dtype, rngs)
+    self.norm2 = encoder.layer_norm(width, dtype, rngs)
     self.fc1 = linear(width, 4 * width)
     self.fc2 = linear(4 * width, width)
 
@@ -113,11 +113,6 @@ class Block(nnx.Module):
       query, key, value, implementation=attention.implementation(self.dtype)
     )
     return self.proj(mixed.reshape(N, T, D))
-
-
-def layer_norm(width: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
-  """LayerNorm with torch's variance, from the differences to the mean."""
-  return nnx.LayerNorm(width, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
 class ViT(encoder.Encoder):
@@ -173,7 +168,7 @@ class ViT(encoder.Encoder):
       for i, rate in enumerate(rates)
     )
     name = 'fc_norm' if variant.pool_first else 'norm'
-    setattr(self, name, layer_norm(width, jnp.float32, rngs))
+    setattr(self, name, encoder.layer_norm(width, jnp.float32, rngs))
 
   def _run(self, name: str, x: jax.Array, key: jax.Array | None) -> jax.Array:
     if name == 'embed':

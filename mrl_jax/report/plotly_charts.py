@@ -66,7 +66,8 @@ def over_steps(
   figure = _lines_of_widths(series, label, '%{y:.4g}')
   figure.update_layout(hovermode='x unified')
   if log:
-    figure.update_yaxes(type='log')
+    # Lines at 1, 2 and 5; labels of all digits would overlap.
+    figure.update_yaxes(type='log', dtick='D2', tickformat='~g')
   return _finish(figure, {'title_text': 'step'})
 
 

@@ -49,9 +49,13 @@ class Measured(NamedTuple):
     return self.record['values'][f'{self.main}@{width}']
 
   @property
+  def metric(self) -> str:
+    name = self.main.rpartition('/')[2]
+    return _METRICS.get(name, name)
+
+  @property
   def label(self) -> str:
-    metric = self.main.rpartition('/')[2]
-    return f'{self.record["set"]}: {_METRICS.get(metric, metric)}'
+    return f'{self.record["set"]}: {self.metric}'
 
 
 def quality(
@@ -97,9 +101,8 @@ def headline(
     f'{config["text"]["objective"]}, on {config["dataset"]}, step {step:,}'
   )
   stress = f'all {last} numbers' if small == last else f'{small} of {last}'
-  after = f'keep 99 % of {first.label}.'
-  if small == last:
-    after = f'for 99 % of {first.label}.'
+  verb = 'for' if small == last else 'keep'
+  after = f'{verb} 99 % of the {first.metric} on {first.record["set"]}.'
   tiles = [
     Tile(
       f'{first.at(small):.2f} %',

@@ -43,8 +43,9 @@ def initialise(
     where, has_head = _from_file(config, model)
   else:
     where, has_head = _from_run(config, model, class_names)
-  heads = 'its heads' if has_head else 'fresh heads'
-  terminal.say(f'train: starts from {where}, with {heads}')
+  heads = ', with its heads' if has_head else ', with fresh heads'
+  heads = heads if model.head is not None else ''
+  terminal.say(f'train: starts from {where}{heads}')
 
 
 def _from_file(
@@ -98,7 +99,8 @@ def _from_run(
     raise ValueError(f'init_from {where}: another encoder than this: {line}')
   _update(model.encoder, encoder)
   has_head = (
-    recorded['head'] == model.head.kind
+    model.head is not None
+    and recorded['head'] == model.head.kind
     and tuple(recorded['nesting_dims']) == model.head.nesting_dims
     and describe(head) == describe(arrays_of(model.head))
   )

@@ -92,6 +92,7 @@ def test_the_page_shows_quality_by_width(finished):
   _, path = finished
   page = (path / 'report' / 'index.html').read_text()
   for text in (
+    'of the Spearman correlation on sts.',
     'sts: Spearman correlation',
     'near: Spearman correlation',
     '60 pairs with scores',

@@ -164,19 +164,18 @@ def _static(
   )
 
 
-def find(path: str | os.PathLike) -> pathlib.Path | None:
-  """The folder of Hugging Face or sentence-transformers, if there is one.
+def is_folder(path: pathlib.Path) -> bool:
+  """Whether it is a folder of Hugging Face or sentence-transformers."""
+  config = path / 'config.json'
+  return (path / modules_lib.NAME).is_file() or (
+    config.is_file() and 'model_type' in files.read_json(config)
+  )
 
-  It is the given one, or `export` in that.
-  """
+
+def find(path: str | os.PathLike) -> pathlib.Path | None:
+  """Such a folder, if there is one: the given one, or `export` in that."""
   given = pathlib.Path(path).expanduser()
-  for folder in (given, given / 'export'):
-    config = folder / 'config.json'
-    if (folder / modules_lib.NAME).is_file() or (
-      config.is_file() and 'model_type' in files.read_json(config)
-    ):
-      return folder
-  return None
+  return next(filter(is_folder, (given, given / 'export')), None)
 
 
 def _tensors(folder: pathlib.Path) -> dict[str, Stored]:

@@ -26,7 +26,7 @@ def start(config: ConfigDict) -> pathlib.Path:
   """
   path = files.local(config.init_from, 'init_from')
   for found in (path, path / _COPY):
-    if found.is_dir() and folder_lib.is_folder(found):
+    if folder_lib.is_folder(found):
       return found
   raise ValueError(
     f'init_from {config.init_from!r}: the encoder pretrained needs a folder of '
