@@ -15,7 +15,6 @@ from benchmarks import head
 from benchmarks import input as input_benchmark
 from benchmarks import retrieval
 from benchmarks import text as text_benchmark
-from benchmarks import text_step
 from benchmarks import torch_import
 from benchmarks import train_step
 from mrl_jax.losses import fused
@@ -198,27 +197,3 @@ def test_text(monkeypatch, tmp_path, peer):
   assert rows[0]['number'] == 2
   if peer:
     assert all(float(row['difference']) < 1e-5 for row in rows)
-
-
-@pytest.mark.parametrize('flag', ['--peer=sentence-transformers', '--memory'])
-def test_text_step(monkeypatch, tmp_path, flag):
-  if 'peer' in flag:
-    pytest.importorskip('sentence_transformers')
-  monkeypatch.setattr(text_step, 'PARTS', 2)
-  encoder = models_text.create(text_tests.settings(), rngs=nnx.Rngs(0))
-  folder = text_tests.written(tmp_path, encoder)
-  texts = tmp_path / 'pairs.jsonl'
-  pairs = [{'anchor': 'a man', 'positive': f'{"dogs " * i}!'} for i in range(8)]
-  texts.write_text('\n'.join(map(json.dumps, pairs)))
-  path = tmp_path / 'record.json'
-  argv = ['text_step', f'--json={path}', f'--model={folder}', flag]
-  argv += [f'--texts={texts}', '--batch=4', '--rounds=1']
-  monkeypatch.setattr(sys, 'argv', argv)
-  text_step.main()
-  rows = json.loads(path.read_text())['rows']
-  if flag == '--memory':
-    assert [row['batch'] for row in rows] == [4, 8]
-    assert all(row['temporary MB'] > 0 for row in rows)
-  else:
-    assert [row['step'][:4] for row in rows] == ['ours', 'ours', 'sent']
-    assert all(row['ms'] > 0 for row in rows)
