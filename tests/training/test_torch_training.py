@@ -85,8 +85,8 @@ def create(head, optimizer):
 
   # An activation that rounding alone carries over the kink of its ReLU changes
   # the gradient at once; from torch's initialisation, 20 steps in float32
-  # and in float64 end tens of per cent apart, in torch too. These norms keep most
-  # activations away from the kink.
+  # and in float64 end tens of per cent apart, in torch too. These norms keep
+  # most activations away from the kink.
   def draw(path, leaf):
     bounds = {'scale': (0.1, 0.15), 'bias': (0.4, 0.6)}.get(path[-1].key)
     if bounds is None:
