@@ -96,7 +96,7 @@ def test_both_resizers_agree():
   for box in ((0, 0, 70, 90), (0.5, 0.25, 40, 61.75), (3, 4, 5, 6)):
     a, b = (
       resize(pixels, box, 32).astype(int)
-      for resize in (resample._with_cykooz, resample._with_pillow)
+      for resize in (resample._with_cykooz, resample.resize_with_pillow)
     )
     assert abs(a - b).max() <= 1
 

@@ -101,6 +101,34 @@ def test_segments_before_the_box_are_not_decoded():
   assert box == (4, 10, 44, 40)
 
 
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_evaluation_view_is_that_of_the_whole(kind):
+  for size in SIZES[1:]:
+    data = gridded(size, kind)
+    image = decode.open_rgb(data)
+    for resize, side in ((64, 64), (64, 56), (33, 20), (min(size), 9)):
+      found = decode.view(data, resize=resize, size=side)
+      expected = decode.evaluation_view(image, resize=resize, size=side)
+      difference = abs(found.astype(int) - expected)
+      # In one direction after the other.
+      assert difference.max() <= 2
+      assert difference.mean() < 0.2
+
+
+def test_the_evaluation_view_decodes_what_it_shows(monkeypatch):
+  decoded = []
+  cut = jpeg_grid.cut
+  monkeypatch.setattr(
+    jpeg_grid, 'cut', lambda *args: decoded.append(cut(*args)[1]) or cut(*args)
+  )
+  data = gridded((500, 320))
+  decode.view(data, resize=256, size=160)
+  assert decoded == [(128, 48, 384, 272)]
+  broken = renumbered(data, 5, 0xD0)
+  with pytest.raises(decode.DamagedImageError, match='count up'):
+    decode.view(broken, resize=256, size=160)
+
+
 def test_a_box_of_one_pixel():
   data = gridded((203, 301))
   frame = jpeg_box.read_frame(data)

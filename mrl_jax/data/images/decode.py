@@ -12,6 +12,7 @@ from mrl_jax.data.images import orientation
 from mrl_jax.data.images import rgb
 from mrl_jax.data.images.orientation import Box
 from mrl_jax.data.images.resize import resize_box
+from mrl_jax.data.images.resize import resize_with_pillow
 
 # A strip of 60,000x1 pixels would be resized to 12 GB.
 _MOST_PIXELS = 100_000_000
@@ -116,13 +117,50 @@ def convert(image: Image.Image, *, as_seen: bool) -> Image.Image:
 def view(
   data: bytes, *, resize: int, size: int, as_seen: bool = False
 ) -> np.ndarray:
-  """Decodes an image, and takes its `evaluation_view`; raises as both do."""
+  """Decodes an image, and takes its `evaluation_view`; raises as both do.
+
+  Of a file of `jpeg_grid` only the segments of the central square are decoded,
+  so damage below it may go unnoticed. A value half way between two levels may
+  be rounded otherwise, as Pillow has the box in single precision.
+  """
+  if resize:
+    try:
+      square_HWC = _gridded_view(data, resize, size, as_seen)
+    except ValueError as error:
+      raise DamagedImageError(str(error)) from error
+    if square_HWC is not None:
+      return square_HWC
   # Decoded at no less than twice the size, so that antialiasing does the rest.
   at_least = (2 * resize, 2 * resize) if resize else None
   image = open_rgb(
     data, at_least=at_least, above=jpeg_box.LARGE, as_seen=as_seen
   )
   return evaluation_view(image, resize=resize, size=size)
+
+
+def _gridded_view(data, resize, size, as_seen) -> np.ndarray | None:
+  """The view of an upright file of `jpeg_grid`; None for another."""
+  frame = jpeg_box.read_frame(data)
+  if (
+    not frame
+    or not frame.grid
+    or (as_seen and orientation.read_jpeg(data, frame.offset) != 1)
+  ):
+    return None
+  shorter = min(frame[:2])
+  wide, high = (side * resize // shorter for side in frame[:2])
+  if size > resize or max(math.prod(frame[:2]), wide * high) > jpeg_box.LARGE:
+    return None
+  across, down = frame.width / wide, frame.height / high
+  left, top = round((wide - size) / 2) * across, round((high - size) / 2) * down
+  x, y = max(across, 1) + 1, max(down, 1) + 1  # Whose pixels contribute.
+  right, bottom = left + size * across, top + size * down
+  wider = (left - x, top - y, right + x, bottom + y)
+  # A box is decoded smaller only from twice the size on.
+  pixels_HWC, found = jpeg_box.decode(data, frame, wider, size=sum(frame[:2]))
+  left, top = found[0] + x, found[1] + y
+  box = (left, top, left + size * across, top + size * down)
+  return resize_with_pillow(pixels_HWC, box, size)
 
 
 def evaluation_view(

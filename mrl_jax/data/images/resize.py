@@ -29,14 +29,22 @@ def resize_box(pixels_HWC: np.ndarray, box: Box, size: int) -> np.ndarray:
   part_HWC = pixels_HWC[top:bottom, left:right]
   box = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
   if cykooz_resizer is None:
-    return _with_pillow(part_HWC, box, size)
+    return resize_with_pillow(part_HWC, box, size)
   return _with_cykooz(part_HWC, box, size)
 
 
-def _with_pillow(pixels_HWC: np.ndarray, box: Box, size: int) -> np.ndarray:
-  image = Image.fromarray(pixels_HWC)
+def resize_with_pillow(
+  pixels_HWC: np.ndarray, box: Box, size: int
+) -> np.ndarray:
+  """Resizes a box to uint8 [size, size, 3]; pixels beside it contribute."""
+  height, width, _ = pixels_HWC.shape
+  left, top, right, bottom = box
+  # Rounding may have put an edge of the box outside.
+  box = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
   return np.asarray(
-    image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    Image.fromarray(pixels_HWC).resize(
+      (size, size), Image.Resampling.BILINEAR, box=box
+    )
   )
 
 

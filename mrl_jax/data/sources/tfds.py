@@ -9,6 +9,7 @@ import os
 import tensorflow_datasets as tfds
 
 from mrl_jax.data.prepare import manifest
+from mrl_jax.data.sources import tf_example
 from mrl_jax.data.sources import tfds_builder
 from mrl_jax.data.sources.example import Example
 
@@ -43,7 +44,8 @@ class TfdsSource:
     tfds_builder.check_random_access(dataset, builder)
     try:
       self._records = builder.as_data_source(
-        split=split, decoders={'image': tfds.decode.SkipDecoding()}
+        split=split,
+        deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
       )
     except ValueError as error:
       line = str(error).partition('\n')[0]
@@ -66,15 +68,15 @@ class TfdsSource:
 
   def read(self, index: int) -> Example:
     index = self._indices[index]
-    record = self._records[index]
-    key = record.get('file_name', f'{self._split}[{index}]')
-    if isinstance(key, bytes):
-      key = key.decode()
+    record = tf_example.parse(self._records[index])
+    key = f'{self._split}[{index}]'
+    if 'file_name' in record:
+      key = record['file_name'][0].decode()
     if self._labels:
       # Kept, so that the images need not be read again for them.
-      self._several[index] = tuple(map(int, record[self._labels]))
-    label = int(record[self._label])
-    return Example(record['image'], label, key, self._as_seen)
+      self._several[index] = tuple(record.get(self._labels, ()))
+    (image,), (label,) = record['image'], record[self._label]
+    return Example(image, label, key, self._as_seen)
 
   def listing(self) -> dict[str, str]:
     """The examples of each file of the split: `<count> of <count> examples`.
