@@ -1,12 +1,14 @@
 """An image encoder and a text encoder that share one nested space."""
 
 from collections.abc import Collection, Sequence
+import functools
 import math
 from typing import Any, Literal
 
 from flax import nnx
 import jax
 from jax import numpy as jnp
+from jax.sharding import PartitionSpec
 
 from mrl_jax import losses
 from mrl_jax import nesting
@@ -115,40 +117,55 @@ class Towers(nnx.Module):
     *,
     key: jax.Array | None = None,
     weights_G: Sequence[float] | jax.Array | None = None,
-    axis_name: str | None = None,
+    mesh: jax.sharding.Mesh | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """The summed loss of pairs of an image and a text, and that of each width.
 
-    Image i pairs with text i. `key` draws what training skips or drops,
-    `weights_G` are the weights of the widths, and `axis_name` is that of
-    `losses.matryoshka_contrastive`.
+    Image i pairs with text i. `key` draws what training skips or drops; see
+    `pair_loss` for the others.
     """
     keys = (None, None) if key is None else jax.random.split(key)
     return self.pair_loss(
       self.encode_images(image_NHWC, key=keys[0]),
       self.encode_texts(token_NT, mask_NT, key=keys[1]),
       weights_G=weights_G,
-      axis_name=axis_name,
+      mesh=mesh,
     )
 
   def pair_loss(
-    self, image_ND: jax.Array, text_ND: jax.Array, **options: Any
+    self,
+    image_ND: jax.Array,
+    text_ND: jax.Array,
+    *,
+    weights_G: Sequence[float] | jax.Array | None = None,
+    mesh: jax.sharding.Mesh | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """The same from embeddings; `options` are those of the loss function."""
+    """The same from embeddings.
+
+    Args:
+      image_ND: embeddings of images.
+      text_ND: embeddings of their texts.
+      weights_G: the weights of the widths; None: all ones.
+      mesh: the mesh over whose axis `data` the pairs are split; each device
+        then computes its share of the loss. None: one device, or what `jit`
+        makes of it.
+    """
+    if weights_G is None or not isinstance(weights_G, jax.Array):
+      G = len(self.nesting_dims)
+      weights_G = jnp.asarray(nesting.validate_weights(weights_G, G))
     log_scale_G = self.log_scale[...]
-    options |= {'nesting_dims': self.nesting_dims}
-    if self.kind == 'sigmoid':
-      return losses.matryoshka_sigmoid(
-        image_ND,
-        text_ND,
-        temperature=jnp.exp(-log_scale_G),
-        bias=self.bias[...],
-        **options,
-      )
-    log_scale_G = jnp.minimum(log_scale_G, math.log(_LARGEST_SCALE))
-    return losses.matryoshka_contrastive(
-      image_ND, text_ND, temperature=jnp.exp(-log_scale_G), **options
-    )
+    bias_G = self.bias[...] if self.kind == 'sigmoid' else 0 * log_scale_G
+    arrays = image_ND, text_ND, log_scale_G, bias_G, weights_G
+    function = functools.partial(_loss, self.kind, self.nesting_dims)
+    if mesh is None:
+      return function(*arrays)
+    data, whole = PartitionSpec('data'), PartitionSpec()
+    return jax.shard_map(
+      functools.partial(function, axis_name='data'),
+      mesh=mesh,
+      in_specs=(data, data, whole, whole, whole),
+      out_specs=(whole, whole),
+    )(*arrays)
 
   def _encode(self, name: str, arrays: tuple, key) -> jax.Array:
     tower, layer = getattr(self, name), getattr(self, f'{name}_projection')
@@ -176,4 +193,23 @@ def _layer(
     use_bias=projection.use_bias,
     kernel_init=initializers.normal_002,
     rngs=rngs,
+  )
+
+
+def _loss(
+  kind, dims, image_ND, text_ND, log_scale_G, bias_G, weights_G, axis_name=None
+) -> tuple[jax.Array, jax.Array]:
+  options: dict[str, Any] = {'nesting_dims': dims, 'weights_G': weights_G}
+  options['axis_name'] = axis_name
+  if kind == 'sigmoid':
+    return losses.matryoshka_sigmoid(
+      image_ND,
+      text_ND,
+      temperature=jnp.exp(-log_scale_G),
+      bias=bias_G,
+      **options,
+    )
+  log_scale_G = jnp.minimum(log_scale_G, math.log(_LARGEST_SCALE))
+  return losses.matryoshka_contrastive(
+    image_ND, text_ND, temperature=jnp.exp(-log_scale_G), **options
   )
