@@ -92,6 +92,26 @@ def positive(name: str, value: Any) -> Any:
   return found
 
 
+def each(rule: Rule) -> Rule:
+  """Takes what `rule` takes, or a list or an array [G] of such numbers.
+
+  A list becomes a float32 array.
+  """
+
+  def rule_of_each(name, value):
+    is_list = isinstance(value, list | tuple)
+    if isinstance(value, jax.core.Tracer) or not (
+      is_list or (values.is_array(value) and value.ndim)
+    ):
+      return rule(name, value)
+    numbers = listed(name, value)
+    for i, x in enumerate(numbers):
+      rule(f'{name}[{i}]', x)
+    return jnp.asarray(numbers, jnp.float32) if is_list else value
+
+  return rule_of_each
+
+
 def choice(*choices: Any) -> Rule:
   def rule(name, value):
     if not isinstance(value, str) or value not in choices:

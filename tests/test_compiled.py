@@ -16,7 +16,7 @@ from benchmarks.compiled import targets
 TPU, GPU = 'v5e:2x4', 'h100x8'
 WHAT = (
   r'train: MRL, (FSDP|model 2|statistics by device) \(8'
-  r'|head: MRL.*tiles|head: MRL, 128.*\(8|head: contrastive.*\(8'
+  r'|head: MRL.*tiles|head: MRL, 128.*\(8|head: (contrastive|sigmoid).*\(8'
   r'|search: .*float32 \(8'
 )
 # The collectives of a step on eight chips: all-reduces, all-gathers, others.
@@ -28,6 +28,7 @@ SENT = {
   'head: MRL, tiles, 128 x 32 x 256 (1)': {TPU: (0, 0, 0), GPU: (0, 0, 0)},
   'head: MRL, 128 x 32 x 256 (8)': {TPU: (1, 0, 0), GPU: (1, 0, 0)},
   'head: contrastive, 64 x 24 (8)': {TPU: (3, 2, 0), GPU: (3, 1, 1)},
+  'head: sigmoid, 64 x 24 (8)': {TPU: (1, 0, 48)},
   'search: 8 of 2048 x 16, float32 (8)': {TPU: (0, 2, 0), GPU: (0, 1, 0)},
   'search: 8 of 2048 x 32, float32 (8)': {TPU: (0, 2, 0), GPU: (0, 1, 0)},
   'search: rerank 8 at 32, float32 (8)': {TPU: (1, 0, 0), GPU: (1, 0, 0)},

@@ -1,4 +1,4 @@
-"""Losses of heads, and the contrastive loss, with their gradients."""
+"""Losses of heads, and of pairs, with their gradients."""
 
 from collections.abc import Sequence
 import functools
@@ -20,11 +20,15 @@ from mrl_jax.losses import fused
 from mrl_jax.losses.product import block_bytes
 
 _ROWS = {'tpu': 128, 'gpu': 64}  # Of a tile.
+_PAIRS = {
+  'contrastive': losses.matryoshka_contrastive,
+  'sigmoid': functools.partial(losses.matryoshka_sigmoid, bias=-10.0),
+}
 _HOW = {'xla': '', 'pallas': ', tiles', 'apart': ', a product each'}
 
 
 def programs(args, devices: Sequence[Any]) -> Programs:
-  """The heads at each size, then the contrastive loss.
+  """The heads at each size, then the losses of pairs.
 
   On several chips the batch is split over them. Tiles are of one chip.
   """
@@ -39,8 +43,9 @@ def programs(args, devices: Sequence[Any]) -> Programs:
         functools.partial(_head, args, mesh, KINDS[name], (N, D, C), kernel),
       )
   N, D = args.contrastive
-  make = functools.partial(_contrastive, args, mesh)
-  yield f'contrastive, {N} x {D}', make
+  for name, loss_fn in _PAIRS.items():
+    make = functools.partial(_pairs, args, mesh, loss_fn)
+    yield f'{name}, {N} x {D}', make
 
 
 def _head(args, mesh, kind, sizes, kernel) -> Program:
@@ -114,12 +119,10 @@ def _apart(dims, dtype, embedding_ND, kernel_RC, bias_GC, label_N):
   return jnp.concatenate(loss_GN)
 
 
-def _contrastive(args, mesh) -> Program:
+def _pairs(args, mesh, loss_fn) -> Program:
   N, D = args.contrastive
   dims = nesting.doubling(12, D)
-  loss_fn = functools.partial(
-    losses.matryoshka_contrastive, nesting_dims=dims, temperature=0.1
-  )
+  loss_fn = functools.partial(loss_fn, nesting_dims=dims, temperature=0.1)
   if mesh.size > 1:
     over, whole = PartitionSpec('data'), PartitionSpec()
     loss_fn = jax.shard_map(

@@ -7,12 +7,12 @@ from jax import numpy as jnp
 import numpy as np
 
 from mrl_jax import checks
-from mrl_jax import nesting
 from mrl_jax.losses import contrastive
 from mrl_jax.losses import fused
-from mrl_jax.losses import prefixes
+from mrl_jax.losses import pairs
 from mrl_jax.losses.scored import matryoshka_angle as matryoshka_angle
 from mrl_jax.losses.scored import matryoshka_cosent as matryoshka_cosent
+from mrl_jax.losses.sigmoid import matryoshka_sigmoid as matryoshka_sigmoid
 from mrl_jax.losses.weighting import weighted_sum as weighted_sum
 
 # The label of an example that the loss leaves out.
@@ -112,7 +112,7 @@ def counted(label_N: jax.Array, mask_N: jax.Array | None) -> jax.Array:
 @checks.takes(
   query_ND=checks.floats('ND'),
   key_ND=checks.floats('MD'),
-  temperature=checks.positive,
+  temperature=checks.each(checks.positive),
   mask_NM=checks.booleans('NM'),
   symmetric=checks.truth,
   normalize=checks.truth,
@@ -122,7 +122,7 @@ def matryoshka_contrastive(
   key_ND: jax.Array,
   *,
   nesting_dims: Sequence[int],
-  temperature: float | jax.Array,
+  temperature: float | Sequence[float] | jax.Array,
   mask_NM: jax.Array | None = None,
   symmetric: bool = True,
   weights_G: Sequence[float] | jax.Array | None = None,
@@ -141,8 +141,8 @@ def matryoshka_contrastive(
     query_ND: float embeddings.
     key_ND: float embeddings [M, D] of as many keys, or of more: M >= N.
     nesting_dims: prefix widths; columns beyond the last are not read.
-    temperature: positive divisor of the similarities; a number, or an array if
-      it is learned.
+    temperature: positive divisor of the similarities: one number, or one for
+      each width; arrays if it is learned.
     mask_NM: bool, False where a key is left out of a query's negatives, as it
       might be right; a query's own key always counts. None leaves none out.
       With `axis_name` its columns are the keys of all devices.
@@ -161,35 +161,23 @@ def matryoshka_contrastive(
     ValueError: shapes that do not fit, an empty batch, dims that do not fit,
       bad weights, or a temperature that is not positive (where it is concrete).
   """
-  key_MD = key_ND  # Keys from N on are negatives only.
-  (N, D), (M, width) = query_ND.shape, key_MD.shape
-  if width != D or M < N:
-    raise ValueError(
-      f'queries of shape {query_ND.shape} and keys of shape {key_MD.shape}: '
-      'must be as wide, with a key for each query at least'
-    )
-  if mask_NM is not None and axis_name is None and mask_NM.shape != (N, M):
-    raise ValueError(f'mask of shape {mask_NM.shape}: must be {(N, M)}')
-  dims = nesting.validate(nesting_dims, D)
-  query_ND, key_MD = query_ND[:, : dims[-1]], key_MD[:, : dims[-1]]
-  if normalize:
-    query_scale_GN, key_scale_GM = (
-      prefixes.inverse_norms(x, dims) for x in (query_ND, key_MD)
-    )
-  else:
-    query_scale_GN, key_scale_GM = (jnp.ones((len(dims), x)) for x in (N, M))
+  dims = pairs.validate(query_ND, key_ND, nesting_dims, mask_NM, axis_name)
+  query_ND, key_ND = query_ND[:, : dims[-1]], key_ND[:, : dims[-1]]
+  scale_GN, key_scale_GM = pairs.scales(
+    query_ND, key_ND, dims, temperature, normalize
+  )
   loss_GN = contrastive.cross_entropy(
     fused.Spec(
       dims,
       shared=True,
-      dtype=jnp.result_type(query_ND, key_MD),
+      dtype=jnp.result_type(query_ND, key_ND),
       block_bytes=contrastive.BLOCK_BYTES,
     ),
     axis_name,
     symmetric,
     query_ND,
-    key_MD,
-    query_scale_GN / temperature,
+    key_ND,
+    scale_GN,
     key_scale_GM,
     mask_NM,
   )

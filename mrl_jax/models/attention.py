@@ -35,6 +35,7 @@ def attend(
   *,
   bias_1HTT: jax.Array | None = None,
   window: int | None = None,
+  causal: bool = False,
   dropout: float = 0.0,
   rng: jax.Array | None = None,
   by_row: bool = False,
@@ -49,6 +50,7 @@ def attend(
       the right; or numbers of texts, as `packed` describes.
     bias_1HTT: added to the logits.
     window: tokens further away than this are not attended to; None: all are.
+    causal: whether tokens attend to none that come later.
     dropout: share of the weights that are zeroed, with `rng`.
     rng: key of the dropout; None: there is none.
     by_row: whether to go from row to row where these are long, so that the
@@ -62,13 +64,17 @@ def attend(
     position_T = jnp.arange(mask_NT.shape[1])
     distance_TT = jnp.abs(position_T[:, None] - position_T[None, :])
     mask_N1TT = mask_N1TT & (distance_TT <= window)[None, None]
+  if causal:
+    position_T = jnp.arange(mask_NT.shape[1])
+    before_TT = position_T[:, None] >= position_T[None, :]
+    mask_N1TT = mask_N1TT & before_TT[None, None]
   arrays = query_NTHE, key_NTHE, value_NTHE
   which = implementation(query_NTHE.dtype)
   if rng is not None and dropout:
     mixed = _dropped(*arrays, mask_N1TT, bias_1HTT, dropout, rng)
   elif by_row and mask_NT.shape[1] > _SHORT:
     mixed = _by_row(*arrays, mask_N1TT, bias_1HTT)
-  elif which == 'cudnn' and window is None and not is_packed:
+  elif which == 'cudnn' and window is None and not (is_packed or causal):
     # Lengths, which cuDNN skips the padding by, in place of a mask.
     lengths_N = jnp.maximum(mask_NT.sum(1, dtype=jnp.int32), 1)
     mixed = jax.nn.dot_product_attention(

@@ -20,11 +20,7 @@ from mrl_jax.models import encoder
 from mrl_jax.models import initializers
 from mrl_jax.models import packed
 
-ACTIVATIONS = {
-  'gelu': lambda x: nnx.gelu(x, approximate=False),
-  'gelu_new': lambda x: nnx.gelu(x, approximate=True),
-  'relu': nnx.relu,
-}
+ACTIVATIONS = encoder.ACTIVATIONS
 # Tokens further apart than this share MPNet's last bucket.
 _FARTHEST = 128
 
@@ -61,7 +57,7 @@ class Variant:
   position_offset: int = 0
   relative_buckets: int = 0
   epsilon: float = 1e-12
-  activation: Literal['gelu', 'gelu_new', 'relu'] = 'gelu'
+  activation: Literal['gelu', 'gelu_new', 'quick_gelu', 'relu'] = 'gelu'
   dropout: float = 0.1
   attention_dropout: float = 0.1
 

@@ -6,6 +6,15 @@ from flax import nnx
 import jax
 from jax import numpy as jnp
 
+# By Hugging Face's names.
+ACTIVATIONS = {
+  'gelu': lambda x: nnx.gelu(x, approximate=False),
+  'gelu_new': lambda x: nnx.gelu(x, approximate=True),
+  # The logistic approximation of OpenAI's CLIP.
+  'quick_gelu': lambda x: x * nnx.sigmoid(1.702 * x),
+  'relu': nnx.relu,
+}
+
 
 class Encoder(nnx.Module):
   """Float images [N, H, W, 3] to float32 embeddings [N, num_features].

@@ -38,8 +38,11 @@ def unseen(variant: Any) -> tuple[str, ...]:
   names = _UNSEEN.get(type(variant), ())
   if isinstance(variant, resnet.Variant) and not variant.bottleneck:
     return tuple(name for name in names if name != 'stride_in_1x1')
-  # A norm after the mean has a name of its own, which shows the pooling.
-  if isinstance(variant, vit.Variant) and variant.pool_first:
+  # A norm after the mean, or attention, has names of its own that show it.
+  if isinstance(variant, vit.Variant) and variant.pooling in (
+    'mean_then_norm',
+    'attention',
+  ):
     return ('num_heads',)
   return names
 
@@ -172,4 +175,6 @@ def _words(variant: Any, field: str) -> str:
       return f'{value} attention heads'
   if value == 'token':
     return 'the class token as embedding'
+  if value == 'attention':
+    return 'pooling by attention as embedding'
   return "the mean of the patches' tokens as embedding"

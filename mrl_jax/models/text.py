@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from mrl_jax.models import initializers
 from mrl_jax.models import packed
 
-POOLINGS = ('mean', 'cls', 'last')
+POOLINGS = ('mean', 'cls', 'last', 'final')
 ACTIVATIONS = {'identity': lambda x: x, 'tanh': jnp.tanh}
 
 
@@ -45,13 +45,14 @@ class Settings:
       attributes `width`, `max_tokens` and `vocabulary_size`, and a method
       `create(dtype=, remat=, rngs=)` that makes the module.
     pooling: the embedding is the mean of the tokens' states, the first token's
-      (`cls`), or the last one's that is no padding.
+      (`cls`), the last one's that is no padding (`last`), or that of the last
+      place, whatever it holds (`final`).
     projections: linear layers behind the pooling, in order.
     normalise: whether the embedding is scaled to length 1.
   """
 
   backbone: Any
-  pooling: Literal['mean', 'cls', 'last'] = 'mean'
+  pooling: Literal['mean', 'cls', 'last', 'final'] = 'mean'
   projections: tuple[Projection, ...] = ()
   normalise: bool = True
 
@@ -167,7 +168,7 @@ def create(settings: Settings, **options) -> TextEncoder:
 def pool(
   state_NTD: jax.Array,
   mask_NT: jax.Array,
-  pooling: Literal['mean', 'cls', 'last'],
+  pooling: Literal['mean', 'cls', 'last', 'final'],
 ) -> jax.Array:
   """Pools the states of each text's tokens to float32 [N, D].
 
@@ -206,4 +207,5 @@ _POOL: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
   'mean': _mean,
   'cls': _first,
   'last': _last,
+  'final': lambda state_NTD, mask_NT: state_NTD[:, -1].astype(jnp.float32),
 }

@@ -69,8 +69,8 @@ class Folder(NamedTuple):
     for layer, dense in zip(
       encoder.projections, self.modules.dense, strict=True
     ):
-      tensors = _tensors(dense)
-      _fill(dense, layer, linear_slots(layer), {x: x for x in tensors}, tensors)
+      tensors = read_tensors(dense)
+      fill(dense, layer, linear_slots(layer), {x: x for x in tensors}, tensors)
     return encoder
 
   def tokens(self) -> Tokens:
@@ -114,7 +114,7 @@ class Folder(NamedTuple):
         f'{self.path}: {found[table]} has {rows} rows, and config.json says '
         f'vocab_size {self.settings.backbone.vocabulary_size}'
       )
-    _fill(self.path, backbone, slots, found, self.tensors)
+    fill(self.path, backbone, slots, found, self.tensors)
 
 
 def open_folder(path: str | os.PathLike) -> Folder:
@@ -126,7 +126,7 @@ def open_folder(path: str | os.PathLike) -> Folder:
   folder = files.local(path, 'folder')
   modules = modules_lib.read(folder)
   root = modules.root
-  tensors = _tensors(root)
+  tensors = read_tensors(root)
   if modules.is_static:
     kind, variant = names.STATIC, _static(root, tensors)
   else:
@@ -182,7 +182,7 @@ def find(path: str | os.PathLike) -> pathlib.Path | None:
   return next(filter(is_folder, (given, given / 'export')), None)
 
 
-def _tensors(folder: pathlib.Path) -> dict[str, Stored]:
+def read_tensors(folder: pathlib.Path) -> dict[str, Stored]:
   """The arrays of a folder's weights, which may be split over files."""
   index = folder / _INDEX
   if (folder / WEIGHTS).is_file():
@@ -214,13 +214,18 @@ def linear_slots(layer: nnx.Linear) -> dict[str, Slot]:
   return found
 
 
-def _fill(
+def fill(
   path: pathlib.Path,
   module: nnx.Module,
   slots: Mapping[str, Slot],
   keys: Mapping[str, str],
   tensors: Mapping[str, Stored],
 ) -> None:
+  """Fills the module with all arrays of a folder; see `arrays.fill`.
+
+  `keys` are names of the file by the keys of `slots`. Raises ValueError for
+  arrays that are left over, and for those that are missing.
+  """
   left_over = [name for key, name in keys.items() if key not in slots]
   unfilled = [
     f'{slot.path} ({key})' for key, slot in slots.items() if key not in keys
