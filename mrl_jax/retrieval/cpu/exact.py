@@ -1,209 +1,273 @@
-"""Exact search on a CPU that reads most rows only up to a prefix.
+"""Exact search on a CPU in the way that is expected to be the fastest.
 
-A sample of the rows gives each query a threshold that about k rows reach. Rows
-whose upper bound (`bounds`) at a prefix stays below it are read no further. A
-query for which fewer than k rows reach the threshold is searched again with a
-lower one, so that the result is exact. Where the sample shows that prefixes
-leave too many rows, as with a flat spectrum, all rows are scored in full.
+Rows in memory are first multiplied up to some width only, in tiles or by the
+BLAS; those that may still be among the k best are read on, up to the level that
+rules them out. `choice` says which width that is; it may be the full one. What
+a shortlist by the tiles scores tells from the start what a row has to reach.
 """
 
-import concurrent.futures
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrl_jax import cores
-from mrl_jax.retrieval.cpu import bounds as bounds_lib
+from mrl_jax.retrieval.cpu import bounds
+from mrl_jax.retrieval.cpu import choice
 from mrl_jax.retrieval.cpu import kernels
-from mrl_jax.retrieval.cpu import scan
-from mrl_jax.retrieval.cpu import thresholds
-from mrl_jax.retrieval.cpu.candidates import best
-from mrl_jax.retrieval.cpu.candidates import read_only
-from mrl_jax.retrieval.cpu.candidates import ROOM
-from mrl_jax.retrieval.cpu.candidates import TooManyError
-from mrl_jax.retrieval.cpu.kernels import Hits
-from mrl_jax.retrieval.cpu.rerank import Found
+from mrl_jax.retrieval.cpu import stored
+from mrl_jax.retrieval.cpu import threads
 
 # Neighbours found in one pass over the rows, and queries of a pass.
 _FOUND, _IN_MEMORY, _ON_DISK = 1 << 21, 2048, 4096
-# Queries and rows by which a prefix is chosen.
-_TRIED_QUERIES, _TRIED_ROWS = 64, 512
-# The cost of a row, in multiply-adds of a matrix product: of comparing its
-# score with the threshold, at wide widths; of sorting and fetching it if it may
-# reach the threshold; and of each multiply-add then.
-_COMPARE, _FETCH, _FETCHED = 280, 9000, 36
+# So many queries are shared among the threads, fewer share out the rows; and
+# multiply-adds that are worth another thread.
+_MANY, _WORK = 64, 1 << 19
+# Products of the BLAS that are looked at together, and rows of them.
+_PRODUCTS, _ROWS = 1 << 18, 8192
+# Rows that are ranked once more beside the k best.
+_SPARE = 32
+# What rounding may take from a score, as a share of the norms.
+_ROUNDING = np.float32(2e-6)
+_LAST = np.iinfo(np.uint64).max
 
 
-def nearest(
+class Found(NamedTuple):
+  """The best rows of each query, and the multiply-adds of a query."""
+
+  ids_QK: np.ndarray
+  score_QK: np.ndarray
+  products: float
+
+
+def nearest(query_Qd: np.ndarray, database: Any, k: int, *, cosine: bool):
+  """The k best rows of each query, as `Found`; ties go to the lower id.
+
+  Args:
+    query_Qd: float32 prefixes, whose width is that of the search.
+    database: a `Database`. A file is read once for some thousand queries, and
+      in full, since a disk gives no part of a row sooner.
+    k: at most M.
+    cosine: whether scores are divided by the norms.
+  """
+  most = _ON_DISK if stored.is_file(database) else _IN_MEMORY
+  group, Q = max(1, min(most, _FOUND // k)), len(query_Qd)
+  if Q < choice.FEW and stored.is_at_hand(database):
+    return _nearest(query_Qd, database, k, cosine)
+  with threads.single_blas():
+    parts = [
+      _nearest(query_Qd[start : start + group], database, k, cosine)
+      for start in range(0, Q, group)
+    ]
+  products = sum(part.products * len(part.ids_QK) for part in parts) / Q
+  return Found(*map(np.concatenate, list(zip(*parts))[:2]), products)
+
+
+def rescore(
   query_Qd: np.ndarray,
-  embedding_MD: np.ndarray,
-  norms: dict[int, np.ndarray],
+  database: Any,
+  ids_QK: np.ndarray,
   k: int,
   *,
   cosine: bool,
 ) -> Found:
-  """The k best rows of each query; ties go to the lower id.
+  """The k best of the rows `ids_QK` (-1 for none), best first if known.
 
-  Args:
-    query_Qd: float32 prefixes, whose width is that of the search.
-    embedding_MD: rows. A memmap is read once for some thousand queries, and in
-      full, since a disk gives no part of a row sooner.
-    norms: norm_M of the rows' prefixes by width, among them d for the cosine.
-      Rows may be left unread beyond such a prefix.
-    k: at most M.
-    cosine: whether scores are divided by the norms.
+  The other arguments are those of `nearest`. Where a query has fewer rows than
+  k, its last entries have no meaning.
   """
-  most = _ON_DISK if isinstance(embedding_MD, np.memmap) else _IN_MEMORY
-  group = max(1, min(most, _FOUND // k))
-  source = scan.Source(
-    embedding_MD, norms[query_Qd.shape[1]] if cosine else None
-  )
-  parts = [
-    _nearest(query_Qd[start : start + group], source, dict(norms), k)
-    for start in range(0, len(query_Qd), group)
-  ]
-  products = sum(part.products * len(part.ids_QK) for part in parts)
-  return Found(
-    np.concatenate([part.ids_QK for part in parts]),
-    np.concatenate([part.score_QK for part in parts]),
-    products / len(query_Qd),
-  )
+  dim, K = query_Qd.shape[1], ids_QK.shape[1]
+  rows = stored.rows(database, dim, cosine)
+  queries = _queries(query_Qd)
+  if stored.is_at_hand(database):
+    return _ranked(queries, rows, ids_QK, k)
+  best = _Best(queries, k, ids_QK.size * dim)
+
+  def convert_and_rank(queries, found, own, share):
+    place_1K, read = np.arange(K)[None, share], 0
+    for q, ids_K in enumerate(ids_QK[own]):
+      vectors = rows._replace(vector_BD=stored.read(database, ids_K, dim))
+      one = kernels.Queries(*(x[q : q + 1] for x in queries))
+      part = kernels.Best(*(x[q : q + 1] for x in found[:3]), k)
+      read += kernels.rank(one, vectors, place_1K, ids_K[None, share], part)
+    return read
+
+  best.run(convert_and_rank, K)
+  return best.found()
 
 
-def _nearest(query_Qd, source, norms, k) -> Found:
-  (Q, dim), M = query_Qd.shape, len(source.embedding_MD)
-  ids_QK = np.zeros((Q, k), np.int64)
-  score_QK = np.zeros((Q, k), np.float32)
-  left, products = np.arange(Q), 0
-  # The rows lie in memory as they are scored.
-  is_at_hand = source.embedding_MD.dtype == np.float32
-  is_at_hand &= not isinstance(source.embedding_MD, np.memmap)
-  sample = thresholds.sample_rows(source, dim)
-  with concurrent.futures.ThreadPoolExecutor(cores.count()) as pool:
-    for threshold_Q in thresholds.falling(query_Qd, sample, M, k, pool):
-      query_Ld, threshold_L = query_Qd[left], threshold_Q[left]
-      prefix = hits = None
-      if dim in norms and is_at_hand:
-        prefix = _prefix(query_Ld, sample, norms, threshold_L, M, k)
-      if prefix:
-        hits, more = _bounded(
-          query_Ld, source, norms, threshold_L, k, prefix, pool
-        )
-        products += more
-      if hits is None:
-        hits = scan.reaching(query_Ld, source, threshold_L, k, pool)
-        products += M * dim * len(left)
-      ids_LK, score_LK, count_L = best(hits, len(left), k)
-      # All rows that reach the threshold are among the hits; so may others be.
-      enough_L = (count_L >= k) & (score_LK[:, -1] >= threshold_L)
-      done = left[enough_L]
-      ids_QK[done], score_QK[done] = ids_LK[enough_L], score_LK[enough_L]
-      left = left[~enough_L]
-      if not len(left):
-        break
-  return Found(ids_QK, score_QK, products / Q)
-
-
-def _prefix(query_Qd, sample, norms, threshold_Q, M, k) -> int | None:
-  """The prepared width with the cheapest scan; None: score all rows in full."""
-  dim = query_Qd.shape[1]
-  if dim <= scan.NARROW:
-    return None  # Scoring such rows in full costs no more than fetching them.
-  tried = _spread(len(query_Qd), _TRIED_QUERIES)
-  rows = _spread(len(sample.ids_S), _TRIED_ROWS)
-  sample = thresholds.Sample(*(x_S[rows] for x_S in sample[:3]), sample.limit)
-  reach = {
-    width: M * _share(query_Qd[tried], threshold_Q[tried], sample, norms, width)
-    for width in _widths(norms, dim)
-  }
-  costs = {None: M * (dim + _COMPARE)}
-  for width, rows in reach.items():
-    if rows > ROOM / 4:
-      continue
-    second = max(reach)
-    products = rows * second + max(k, reach[second]) * dim
-    compare = 0 if width + bounds_lib.TAIL <= scan.NARROW else _COMPARE
-    costs[width] = M * (width + compare) + rows * _FETCH + products * _FETCHED
-  return min(costs, key=costs.get)
-
-
-def _spread(count: int, most: int) -> np.ndarray:
-  """At most `most` of the numbers below `count`, evenly spaced."""
-  return np.linspace(0, count - 1, min(count, most)).astype(int)
-
-
-def _share(query_Td, threshold_T, sample, norms, width) -> float:
-  """The share of the sample whose bounds at this width reach the thresholds."""
-  norm_S = norms[query_Td.shape[1]][sample.ids_S]
-  tail_SA = bounds_lib.row_tails(norm_S, norms[width][sample.ids_S])
-  rows_SA = np.concatenate([sample.rows_Sd[:, :width], tail_SA], axis=1)
-  bound_TS = bounds_lib.extend(query_Td, width) @ rows_SA.T / sample.norm_S
-  return (bound_TS >= threshold_T[:, None]).mean()
-
-
-def _widths(norms, dim: int) -> list[int]:
-  """Widths to scan by; at the last one a fetched row is bounded once more."""
-  return sorted(width for width in norms if width <= dim / 8)
-
-
-def _bounded(
-  query_Qd, source, norms, threshold_Q, k, width, pool
-) -> tuple[list[Hits] | None, int]:
-  """(rows that may be among the k best, scored in full; multiply-adds).
-
-  None in place of the rows if more reach the thresholds than there is room for.
-  A single query for which that is so gets no rows.
-  """
-  (Q, dim), M = query_Qd.shape, len(source.embedding_MD)
-  tail_MA = bounds_lib.row_tails(norms[dim], norms[width])
-  try:
-    hits = scan.reaching(
-      bounds_lib.extend(query_Qd, width),
-      source._replace(tail_MA=tail_MA),
-      threshold_Q,
-      None,
-      pool,
+def _nearest(query_Qd, database, k, cosine, level=None) -> Found:
+  """`nearest` for a group of queries; `level` is what `choice` finds if None."""
+  (Q, dim), M = query_Qd.shape, len(database.embedding_MD)
+  queries, tile_NWT = _queries(query_Qd), database.tile_NWT
+  if tile_NWT is not None and dim <= tile_NWT.shape[1]:
+    rows = stored.rows(database, dim, cosine)
+    return _in_tiles(queries, tile_NWT, rows, k)
+  best = _Best(queries, k, Q * M * dim)
+  if not stored.is_at_hand(database):
+    for rows in stored.blocks(database, dim, cosine, _ROWS * threads.count()):
+      _multiply(best, rows, len(rows.level_L) - 1, kernels.sift)
+    return best.found(M * dim)
+  rows = stored.rows(database, dim, cosine, bounded=True)
+  last, has_tiles = len(rows.level_L) - 1, tile_NWT is not None
+  chosen = level
+  if level is None:
+    chosen = choice.level(queries, rows, k, has_tiles)
+  if 0 < chosen < last and has_tiles and 32 * k <= M:
+    least_Q = _seed(queries, tile_NWT, rows, k)
+    best = _Best(queries, k, Q * M * dim, least_Q)
+    if level is None and chosen > 1:
+      chosen = choice.level(queries, rows, k, has_tiles, least_Q)
+  if chosen == 0:
+    best.run(
+      lambda queries, found, own, share: kernels.scan_rows(
+        queries, rows, found, share.start, share.stop
+      ),
+      M,
     )
-  except TooManyError:
-    return None, Q * M * width
-  query_N, id_N, bound_N = map(np.concatenate, zip(*hits, strict=True))
-  count_Q = np.bincount(query_N, minlength=Q)
-  if count_Q.max() > ROOM:
-    fits_N = (count_Q <= ROOM)[query_N]
-    query_N, id_N, bound_N = query_N[fits_N], id_N[fits_N], bound_N[fits_N]
-    count_Q[count_Q > ROOM] = 0
-  most = max(1, count_Q.max())
-  ids_QK, bound_QK, _ = best([Hits(query_N, id_N, bound_N)], Q, most)
-  ids_QK[np.arange(most) >= count_Q[:, None]] = -1
-  score_QK, products = _score(
-    query_Qd, source, norms, ids_QK, bound_QK, k, pool
+  elif chosen == last:
+    return _in_full(queries, rows, k)
+  elif chosen == 1 and has_tiles:
+    _scan(best, tile_NWT, rows, rows.level_L[1], 1)
+  else:
+    _multiply(best, rows, chosen, kernels.sift)
+  return best.found(M * rows.level_L[chosen])
+
+
+def _in_full(queries, rows, k) -> Found:
+  """Multiplies all rows in full by the BLAS, and scores the best once more.
+
+  The BLAS rounds equal rows differently. Where rounding may have left out one
+  of the k best, as with many equal rows, each row in question is scored again.
+  """
+  (Q, dim), M = queries.vector_Qd.shape, len(rows.norm_B)
+  last, work = len(rows.level_L) - 1, Q * M * dim
+  kept = _Best(queries, min(M, k + max(_SPARE, k // 8)), work)
+  _multiply(kept, rows, last, kernels.keep)
+  kept = kept.found()
+  found = _ranked(queries, rows, kept.ids_QK, k)._replace(products=M * dim)
+  if kept.ids_QK.shape[1] == M:
+    return found
+  largest = (rows.size_B / rows.norm_B).max()
+  margin_Q = _ROUNDING * queries.tail_QL[:, 0] * largest
+  unsure_Q = kept.score_QK[:, -1] + margin_Q >= found.score_QK[:, -1]
+  if unsure_Q.any():
+    some = kernels.Queries(*(x[unsure_Q] for x in queries))
+    best = _Best(some, k, work)
+    _multiply(best, rows, last, kernels.sift)
+    for array, values in zip(found[:2], best.found(), strict=False):
+      array[unsure_Q] = values
+  return found
+
+
+def _in_tiles(queries, tile_NWT, rows, k) -> Found:
+  """The best rows by as many dims as tiles have, or fewer."""
+  (Q, width), M = queries.vector_Qd.shape, len(rows.norm_B)
+  padded_Qd = np.pad(queries.vector_Qd, ((0, 0), (0, -width % kernels.LANE)))
+  best = _Best(queries._replace(vector_Qd=padded_Qd), k, Q * M * width)
+  _scan(best, tile_NWT, rows, padded_Qd.shape[1], 0)
+  return best.found(M * width)
+
+
+def _scan(best, tile_NWT, rows, width, level) -> None:
+  def work(queries, found, own, share):
+    begin = share.start * kernels.TILE
+    return kernels.scan_tiles(
+      tile_NWT[share], width, queries, rows, found, begin, level
+    )
+
+  best.run(work, len(tile_NWT))
+
+
+def _multiply(best, rows, level, loop) -> None:
+  """Multiplies rows up to a level by the BLAS, and hands products to a loop."""
+  width, tile = rows.level_L[level], kernels.TILE
+
+  def work(queries, found, own, share):
+    query_Qd = np.ascontiguousarray(queries.vector_Qd[:, :width])
+    size = max(1, min(_ROWS, _PRODUCTS // len(query_Qd)) // tile) * tile
+    stop = min(share.stop * tile, len(rows.norm_B))
+    read, product_QB = 0, np.empty((len(query_Qd), size), np.float32)
+    for begin in range(share.start * tile, stop, size):
+      row_Bd = rows.vector_BD[begin : min(begin + size, stop), :width]
+      part_QB = product_QB[:, : len(row_Bd)]
+      if len(row_Bd) < size:
+        part_QB = np.empty(part_QB.shape, np.float32)
+      np.matmul(query_Qd, row_Bd.T, out=part_QB)
+      read += loop(part_QB, queries, rows, found, begin, level)
+    return read
+
+  best.run(work, -(-len(rows.norm_B) // tile))
+
+
+def _seed(queries, tile_NWT, rows, k) -> np.ndarray:
+  """What the k-th best row of each query scores at least."""
+  cut = queries._replace(
+    vector_Qd=np.ascontiguousarray(queries.vector_Qd[:, : rows.level_L[1]])
   )
-  found_QK = score_QK > -np.inf
-  query_N = np.nonzero(found_QK)[0].astype(np.int32)
-  scored = Hits(query_N, ids_QK[found_QK], score_QK[found_QK])
-  return [scored], products + Q * M * width
+  ids_QK = _in_tiles(cut, tile_NWT, rows, 2 * k).ids_QK
+  least_Q = _ranked(queries, rows, ids_QK, k).score_QK[:, -1]
+  return least_Q - _ROUNDING * np.abs(least_Q)
 
 
-def _score(query_Qd, source, norms, ids_QK, bound_QK, k, pool):
-  """(scores [Q, K], multiply-adds) of rows that come by falling bounds."""
-  (Q, dim), M = query_Qd.shape, len(source.embedding_MD)
-  norm_M = source.norm_M
-  rows = kernels.Rows(
-    read_only(source.embedding_MD),
-    np.ones(M, np.float32) if norm_M is None else norm_M,
-    source.limit,
+def _ranked(queries, rows, ids_QK, k) -> Found:
+  """The k best of the rows `ids_QK`, which are at hand."""
+  best = _Best(queries, k, ids_QK.size * queries.vector_Qd.shape[1])
+  best.run(
+    lambda queries, found, own, share: kernels.rank(
+      queries, rows, ids_QK[own, share], ids_QK[own, share], found
+    ),
+    ids_QK.shape[1],
   )
-  second = _widths(norms, dim)[-1]
-  row_MA = bounds_lib.row_tails(norms[dim], norms[second])
-  query_QA = bounds_lib.query_tails(query_Qd, second)
-  score_QK = np.empty(ids_QK.shape, np.float32)
+  return best.found()
 
-  def work(start, end):
-    part = slice(start, end)
-    tails = kernels.Tails(second, query_QA[part], row_MA)
-    return kernels.best_dots(
-      query_Qd[part], rows, tails, ids_QK[part], bound_QK[part], k,
-      score_QK[part],
-    )  # fmt: skip
 
-  ends = np.linspace(0, Q, cores.count() + 1).astype(int)
-  return score_QK, sum(pool.map(work, ends, ends[1:]))
+def _queries(query_Qd) -> kernels.Queries:
+  tail_QL = bounds.tails(query_Qd, bounds.levels(query_Qd.shape[1]))
+  return kernels.Queries(query_Qd, tail_QL)
+
+
+class _Best:
+  """The best rows so far of some queries, and the threads that find them.
+
+  With many queries each thread has its share of them; with few each has all,
+  and its share of the rows. Little work is done by one thread.
+  """
+
+  def __init__(self, queries, k, work, least_Q=None):
+    Q = len(queries.vector_Qd)
+    if least_Q is None:
+      least_Q = np.full(Q, -np.inf, np.float32)
+    self._k, self._products, self._queries = k, 0, Q
+    count = threads.count() if work > _WORK else 1
+    self._by_query = Q >= _MANY
+    own = threads.split(Q, count) if self._by_query else [slice(0, Q)] * count
+    self._parts = []
+    for part in own:
+      size = part.stop - part.start
+      found = kernels.Best(
+        np.full((size, 2 * k + 64), _LAST), np.zeros(size, np.int64),
+        least_Q[part].copy(), k,
+      )  # fmt: skip
+      some = kernels.Queries(*(x[part] for x in queries))
+      self._parts.append((some, found, part))
+
+  def run(self, work: Callable, count: int) -> None:
+    """Calls work(queries, best, which queries, which of `count`) by threads."""
+    shares = [slice(0, count)] * len(self._parts)
+    if not self._by_query:
+      shares = threads.split(count, len(self._parts))
+    calls = [(*part, x) for part, x in zip(self._parts, shares, strict=True)]
+    self._products += sum(threads.run(work, calls))
+
+  def found(self, products: float = 0) -> Found:
+    keys = [found.key_QC for _, found, _ in self._parts]
+    key_QC = np.concatenate(keys, axis=0 if self._by_query else 1)
+    key_QC.sort(axis=1)
+    key_QK = key_QC[:, : self._k]
+    falling_QK = (key_QK >> np.uint64(32)).astype(np.uint32)
+    bits_QK = np.where(
+      falling_QK >> 31, falling_QK, ~falling_QK & np.uint32(0x7FFFFFFF)
+    )
+    ids_QK = (key_QK & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    score_QK = bits_QK.astype(np.uint32, copy=False).view(np.float32)
+    return Found(ids_QK, score_QK, products + self._products / self._queries)

@@ -1,6 +1,8 @@
-"""Loops of the search on a CPU, compiled by Numba without the GIL.
+"""Loops of the search on a CPU, compiled by Numba once for all shapes.
 
-The score of a row does not depend on its position, so that equal rows tie.
+They hold no lock of Python, so that threads run them side by side. The score of
+a row depends neither on its position nor on the other queries, so that equal
+rows tie whichever way a search takes.
 """
 
 from typing import NamedTuple
@@ -8,43 +10,57 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-# Rows scored, and dims summed, at a time: both stay in the L1 cache.
+# Rows compared with a threshold together, and dims summed together.
 TILE, LANE = 512, 8
-# Margin of a comparison by products instead of quotients, as a share.
-_ROUNDING = np.float32(1e-6)
-# The limit of scores that are no cosines.
-UNLIMITED = np.float32(np.inf)
+# Rounding error of a float32 dot product, as a share of the product of norms.
+ROUNDING = np.float32(1e-5)
+# Error of a comparison by products in place of quotients, as a share.
+_QUOTIENT = np.float32(1e-6)
+
+
+class Queries(NamedTuple):
+  """Queries [Q, d], and the norms of what lies beyond each level [Q, L]."""
+
+  vector_Qd: np.ndarray
+  tail_QL: np.ndarray
 
 
 class Rows(NamedTuple):
   """Rows to score.
 
   Attributes:
-    vector_BD: float32, read-only: one compiled function serves files as well.
-    norm_B: float32 divisors of the scores.
+    vector_BD: float32, read-only and contiguous, at least as wide as queries.
+    norm_B: what products are divided by; 1 for dot products.
+    size_B: at least the norms, by which rounding is bounded.
+    tail_LB: norms of what lies beyond each level; [L, 0] if they are unknown.
+    level_L: widths up to which products are summed; the last is that of queries.
     limit: scores are clipped to [-limit, limit], so that rounding takes no
       cosine beyond 1.
+    first: the id of the first row.
   """
 
   vector_BD: np.ndarray
   norm_B: np.ndarray
+  size_B: np.ndarray
+  tail_LB: np.ndarray
+  level_L: np.ndarray
   limit: np.float32
+  first: int
 
 
-class Hits(NamedTuple):
-  """Rows that reached a threshold: query, row id and score of each."""
+class Best(NamedTuple):
+  """The best rows of each query so far, as sort keys, in any order.
 
-  query_N: np.ndarray
-  id_N: np.ndarray
-  score_N: np.ndarray
+  Attributes:
+    key_QC: the keys, of which the first count_Q are set, see `_key`.
+    least_Q: what a score must reach: the k-th best so far, or a lower number.
+    k: how many are wanted, less than C.
+  """
 
-
-class Tails(NamedTuple):
-  """Columns that `bounds` appends to prefixes (`width`) of queries and rows."""
-
-  width: int
-  query_QA: np.ndarray
-  row_MA: np.ndarray
+  key_QC: np.ndarray
+  count_Q: np.ndarray
+  least_Q: np.ndarray
+  k: int
 
 
 _options = {'nogil': True, 'cache': True, 'error_model': 'numpy'}
@@ -52,113 +68,18 @@ _loop = numba.njit(fastmath={'contract', 'nsz'}, **_options)
 _sum = numba.njit(fastmath={'contract', 'nsz', 'reassoc'}, **_options)
 
 
-@_loop
-def scan_rows(query_Qd, rows, first, threshold_Q, hits, count):
-  """Adds the rows whose score reaches a query's threshold to the hits.
-
-  Queries are padded with zeros to a multiple of LANE; `first` is the id of the
-  first row, `count` the number of hits so far. Thresholds are at most the
-  limit. Returns (rows that were scored, count): fewer rows than given if the
-  hits of another TILE might not fit.
-  """
-  rows_Bd, norm_B, limit = rows
-  query_N, id_N, score_N = hits
-  Q, B, dim = len(query_Qd), len(rows_Bd), rows_Bd.shape[1]
-  rows_dT = np.zeros((query_Qd.shape[1], TILE), np.float32)
-  norm_T = np.ones(TILE, np.float32)
-  score_T = np.empty(TILE, np.float32)
-  passes_T = np.empty(TILE, np.uint8)
-  # Eight rows are looked at together.
-  any_T8 = passes_T.view(np.uint64)
-  for start in range(0, B, TILE):
-    if count + Q * TILE > len(id_N):
-      return start, count
-    size = min(TILE, B - start)
-    for t in range(size):
-      norm_T[t] = norm_B[start + t]
-      for i in range(dim):
-        rows_dT[i, t] = rows_Bd[start + t, i]
-    for q in range(Q):
-      threshold = threshold_Q[q]
-      least = threshold - abs(threshold) * _ROUNDING
-      for i in range(0, query_Qd.shape[1], LANE):
-        a, b = query_Qd[q, i], query_Qd[q, i + 1]
-        c, d = query_Qd[q, i + 2], query_Qd[q, i + 3]
-        e, f = query_Qd[q, i + 4], query_Qd[q, i + 5]
-        g, h = query_Qd[q, i + 6], query_Qd[q, i + 7]
-        for t in range(TILE):
-          part = (
-            (a * rows_dT[i, t] + b * rows_dT[i + 1, t])
-            + (c * rows_dT[i + 2, t] + d * rows_dT[i + 3, t])
-          ) + (
-            (e * rows_dT[i + 4, t] + f * rows_dT[i + 5, t])
-            + (g * rows_dT[i + 6, t] + h * rows_dT[i + 7, t])
-          )
-          score_T[t] = part if i == 0 else score_T[t] + part
-      for t in range(TILE):
-        passes_T[t] = score_T[t] >= least * norm_T[t]
-      for w in range(TILE // 8):
-        if any_T8[w]:
-          for t in range(8 * w, min(8 * w + 8, size)):
-            if not passes_T[t]:
-              continue
-            score = min(max(score_T[t] / norm_T[t], -limit), limit)
-            if score >= threshold:
-              query_N[count], id_N[count] = q, first + start + t
-              score_N[count] = score
-              count += 1
-  return B, count
+@_sum
+def _dot(x_d, y_d):
+  total = np.float32(0)
+  for i in range(len(x_d)):
+    total += x_d[i] * y_d[i]
+  return total
 
 
 @_loop
-def scan_scores(score_QB, threshold_Q, begin, first, size, hits, count):
-  """Adds the scores that reach their threshold, from query `begin` on.
-
-  The first `size` columns are rows, `first` is the id of the first. Returns
-  (the query to go on with, count), as `scan_rows` does.
-  """
-  query_N, id_N, score_N = hits
-  Q, B = len(threshold_Q), score_QB.shape[1]
-  passes_B = np.zeros((B + 7) // 8 * 8, np.uint8)
-  any_B8 = passes_B.view(np.uint64)
-  for q in range(begin, Q):
-    if count + B > len(id_N):
-      return q, count
-    threshold = threshold_Q[q]
-    for b in range(B):
-      passes_B[b] = score_QB[q, b] >= threshold
-    for w in range(len(any_B8)):
-      if any_B8[w]:
-        for b in range(8 * w, min(8 * w + 8, size)):
-          if passes_B[b]:
-            query_N[count], id_N[count] = q, first + b
-            score_N[count] = score_QB[q, b]
-            count += 1
-  return Q, count
-
-
-@_loop
-def group(hits, Q):
-  """Sort keys [N] of hits, grouped by query; where each group begins [Q + 1].
-
-  Keys increase as the score falls, and with the id where scores are equal.
-  """
-  query_N, id_N, score_N = hits
-  begin = np.zeros(Q + 1, np.int64)
-  for query in query_N:
-    begin[query + 1] += 1
-  for q in range(Q):
-    begin[q + 1] += begin[q]
-  bits_N = score_N.view(np.uint32)
-  place_Q, key_N = begin[:-1].copy(), np.empty(len(id_N), np.uint64)
-  for n in range(len(id_N)):
-    key_N[place_Q[query_N[n]]] = _key(bits_N[n], id_N[n])
-    place_Q[query_N[n]] += 1
-  return key_N, begin
-
-
-@_loop
-def _key(bits, row):
+def _key(score, row):
+  """Rises as the score falls, and with the row where scores are equal."""
+  bits = np.float32(score + np.float32(0)).view(np.uint32)
   if bits == np.uint32(0x80000000):
     bits = np.uint32(0)  # -0 and 0 are equal.
   # The bits of negative floats fall already while the floats rise.
@@ -167,67 +88,221 @@ def _key(bits, row):
   return (np.uint64(bits) << np.uint64(32)) | np.uint64(row)
 
 
-@_sum
-def best_dots(query_Qd, rows, tails, ids_QK, bound_QK, k, score_QK):
-  """Scores the rows that may be among the k best of each query.
-
-  `ids_QK` are in the order of falling bounds, with -1 behind the last. Reading
-  stops once k scores exceed the next bound; a row whose bound at the wider
-  prefix of `tails` falls short is not read beyond that. Such rows get -inf in
-  `score_QK`, which is written to. Returns the number of multiply-adds.
-  """
-  rows_MD, norm_M, limit = rows
-  width, tail_QA, tail_MA = tails
-  dim, products = query_Qd.shape[1], 0
-  for query in range(len(query_Qd)):
-    heap_k = np.full(k, -np.inf, np.float32)  # The least at the top.
-    score_QK[query] = -np.inf
-    for j in range(ids_QK.shape[1]):
-      row = ids_QK[query, j]
-      if row < 0 or bound_QK[query, j] < heap_k[0]:
-        break
-      total = np.float32(0)
-      for i in range(width):
-        total += query_Qd[query, i] * rows_MD[row, i]
-      products += width
-      bound = total
-      for a in range(tail_QA.shape[1]):
-        bound += tail_QA[query, a] * tail_MA[row, a]
-      if bound / norm_M[row] < heap_k[0]:
-        continue
-      for i in range(width, dim):
-        total += query_Qd[query, i] * rows_MD[row, i]
-      products += dim - width
-      score = min(max(total / norm_M[row], -limit), limit)
-      score_QK[query, j] = score
-      if score > heap_k[0]:
-        _replace_top(heap_k, score)
-  return products
+@_loop
+def _score(key):
+  bits = np.uint32(key >> np.uint64(32))
+  if not bits >> np.uint32(31):
+    bits = ~bits & np.uint32(0x7FFFFFFF)
+  return np.uint32(bits).view(np.float32)
 
 
 @_loop
-def _replace_top(heap_k, value):
-  place = 0
-  while True:
-    child = 2 * place + 1
-    if child + 1 < len(heap_k) and heap_k[child + 1] < heap_k[child]:
-      child += 1
-    if child >= len(heap_k) or heap_k[child] >= value:
-      break
-    heap_k[place] = heap_k[child]
-    place = child
-  heap_k[place] = value
+def _push(best, q, score, row):
+  """Adds a row. Where there is no more room, all but the k best are dropped."""
+  key_C, count = best.key_QC[q], best.count_Q[q]
+  key_C[count] = _key(score, row)
+  count += 1
+  if count == len(key_C):
+    count = best.k
+    _select(key_C, count)
+    worst = key_C[0]
+    for i in range(count):
+      worst = max(worst, key_C[i])
+    best.least_Q[q] = max(best.least_Q[q], _score(worst))
+  best.count_Q[q] = count
+
+
+@_loop
+def _select(key_C, k):
+  """Moves the k smallest keys to the front (Hoare's quickselect)."""
+  low, high = 0, len(key_C) - 1
+  while low < high:
+    a, b, c = key_C[low], key_C[(low + high) // 2], key_C[high]
+    pivot = max(min(a, b), min(max(a, b), c))
+    i, j = low, high
+    while i <= j:
+      while key_C[i] < pivot:
+        i += 1
+      while key_C[j] > pivot:
+        j -= 1
+      if i <= j:
+        key_C[i], key_C[j] = key_C[j], key_C[i]
+        i, j = i + 1, j - 1
+    if k - 1 <= j:
+      high = j
+    elif k - 1 >= i:
+      low = i
+    else:
+      return
 
 
 @_sum
-def dots(query_Qd, rows_MD, ids_QK, dot_QK):
-  """Writes the dot products of queries and their rows; -inf for an id of -1."""
-  dim = query_Qd.shape[1]
-  for query in range(len(query_Qd)):
-    for k in range(ids_QK.shape[1]):
-      row = ids_QK[query, k]
-      total = np.float32(0)
+def _finish(queries, rows, best, q, b, place, row, level):
+  """Scores row b in full unless a bound at a level is below what is needed.
+
+  `place` is that of its vector, `row` its id. Returns the multiply-adds beyond
+  the given level, up to which the caller has paid.
+  """
+  query_d, vector_d = queries.vector_Qd[q], rows.vector_BD[place]
+  least, norm = best.least_Q[q], rows.norm_B[b]
+  needed = least * norm - ROUNDING * queries.tail_QL[q, 0] * rows.size_B[b]
+  total, start, read = np.float32(0), 0, 0
+  bounded = rows.tail_LB.shape[1] > 0
+  for i in range(1, len(rows.level_L)):
+    end = rows.level_L[i]
+    total += _dot(query_d[start:end], vector_d[start:end])
+    if i > level:
+      read += end - start
+    start = end
+    if bounded and total + queries.tail_QL[q, i] * rows.tail_LB[i, b] < needed:
+      return read
+  score = min(max(total / norm, -rows.limit), rows.limit)
+  if score >= least:
+    _push(best, q, score, row)
+  return read
+
+
+@_loop
+def _sift(product_T, queries, rows, best, q, b, level, passes_T):
+  """Finishes the rows from b on whose bounds by these products suffice."""
+  size = min(len(product_T), len(rows.norm_B) - b)
+  norm_T, size_T = rows.norm_B[b : b + size], rows.size_B[b : b + size]
+  tail_T = rows.tail_LB[level, b : b + size]
+  least, read = best.least_Q[q], 0
+  tail, rounding = queries.tail_QL[q, level], ROUNDING * queries.tail_QL[q, 0]
+  count = 0
+  if len(tail_T):
+    for t in range(size):
+      most = product_T[t] + tail * tail_T[t] + rounding * size_T[t]
+      passes_T[t] = most >= least * norm_T[t]
+      count += passes_T[t]
+  else:
+    for t in range(size):
+      most = product_T[t] + rounding * size_T[t]
+      passes_T[t] = most >= least * norm_T[t]
+      count += passes_T[t]
+  if count:
+    for t in range(size):
+      if passes_T[t]:
+        read += _finish(
+          queries, rows, best, q, b + t, b + t, rows.first + b + t, level
+        )
+  return read
+
+
+@_loop
+def sift(product_QB, queries, rows, best, begin, level):
+  """Keeps the rows that may be among the best, by products up to a level.
+
+  The products are those of the rows from `begin` on. Returns the multiply-adds
+  beyond the level.
+  """
+  passes_T, read = np.empty(TILE, np.uint8), 0
+  for q in range(len(product_QB)):
+    for b in range(0, product_QB.shape[1], TILE):
+      read += _sift(
+        product_QB[q, b : b + TILE],
+        queries, rows, best, q, begin + b, level, passes_T,
+      )  # fmt: skip
+  return read
+
+
+@_loop
+def keep(product_QB, queries, rows, best, begin, level):
+  """Keeps the best rows by products at the last level; arguments of `sift`."""
+  passes_T = np.empty(TILE, np.uint8)
+  for q in range(len(product_QB)):
+    for b in range(0, product_QB.shape[1], TILE):
+      _keep(
+        product_QB[q, b : b + TILE], rows, best, q, begin + b, passes_T
+      )
+  return 0
+
+
+@_loop
+def _keep(score_T, rows, best, q, b, passes_T):
+  least, count = best.least_Q[q], 0
+  needed = least - abs(least) * _QUOTIENT
+  size = min(len(score_T), len(rows.norm_B) - b)
+  norm_T = rows.norm_B[b : b + size]
+  for t in range(size):
+    passes_T[t] = score_T[t] >= needed * norm_T[t]
+    count += passes_T[t]
+  if count:
+    for t in range(size):
+      if passes_T[t]:
+        score = min(max(score_T[t] / norm_T[t], -rows.limit), rows.limit)
+        if score >= best.least_Q[q]:
+          _push(best, q, score, rows.first + b + t)
+
+
+@_loop
+def scan_tiles(tile_NWT, width, queries, rows, best, begin, level):
+  """Scores tiles of the rows from `begin` on by their first `width` numbers.
+
+  With level 0 those are the scores; otherwise they are bounds at that level, as
+  in `sift`. Queries are padded with zeros to a multiple of LANE. Returns the
+  multiply-adds beyond the level.
+  """
+  score_T, read = np.empty(TILE, np.float32), 0
+  passes_T = np.empty(TILE, np.uint8)
+  for n in range(len(tile_NWT)):
+    rows_WT, b = tile_NWT[n], begin + n * TILE
+    for q in range(len(queries.vector_Qd)):
+      query_d = queries.vector_Qd[q]
+      for i in range(0, width, LANE):
+        q0, q1, q2, q3 = query_d[i], query_d[i + 1], query_d[i + 2], query_d[i + 3]
+        q4, q5 = query_d[i + 4], query_d[i + 5]
+        q6, q7 = query_d[i + 6], query_d[i + 7]
+        for t in range(TILE):
+          part = (
+            (q0 * rows_WT[i, t] + q1 * rows_WT[i + 1, t])
+            + (q2 * rows_WT[i + 2, t] + q3 * rows_WT[i + 3, t])
+          ) + (
+            (q4 * rows_WT[i + 4, t] + q5 * rows_WT[i + 5, t])
+            + (q6 * rows_WT[i + 6, t] + q7 * rows_WT[i + 7, t])
+          )
+          score_T[t] = part if i == 0 else score_T[t] + part
+      if level:
+        read += _sift(
+          score_T, queries, rows, best, q, b, level, passes_T
+        )
+      else:
+        _keep(score_T, rows, best, q, b, passes_T)
+  return read
+
+
+@_loop
+def scan_rows(queries, rows, best, begin, end):
+  """Scores these rows one by one, each up to the level that rules it out."""
+  read = 0
+  for b in range(begin, end):
+    for q in range(len(queries.vector_Qd)):
+      read += _finish(queries, rows, best, q, b, b, rows.first + b, 0)
+  return read
+
+
+@_loop
+def rank(queries, rows, place_QK, ids_QK, best):
+  """Scores the rows `ids_QK` of each query, -1 for none; see `scan_rows`.
+
+  `place_QK` says where in `rows.vector_BD` each lies.
+  """
+  read = 0
+  for q in range(len(ids_QK)):
+    for j in range(ids_QK.shape[1]):
+      row = ids_QK[q, j]
       if row >= 0:
-        for i in range(dim):
-          total += query_Qd[query, i] * rows_MD[row, i]
-      dot_QK[query, k] = total if row >= 0 else -np.inf
+        read += _finish(
+          queries, rows, best, q, row, place_QK[q, j], row, 0
+        )
+  return read
+
+
+@_sum
+def squares(rows_BD, width_L, square_GB, begin, end):
+  """Writes the sums of squares of the dims between widths, for these rows."""
+  for b in range(begin, end):
+    for g in range(len(square_GB)):
+      part_d = rows_BD[b, width_L[g] : width_L[g + 1]]
+      square_GB[g, b] = _dot(part_d, part_d)
