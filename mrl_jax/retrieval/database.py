@@ -54,7 +54,7 @@ class Database:
   def norm_M(self, dim: int) -> np.ndarray:
     """The norms at width `dim`, computed now if it was not prepared."""
     if dim not in self.norms:
-      self.norms |= _norms(self.embedding_MD, (dim,))[0]
+      self.norms.update(_norms(self.embedding_MD, (dim,), check=False)[0])
     return self.norms[dim]
 
   def nearest(
@@ -123,9 +123,9 @@ def host_database(
 
 
 def _norms(
-  embedding_MD: np.ndarray, dims: tuple[int, ...]
+  embedding_MD: np.ndarray, dims: tuple[int, ...], *, check: bool = True
 ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-  """Norms by width, and the tails of the last; refuses rows without a length."""
+  """Norms by width, and the tails of the last; `check` refuses bad rows."""
   forks.check()
   level_L = bounds.levels(dims[-1])
   width_L = np.unique([*level_L, *dims])
@@ -133,7 +133,7 @@ def _norms(
   norms = {}
   for dim in dims:
     norm_M = np.sqrt(square_LM[np.searchsorted(width_L, dim)])
-    if dim == embedding_MD.shape[1]:
+    if check and dim == embedding_MD.shape[1]:
       check_norms(norm_M, 'database')
     norm_M[norm_M < inputs.SHORTEST] = inputs.NO_DIRECTION
     norms[dim] = norm_M

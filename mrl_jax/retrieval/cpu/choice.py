@@ -14,11 +14,11 @@ from mrl_jax.retrieval.cpu.kernels import Rows
 # Nanoseconds on two cores of an AMD EPYC (Zen 3): of a multiply-add by the BLAS
 # and at least of a number that it reads; of a multiply-add in tiles; of a
 # comparison with a threshold; of fetching a row, and of a multiply-add then.
-BLAS, READ, TILES, COMPARE, FETCH, ADD = 0.0166, 0.18, 0.02, 0.15, 15, 0.1
+BLAS, READ, TILES, COMPARE, FETCH, ADD = 0.015, 0.18, 0.035, 0.15, 150, 0.6
 # Queries and rows that are tried; fewer queries, and fewer rows, are too few.
 _QUERIES, _ROWS, FEW = 16, 512, 4
 # Multiply-adds that no preparation is worth, and rows that the BLAS multiplies.
-_LITTLE, _FEW_ROWS = 1 << 20, 4096
+LITTLE, _FEW_ROWS = 1 << 20, 4096
 
 
 def level(
@@ -32,7 +32,7 @@ def level(
   (Q, dim), M = queries.vector_Qd.shape, len(rows.norm_B)
   last = len(rows.level_L) - 1
   if Q < FEW:
-    return min(1, last - 1) if has_tiles and Q * M * dim > _LITTLE else 0
+    return min(1, last - 1) if has_tiles and Q * M * dim > LITTLE else 0
   if M < _FEW_ROWS or last == 1:
     return last
   costs = expected(queries, rows, k, has_tiles, least_Q)

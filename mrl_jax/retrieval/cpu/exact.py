@@ -2,8 +2,8 @@
 
 Rows in memory are first multiplied up to some width only, in tiles or by the
 BLAS; those that may still be among the k best are read on, up to the level that
-rules them out. `choice` says which width that is; it may be the full one. What
-a shortlist by the tiles scores tells from the start what a row has to reach.
+rules them out. `choice` says which width that is; it may be the full one. A
+shortlist by the tiles tells from the start what score a row has to reach.
 """
 
 from collections.abc import Callable
@@ -19,15 +19,16 @@ from mrl_jax.retrieval.cpu import threads
 
 # Neighbours found in one pass over the rows, and queries of a pass.
 _FOUND, _IN_MEMORY, _ON_DISK = 1 << 21, 2048, 4096
-# So many queries are shared among the threads, fewer share out the rows; and
-# multiply-adds that are worth another thread.
-_MANY, _WORK = 64, 1 << 19
+# Multiply-adds that are worth another thread.
+_WORK = 1 << 19
 # Products of the BLAS that are looked at together, and rows of them.
 _PRODUCTS, _ROWS = 1 << 18, 8192
+# One in so many tiles is looked at for a shortlist that yields thresholds.
+_STEP = 2
 # Rows that are ranked once more beside the k best.
 _SPARE = 32
 # What rounding may take from a score, as a share of the norms.
-_ROUNDING = np.float32(2e-6)
+_ROUNDING = np.float32(1e-5)
 _LAST = np.iinfo(np.uint64).max
 
 
@@ -39,8 +40,15 @@ class Found(NamedTuple):
   products: float
 
 
-def nearest(query_Qd: np.ndarray, database: Any, k: int, *, cosine: bool):
-  """The k best rows of each query, as `Found`; ties go to the lower id.
+def nearest(
+  query_Qd: np.ndarray,
+  database: Any,
+  k: int,
+  *,
+  cosine: bool,
+  level: int | None = None,
+) -> Found:
+  """The k best rows of each query; ties go to the lower id.
 
   Args:
     query_Qd: float32 prefixes, whose width is that of the search.
@@ -48,14 +56,16 @@ def nearest(query_Qd: np.ndarray, database: Any, k: int, *, cosine: bool):
       in full, since a disk gives no part of a row sooner.
     k: at most M.
     cosine: whether scores are divided by the norms.
+    level: the one of `bounds.levels` up to which all rows are multiplied; -1
+      for the last; None: what `choice` expects to be the fastest.
   """
   most = _ON_DISK if stored.is_file(database) else _IN_MEMORY
   group, Q = max(1, min(most, _FOUND // k)), len(query_Qd)
   if Q < choice.FEW and stored.is_at_hand(database):
-    return _nearest(query_Qd, database, k, cosine)
+    return _nearest(query_Qd, database, k, cosine, level)
   with threads.single_blas():
     parts = [
-      _nearest(query_Qd[start : start + group], database, k, cosine)
+      _nearest(query_Qd[start : start + group], database, k, cosine, level)
       for start in range(0, Q, group)
     ]
   products = sum(part.products * len(part.ids_QK) for part in parts) / Q
@@ -82,21 +92,22 @@ def rescore(
     return _ranked(queries, rows, ids_QK, k)
   best = _Best(queries, k, ids_QK.size * dim)
 
-  def convert_and_rank(queries, found, own, share):
-    place_1K, read = np.arange(K)[None, share], 0
-    for q, ids_K in enumerate(ids_QK[own]):
+  def convert_and_rank(queries, found, share):
+    place_1K, read = np.arange(K)[None, share].copy(), 0
+    for q, ids_K in enumerate(ids_QK):
       vectors = rows._replace(vector_BD=stored.read(database, ids_K, dim))
       one = kernels.Queries(*(x[q : q + 1] for x in queries))
       part = kernels.Best(*(x[q : q + 1] for x in found[:3]), k)
-      read += kernels.rank(one, vectors, place_1K, ids_K[None, share], part)
+      ids_1K = ids_K[None, share].copy()
+      read += kernels.rank(one, vectors, place_1K, ids_1K, part)
     return read
 
   best.run(convert_and_rank, K)
   return best.found()
 
 
-def _nearest(query_Qd, database, k, cosine, level=None) -> Found:
-  """`nearest` for a group of queries; `level` is what `choice` finds if None."""
+def _nearest(query_Qd, database, k, cosine, level) -> Found:
+  """`nearest` for a group of queries."""
   (Q, dim), M = query_Qd.shape, len(database.embedding_MD)
   queries, tile_NWT = _queries(query_Qd), database.tile_NWT
   if tile_NWT is not None and dim <= tile_NWT.shape[1]:
@@ -105,21 +116,21 @@ def _nearest(query_Qd, database, k, cosine, level=None) -> Found:
   best = _Best(queries, k, Q * M * dim)
   if not stored.is_at_hand(database):
     for rows in stored.blocks(database, dim, cosine, _ROWS * threads.count()):
-      _multiply(best, rows, len(rows.level_L) - 1, kernels.sift)
+      _multiply(best, rows, len(rows.level_L) - 1)
     return best.found(M * dim)
   rows = stored.rows(database, dim, cosine, bounded=True)
   last, has_tiles = len(rows.level_L) - 1, tile_NWT is not None
-  chosen = level
-  if level is None:
-    chosen = choice.level(queries, rows, k, has_tiles)
-  if 0 < chosen < last and has_tiles and 32 * k <= M:
+  least_Q = None
+  is_pruned = level not in (-1, 0, last) and Q * M * dim > choice.LITTLE
+  if has_tiles and last > 1 and 256 * k <= M and is_pruned:
     least_Q = _seed(queries, tile_NWT, rows, k)
     best = _Best(queries, k, Q * M * dim, least_Q)
-    if level is None and chosen > 1:
-      chosen = choice.level(queries, rows, k, has_tiles, least_Q)
+  chosen = level if level != -1 else last
+  if level is None:
+    chosen = choice.level(queries, rows, k, has_tiles, least_Q)
   if chosen == 0:
     best.run(
-      lambda queries, found, own, share: kernels.scan_rows(
+      lambda queries, found, share: kernels.scan_rows(
         queries, rows, found, share.start, share.stop
       ),
       M,
@@ -129,71 +140,82 @@ def _nearest(query_Qd, database, k, cosine, level=None) -> Found:
   elif chosen == 1 and has_tiles:
     _scan(best, tile_NWT, rows, rows.level_L[1], 1)
   else:
-    _multiply(best, rows, chosen, kernels.sift)
+    _multiply(best, rows, chosen)
   return best.found(M * rows.level_L[chosen])
 
 
 def _in_full(queries, rows, k) -> Found:
-  """Multiplies all rows in full by the BLAS, and scores the best once more.
+  """Multiplies all rows in full by the BLAS, whose scores may be rounded apart.
 
-  The BLAS rounds equal rows differently. Where rounding may have left out one
-  of the k best, as with many equal rows, each row in question is scored again.
+  Scores that are as near as rounding is are computed once more, by the loop
+  that all other ways use, so that equal rows tie. Where that may leave out one
+  of the k best, as with many equal rows, every row in question is.
   """
   (Q, dim), M = queries.vector_Qd.shape, len(rows.norm_B)
   last, work = len(rows.level_L) - 1, Q * M * dim
   kept = _Best(queries, min(M, k + max(_SPARE, k // 8)), work)
-  _multiply(kept, rows, last, kernels.keep)
-  kept = kept.found()
-  found = _ranked(queries, rows, kept.ids_QK, k)._replace(products=M * dim)
+  _multiply(kept, rows, last, keep=True)
+  kept = kept.found(M * dim)
+  largest = (rows.size_B / rows.norm_B).max()
+  margin_Q1 = _ROUNDING * queries.tail_QL[:, :1] * largest
+  near_QK = np.zeros(kept.ids_QK.shape, bool)
+  near_QK[:, 1:] = -np.diff(kept.score_QK, axis=1) <= margin_Q1
+  near_QK[:, :-1] |= near_QK[:, 1:]
+  found = Found(kept.ids_QK[:, :k], kept.score_QK[:, :k], kept.products)
+  if near_QK.any():
+    found = _ranked(queries, rows, kept.ids_QK, k, near_QK, kept.score_QK)
   if kept.ids_QK.shape[1] == M:
     return found
-  largest = (rows.size_B / rows.norm_B).max()
-  margin_Q = _ROUNDING * queries.tail_QL[:, 0] * largest
-  unsure_Q = kept.score_QK[:, -1] + margin_Q >= found.score_QK[:, -1]
+  unsure_Q = (kept.score_QK[:, -1:] + margin_Q1 >= found.score_QK[:, -1:])[:, 0]
   if unsure_Q.any():
-    some = kernels.Queries(*(x[unsure_Q] for x in queries))
-    best = _Best(some, k, work)
-    _multiply(best, rows, last, kernels.sift)
-    for array, values in zip(found[:2], best.found(), strict=False):
+    best = _Best(_queries(queries.vector_Qd[unsure_Q]), k, work)
+    _multiply(best, rows, last)
+    for array, values in zip(found[:2], best.found()[:2], strict=True):
       array[unsure_Q] = values
-  return found
+  return found._replace(products=M * dim)
 
 
-def _in_tiles(queries, tile_NWT, rows, k) -> Found:
-  """The best rows by as many dims as tiles have, or fewer."""
+def _in_tiles(queries, tile_NWT, rows, k, step=1) -> Found:
+  """The best rows by as many dims as tiles have, or fewer.
+
+  With a step, only one in so many tiles is looked at.
+  """
   (Q, width), M = queries.vector_Qd.shape, len(rows.norm_B)
   padded_Qd = np.pad(queries.vector_Qd, ((0, 0), (0, -width % kernels.LANE)))
-  best = _Best(queries._replace(vector_Qd=padded_Qd), k, Q * M * width)
-  _scan(best, tile_NWT, rows, padded_Qd.shape[1], 0)
+  queries = queries._replace(vector_Qd=stored.read_only(padded_Qd))
+  best = _Best(queries, k, Q * M * width // step)
+  _scan(best, tile_NWT, rows, padded_Qd.shape[1], 0, step)
   return best.found(M * width)
 
 
-def _scan(best, tile_NWT, rows, width, level) -> None:
-  def work(queries, found, own, share):
-    begin = share.start * kernels.TILE
-    return kernels.scan_tiles(
-      tile_NWT[share], width, queries, rows, found, begin, level
-    )
+def _scan(best, tile_NWT, rows, width, level, step=1) -> None:
+  best.run(
+    lambda queries, found, share: kernels.scan_tiles(
+      tile_NWT, (share.start * step, share.stop * step, step), width, queries,
+      rows, found, level,
+    ),
+    len(tile_NWT) // step,
+  )  # fmt: skip
 
-  best.run(work, len(tile_NWT))
 
+def _multiply(best, rows, level, keep=False) -> None:
+  """Multiplies rows up to a level by the BLAS, and sifts the products.
 
-def _multiply(best, rows, level, loop) -> None:
-  """Multiplies rows up to a level by the BLAS, and hands products to a loop."""
+  With `keep` the products are taken as the scores.
+  """
   width, tile = rows.level_L[level], kernels.TILE
 
-  def work(queries, found, own, share):
+  def work(queries, found, share):
     query_Qd = np.ascontiguousarray(queries.vector_Qd[:, :width])
     size = max(1, min(_ROWS, _PRODUCTS // len(query_Qd)) // tile) * tile
     stop = min(share.stop * tile, len(rows.norm_B))
-    read, product_QB = 0, np.empty((len(query_Qd), size), np.float32)
+    read, product_BQ = 0, np.empty((size, len(query_Qd)), np.float32)
     for begin in range(share.start * tile, stop, size):
       row_Bd = rows.vector_BD[begin : min(begin + size, stop), :width]
-      part_QB = product_QB[:, : len(row_Bd)]
-      if len(row_Bd) < size:
-        part_QB = np.empty(part_QB.shape, np.float32)
-      np.matmul(query_Qd, row_Bd.T, out=part_QB)
-      read += loop(part_QB, queries, rows, found, begin, level)
+      part_BQ = np.matmul(row_Bd, query_Qd.T, out=product_BQ[: len(row_Bd)])
+      read += kernels.sift(
+        part_BQ, queries, rows, found, begin, 0 if keep else level
+      )
     return read
 
   best.run(work, -(-len(rows.norm_B) // tile))
@@ -204,64 +226,63 @@ def _seed(queries, tile_NWT, rows, k) -> np.ndarray:
   cut = queries._replace(
     vector_Qd=np.ascontiguousarray(queries.vector_Qd[:, : rows.level_L[1]])
   )
-  ids_QK = _in_tiles(cut, tile_NWT, rows, 2 * k).ids_QK
+  step = 1 if len(cut.vector_Qd) < choice.FEW else _STEP
+  ids_QK = _in_tiles(cut, tile_NWT, rows, 2 * k, step).ids_QK
   least_Q = _ranked(queries, rows, ids_QK, k).score_QK[:, -1]
   return least_Q - _ROUNDING * np.abs(least_Q)
 
 
-def _ranked(queries, rows, ids_QK, k) -> Found:
-  """The k best of the rows `ids_QK`, which are at hand."""
+def _ranked(queries, rows, ids_QK, k, near_QK=None, score_QK=None) -> Found:
+  """The k best of the rows `ids_QK`, which are at hand.
+
+  With `near_QK` only those are scored; the others have scores already.
+  """
   best = _Best(queries, k, ids_QK.size * queries.vector_Qd.shape[1])
+  if near_QK is not None:
+    best = _Best(queries, ids_QK.shape[1], 0)
+    kernels.add(score_QK, ids_QK, near_QK, best.parts[0])
+    ids_QK = np.where(near_QK, ids_QK, -1)
   best.run(
-    lambda queries, found, own, share: kernels.rank(
-      queries, rows, ids_QK[own, share], ids_QK[own, share], found
+    lambda queries, found, share: kernels.rank(
+      queries, rows, ids_QK[:, share].copy(), ids_QK[:, share].copy(), found
     ),
     ids_QK.shape[1],
   )
-  return best.found()
+  found = best.found()
+  return Found(found.ids_QK[:, :k], found.score_QK[:, :k], found.products)
 
 
 def _queries(query_Qd) -> kernels.Queries:
   tail_QL = bounds.tails(query_Qd, bounds.levels(query_Qd.shape[1]))
-  return kernels.Queries(query_Qd, tail_QL)
+  return kernels.Queries(stored.read_only(query_Qd), tail_QL)
 
 
 class _Best:
   """The best rows so far of some queries, and the threads that find them.
 
-  With many queries each thread has its share of them; with few each has all,
-  and its share of the rows. Little work is done by one thread.
+  Each thread has its share of the rows. Little work is done by one thread.
   """
 
   def __init__(self, queries, k, work, least_Q=None):
     Q = len(queries.vector_Qd)
     if least_Q is None:
       least_Q = np.full(Q, -np.inf, np.float32)
-    self._k, self._products, self._queries = k, 0, Q
-    count = threads.count() if work > _WORK else 1
-    self._by_query = Q >= _MANY
-    own = threads.split(Q, count) if self._by_query else [slice(0, Q)] * count
-    self._parts = []
-    for part in own:
-      size = part.stop - part.start
-      found = kernels.Best(
-        np.full((size, 2 * k + 64), _LAST), np.zeros(size, np.int64),
-        least_Q[part].copy(), k,
-      )  # fmt: skip
-      some = kernels.Queries(*(x[part] for x in queries))
-      self._parts.append((some, found, part))
+    self._queries, self._k, self._products = queries, k, 0
+    self.parts = [
+      kernels.Best(
+        np.full((Q, 2 * k + 64), _LAST), np.zeros(Q, np.int64), least_Q, k
+      )
+      for _ in range(threads.count() if work > _WORK else 1)
+    ]
 
   def run(self, work: Callable, count: int) -> None:
-    """Calls work(queries, best, which queries, which of `count`) by threads."""
-    shares = [slice(0, count)] * len(self._parts)
-    if not self._by_query:
-      shares = threads.split(count, len(self._parts))
-    calls = [(*part, x) for part, x in zip(self._parts, shares, strict=True)]
+    """Calls work(queries, best, share of `count`) by each thread."""
+    shares = threads.split(count, len(self.parts))
+    calls = [(self._queries, *x) for x in zip(self.parts, shares, strict=True)]
     self._products += sum(threads.run(work, calls))
 
   def found(self, products: float = 0) -> Found:
-    keys = [found.key_QC for _, found, _ in self._parts]
-    key_QC = np.concatenate(keys, axis=0 if self._by_query else 1)
+    key_QC = np.concatenate([part.key_QC for part in self.parts], axis=1)
     key_QC.sort(axis=1)
     key_QK = key_QC[:, : self._k]
     falling_QK = (key_QK >> np.uint64(32)).astype(np.uint32)
@@ -269,5 +290,5 @@ class _Best:
       falling_QK >> 31, falling_QK, ~falling_QK & np.uint32(0x7FFFFFFF)
     )
     ids_QK = (key_QK & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    score_QK = bits_QK.astype(np.uint32, copy=False).view(np.float32)
-    return Found(ids_QK, score_QK, products + self._products / self._queries)
+    products += self._products / len(key_QC)
+    return Found(ids_QK, bits_QK.view(np.float32), products)

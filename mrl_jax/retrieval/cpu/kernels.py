@@ -54,6 +54,7 @@ class Best(NamedTuple):
   Attributes:
     key_QC: the keys, of which the first count_Q are set, see `_key`.
     least_Q: what a score must reach: the k-th best so far, or a lower number.
+      Threads share it; what one may undo of another's only costs time.
     k: how many are wanted, less than C.
   """
 
@@ -69,10 +70,11 @@ _sum = numba.njit(fastmath={'contract', 'nsz', 'reassoc'}, **_options)
 
 
 @_sum
-def _dot(x_d, y_d):
+def _dot(x_ND, n, y_ND, m, start, end):
+  """The product of two rows between these dims, all of which are unsigned."""
   total = np.float32(0)
-  for i in range(len(x_d)):
-    total += x_d[i] * y_d[i]
+  for i in range(start, end):
+    total += x_ND[n, i] * y_ND[m, i]
   return total
 
 
@@ -143,16 +145,17 @@ def _finish(queries, rows, best, q, b, place, row, level):
   `place` is that of its vector, `row` its id. Returns the multiply-adds beyond
   the given level, up to which the caller has paid.
   """
-  query_d, vector_d = queries.vector_Qd[q], rows.vector_BD[place]
+  # Unsigned indices are not looked at whether they count from the end.
+  q, b, place = np.uintp(q), np.uintp(b), np.uintp(place)
   least, norm = best.least_Q[q], rows.norm_B[b]
   needed = least * norm - ROUNDING * queries.tail_QL[q, 0] * rows.size_B[b]
-  total, start, read = np.float32(0), 0, 0
+  total, start, read = np.float32(0), np.uintp(0), 0
   bounded = rows.tail_LB.shape[1] > 0
   for i in range(1, len(rows.level_L)):
-    end = rows.level_L[i]
-    total += _dot(query_d[start:end], vector_d[start:end])
+    end = np.uintp(rows.level_L[i])
+    total += _dot(queries.vector_Qd, q, rows.vector_BD, place, start, end)
     if i > level:
-      read += end - start
+      read += rows.level_L[i] - rows.level_L[i - 1]
     start = end
     if bounded and total + queries.tail_QL[q, i] * rows.tail_LB[i, b] < needed:
       return read
@@ -165,6 +168,9 @@ def _finish(queries, rows, best, q, b, place, row, level):
 @_loop
 def _sift(product_T, queries, rows, best, q, b, level, passes_T):
   """Finishes the rows from b on whose bounds by these products suffice."""
+  if not level:
+    _keep(product_T, rows, best, q, b, passes_T)
+    return 0
   size = min(len(product_T), len(rows.norm_B) - b)
   norm_T, size_T = rows.norm_B[b : b + size], rows.size_B[b : b + size]
   tail_T = rows.tail_LB[level, b : b + size]
@@ -191,36 +197,42 @@ def _sift(product_T, queries, rows, best, q, b, level, passes_T):
 
 
 @_loop
-def sift(product_QB, queries, rows, best, begin, level):
+def sift(product_BQ, queries, rows, best, begin, level):
   """Keeps the rows that may be among the best, by products up to a level.
 
-  The products are those of the rows from `begin` on. Returns the multiply-adds
-  beyond the level.
+  The products are those of the rows from `begin` on. With level 0 they are the
+  scores; otherwise rows that are not ruled out are scored anew. Returns the
+  multiply-adds beyond the level.
   """
-  passes_T, read = np.empty(TILE, np.uint8), 0
-  for q in range(len(product_QB)):
-    for b in range(0, product_QB.shape[1], TILE):
-      read += _sift(
-        product_QB[q, b : b + TILE],
-        queries, rows, best, q, begin + b, level, passes_T,
-      )  # fmt: skip
+  B, Q = product_BQ.shape
+  passes_Q, read = np.empty(Q, np.uint8), 0
+  tail_Q = queries.tail_QL[:, level].copy()
+  rounding_Q = ROUNDING * queries.tail_QL[:, 0]
+  least_Q, bounded = best.least_Q, level > 0 and rows.tail_LB.shape[1] > 0
+  for i in range(B):
+    b, count = begin + i, 0
+    norm, size = rows.norm_B[b], rows.size_B[b]
+    tail = rows.tail_LB[level, b] if bounded else np.float32(0)
+    for q in range(Q):
+      most = product_BQ[i, q] + tail_Q[q] * tail + rounding_Q[q] * size
+      passes_Q[q] = most >= least_Q[q] * norm
+      count += passes_Q[q]
+    if not count:
+      continue
+    for q in range(Q):
+      if passes_Q[q]:
+        if level:
+          read += _finish(queries, rows, best, q, b, b, rows.first + b, level)
+        else:
+          score = min(max(product_BQ[i, q] / norm, -rows.limit), rows.limit)
+          if score >= least_Q[q]:
+            _push(best, q, score, rows.first + b)
   return read
 
 
 @_loop
-def keep(product_QB, queries, rows, best, begin, level):
-  """Keeps the best rows by products at the last level; arguments of `sift`."""
-  passes_T = np.empty(TILE, np.uint8)
-  for q in range(len(product_QB)):
-    for b in range(0, product_QB.shape[1], TILE):
-      _keep(
-        product_QB[q, b : b + TILE], rows, best, q, begin + b, passes_T
-      )
-  return 0
-
-
-@_loop
 def _keep(score_T, rows, best, q, b, passes_T):
+  """Keeps the best rows from b on by these products."""
   least, count = best.least_Q[q], 0
   needed = least - abs(least) * _QUOTIENT
   size = min(len(score_T), len(rows.norm_B) - b)
@@ -237,21 +249,26 @@ def _keep(score_T, rows, best, q, b, passes_T):
 
 
 @_loop
-def scan_tiles(tile_NWT, width, queries, rows, best, begin, level):
-  """Scores tiles of the rows from `begin` on by their first `width` numbers.
+def scan_tiles(tile_NWT, places, width, queries, rows, best, level):
+  """Scores the rows of some tiles by their first `width` numbers.
 
-  With level 0 those are the scores; otherwise they are bounds at that level, as
-  in `sift`. Queries are padded with zeros to a multiple of LANE. Returns the
+  `places`: the first tile, the one behind the last, and the step. The
+  products are used as in `sift`, whose level is meant. Queries are padded with zeros to a multiple of LANE. Returns the
   multiply-adds beyond the level.
   """
   score_T, read = np.empty(TILE, np.float32), 0
   passes_T = np.empty(TILE, np.uint8)
-  for n in range(len(tile_NWT)):
-    rows_WT, b = tile_NWT[n], begin + n * TILE
+  for n in range(places[0], places[1], places[2]):
+    rows_WT, b = tile_NWT[n], n * TILE
     for q in range(len(queries.vector_Qd)):
       query_d = queries.vector_Qd[q]
       for i in range(0, width, LANE):
-        q0, q1, q2, q3 = query_d[i], query_d[i + 1], query_d[i + 2], query_d[i + 3]
+        q0, q1, q2, q3 = (
+          query_d[i],
+          query_d[i + 1],
+          query_d[i + 2],
+          query_d[i + 3],
+        )
         q4, q5 = query_d[i + 4], query_d[i + 5]
         q6, q7 = query_d[i + 6], query_d[i + 7]
         for t in range(TILE):
@@ -263,12 +280,7 @@ def scan_tiles(tile_NWT, width, queries, rows, best, begin, level):
             + (q6 * rows_WT[i + 6, t] + q7 * rows_WT[i + 7, t])
           )
           score_T[t] = part if i == 0 else score_T[t] + part
-      if level:
-        read += _sift(
-          score_T, queries, rows, best, q, b, level, passes_T
-        )
-      else:
-        _keep(score_T, rows, best, q, b, passes_T)
+      read += _sift(score_T, queries, rows, best, q, b, level, passes_T)
   return read
 
 
@@ -283,6 +295,15 @@ def scan_rows(queries, rows, best, begin, end):
 
 
 @_loop
+def add(score_QK, ids_QK, left_QK, best):
+  """Adds rows whose scores are known, but for those that are left out."""
+  for q in range(len(ids_QK)):
+    for j in range(ids_QK.shape[1]):
+      if not left_QK[q, j]:
+        _push(best, q, score_QK[q, j], ids_QK[q, j])
+
+
+@_loop
 def rank(queries, rows, place_QK, ids_QK, best):
   """Scores the rows `ids_QK` of each query, -1 for none; see `scan_rows`.
 
@@ -293,9 +314,7 @@ def rank(queries, rows, place_QK, ids_QK, best):
     for j in range(ids_QK.shape[1]):
       row = ids_QK[q, j]
       if row >= 0:
-        read += _finish(
-          queries, rows, best, q, row, place_QK[q, j], row, 0
-        )
+        read += _finish(queries, rows, best, q, row, place_QK[q, j], row, 0)
   return read
 
 
@@ -304,5 +323,6 @@ def squares(rows_BD, width_L, square_GB, begin, end):
   """Writes the sums of squares of the dims between widths, for these rows."""
   for b in range(begin, end):
     for g in range(len(square_GB)):
-      part_d = rows_BD[b, width_L[g] : width_L[g + 1]]
-      square_GB[g, b] = _dot(part_d, part_d)
+      start, end = np.uintp(width_L[g]), np.uintp(width_L[g + 1])
+      place = np.uintp(b)
+      square_GB[g, b] = _dot(rows_BD, place, rows_BD, place, start, end)

@@ -13,7 +13,7 @@ from mrl_jax.retrieval.cpu import threads
 from mrl_jax.retrieval.cpu.kernels import Rows
 
 # Dims of a tile, and bytes of all tiles, above which there are none.
-TILE_DIMS, _TILE_BYTES = 32, 192 << 20
+TILE_DIMS, TILE_BYTES = 32, 192 << 20
 # Bytes of rows worked on at a time.
 BLOCK_BYTES = 64 << 20
 _NONE_LB = np.zeros((16, 0), np.float32)
@@ -57,9 +57,7 @@ def rows(
   if is_at_hand(database):
     vector_MD = database.embedding_MD
   level_L = bounds.levels(dim)
-  return Rows(
-    read_only(vector_MD), norm_M, size_M, tail_LM, level_L, limit, 0
-  )
+  return Rows(read_only(vector_MD), norm_M, size_M, tail_LM, level_L, limit, 0)
 
 
 def blocks(database: Any, dim: int, cosine: bool, most: int) -> Iterator[Rows]:
@@ -70,7 +68,9 @@ def blocks(database: Any, dim: int, cosine: bool, most: int) -> Iterator[Rows]:
     part = slice(first, first + size)
     read_ahead(rows_MD, first, 2 * size)
     yield every._replace(
-      vector_BD=read_only(np.ascontiguousarray(rows_MD[part, :dim], np.float32)),
+      vector_BD=read_only(
+        np.ascontiguousarray(rows_MD[part, :dim], np.float32)
+      ),
       norm_B=every.norm_B[part],
       size_B=every.size_B[part],
       first=first,
@@ -116,7 +116,7 @@ def tiles(rows_MD: np.ndarray) -> np.ndarray | None:
   """
   M, D = rows_MD.shape
   width = min(TILE_DIMS, -(-D // kernels.LANE) * kernels.LANE)
-  if 4 * M * width > _TILE_BYTES:
+  if 4 * M * width > TILE_BYTES:
     return None
   tile_NWT = np.zeros((-(-M // kernels.TILE), width, kernels.TILE), np.float32)
   for n, tile_WT in enumerate(tile_NWT):

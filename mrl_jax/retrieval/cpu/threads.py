@@ -4,6 +4,7 @@ from collections.abc import Callable
 import concurrent.futures
 import contextlib
 import functools
+import itertools
 import os
 import threading
 
@@ -24,7 +25,7 @@ def count() -> int:
 def split(number: int, parts: int) -> list[slice]:
   """Cuts a number of things into parts, which differ by one at most."""
   ends = [number * i // parts for i in range(parts + 1)]
-  return [slice(*x) for x in zip(ends, ends[1:], strict=False)]
+  return [slice(*x) for x in itertools.pairwise(ends)]
 
 
 def run(work: Callable, calls: list[tuple]) -> list:
