@@ -15,7 +15,7 @@ from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval.cpu import bounds
 from mrl_jax.retrieval.cpu import exact
 from mrl_jax.retrieval.cpu import stored
-from mrl_jax.retrieval.cpu.exact import Found
+from mrl_jax.retrieval.cpu.best import Found
 
 _DTYPE = checks.dtype('bfloat16', 'float16', 'float32', 'float64')
 # A row's id has 32 bits while it is sorted.

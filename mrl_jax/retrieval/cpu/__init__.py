@@ -7,6 +7,7 @@ find the same rows faster, without XLA and compiled for no shape:
   choice   the width up to which all rows are multiplied, by a cost model
   bounds   the most that a row can score, from a prefix and two norms
   stored   the rows of a database, in tiles and in blocks
+  best     the best rows so far of each query
   threads  those that share the work
   kernels  the loops, compiled by Numba
 """

@@ -6,21 +6,22 @@ rules them out. `choice` says which width that is; it may be the full one. A
 shortlist by the tiles tells from the start what score a row has to reach.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from mrl_jax.retrieval.cpu import best as best_lib
 from mrl_jax.retrieval.cpu import bounds
 from mrl_jax.retrieval.cpu import choice
 from mrl_jax.retrieval.cpu import kernels
 from mrl_jax.retrieval.cpu import stored
 from mrl_jax.retrieval.cpu import threads
+from mrl_jax.retrieval.cpu.best import Best
+from mrl_jax.retrieval.cpu.best import Found
+from mrl_jax.retrieval.cpu.best import Search
 
 # Neighbours found in one pass over the rows, and queries of a pass.
 _FOUND, _IN_MEMORY, _ON_DISK = 1 << 21, 2048, 4096
-# Multiply-adds that are worth another thread.
-_WORK = 1 << 19
 # Products of the BLAS that are looked at together, and rows of them.
 _PRODUCTS, _ROWS = 1 << 18, 8192
 # One in so many tiles is looked at for a shortlist that yields thresholds.
@@ -29,15 +30,6 @@ _STEP = 2
 _SPARE = 32
 # What rounding may take from a score, as a share of the norms.
 _ROUNDING = np.float32(1e-5)
-_LAST = np.iinfo(np.uint64).max
-
-
-class Found(NamedTuple):
-  """The best rows of each query, and the multiply-adds of a query."""
-
-  ids_QK: np.ndarray
-  score_QK: np.ndarray
-  products: float
 
 
 def nearest(
@@ -69,7 +61,9 @@ def nearest(
       for start in range(0, Q, group)
     ]
   products = sum(part.products * len(part.ids_QK) for part in parts) / Q
-  return Found(*map(np.concatenate, list(zip(*parts))[:2]), products)
+  return Found(
+    *map(np.concatenate, list(zip(*parts, strict=True))[:2]), products
+  )
 
 
 def rescore(
@@ -90,14 +84,14 @@ def rescore(
   queries = _queries(query_Qd)
   if stored.is_at_hand(database):
     return _ranked(queries, rows, ids_QK, k)
-  best = _Best(queries, k, ids_QK.size * dim)
+  best = Search(queries, k, ids_QK.size * dim)
 
   def convert_and_rank(queries, found, share):
     place_1K, read = np.arange(K)[None, share].copy(), 0
     for q, ids_K in enumerate(ids_QK):
       vectors = rows._replace(vector_BD=stored.read(database, ids_K, dim))
       one = kernels.Queries(*(x[q : q + 1] for x in queries))
-      part = kernels.Best(*(x[q : q + 1] for x in found[:3]), k)
+      part = Best(*(x[q : q + 1] for x in found[:3]), k)
       ids_1K = ids_K[None, share].copy()
       read += kernels.rank(one, vectors, place_1K, ids_1K, part)
     return read
@@ -113,7 +107,7 @@ def _nearest(query_Qd, database, k, cosine, level) -> Found:
   if tile_NWT is not None and dim <= tile_NWT.shape[1]:
     rows = stored.rows(database, dim, cosine)
     return _in_tiles(queries, tile_NWT, rows, k)
-  best = _Best(queries, k, Q * M * dim)
+  best = Search(queries, k, Q * M * dim)
   if not stored.is_at_hand(database):
     for rows in stored.blocks(database, dim, cosine, _ROWS * threads.count()):
       _multiply(best, rows, len(rows.level_L) - 1)
@@ -124,7 +118,7 @@ def _nearest(query_Qd, database, k, cosine, level) -> Found:
   is_pruned = level not in (-1, 0, last) and Q * M * dim > choice.LITTLE
   if has_tiles and last > 1 and 256 * k <= M and is_pruned:
     least_Q = _seed(queries, tile_NWT, rows, k)
-    best = _Best(queries, k, Q * M * dim, least_Q)
+    best = Search(queries, k, Q * M * dim, least_Q)
   chosen = level if level != -1 else last
   if level is None:
     chosen = choice.level(queries, rows, k, has_tiles, least_Q)
@@ -153,7 +147,7 @@ def _in_full(queries, rows, k) -> Found:
   """
   (Q, dim), M = queries.vector_Qd.shape, len(rows.norm_B)
   last, work = len(rows.level_L) - 1, Q * M * dim
-  kept = _Best(queries, min(M, k + max(_SPARE, k // 8)), work)
+  kept = Search(queries, min(M, k + max(_SPARE, k // 8)), work)
   _multiply(kept, rows, last, keep=True)
   kept = kept.found(M * dim)
   largest = (rows.size_B / rows.norm_B).max()
@@ -168,7 +162,7 @@ def _in_full(queries, rows, k) -> Found:
     return found
   unsure_Q = (kept.score_QK[:, -1:] + margin_Q1 >= found.score_QK[:, -1:])[:, 0]
   if unsure_Q.any():
-    best = _Best(_queries(queries.vector_Qd[unsure_Q]), k, work)
+    best = Search(_queries(queries.vector_Qd[unsure_Q]), k, work)
     _multiply(best, rows, last)
     for array, values in zip(found[:2], best.found()[:2], strict=True):
       array[unsure_Q] = values
@@ -183,7 +177,7 @@ def _in_tiles(queries, tile_NWT, rows, k, step=1) -> Found:
   (Q, width), M = queries.vector_Qd.shape, len(rows.norm_B)
   padded_Qd = np.pad(queries.vector_Qd, ((0, 0), (0, -width % kernels.LANE)))
   queries = queries._replace(vector_Qd=stored.read_only(padded_Qd))
-  best = _Best(queries, k, Q * M * width // step)
+  best = Search(queries, k, Q * M * width // step)
   _scan(best, tile_NWT, rows, padded_Qd.shape[1], 0, step)
   return best.found(M * width)
 
@@ -237,10 +231,10 @@ def _ranked(queries, rows, ids_QK, k, near_QK=None, score_QK=None) -> Found:
 
   With `near_QK` only those are scored; the others have scores already.
   """
-  best = _Best(queries, k, ids_QK.size * queries.vector_Qd.shape[1])
+  best = Search(queries, k, ids_QK.size * queries.vector_Qd.shape[1])
   if near_QK is not None:
-    best = _Best(queries, ids_QK.shape[1], 0)
-    kernels.add(score_QK, ids_QK, near_QK, best.parts[0])
+    best = Search(queries, ids_QK.shape[1], 0)
+    best_lib.add(score_QK, ids_QK, near_QK, best.parts[0])
     ids_QK = np.where(near_QK, ids_QK, -1)
   best.run(
     lambda queries, found, share: kernels.rank(
@@ -255,40 +249,3 @@ def _ranked(queries, rows, ids_QK, k, near_QK=None, score_QK=None) -> Found:
 def _queries(query_Qd) -> kernels.Queries:
   tail_QL = bounds.tails(query_Qd, bounds.levels(query_Qd.shape[1]))
   return kernels.Queries(stored.read_only(query_Qd), tail_QL)
-
-
-class _Best:
-  """The best rows so far of some queries, and the threads that find them.
-
-  Each thread has its share of the rows. Little work is done by one thread.
-  """
-
-  def __init__(self, queries, k, work, least_Q=None):
-    Q = len(queries.vector_Qd)
-    if least_Q is None:
-      least_Q = np.full(Q, -np.inf, np.float32)
-    self._queries, self._k, self._products = queries, k, 0
-    self.parts = [
-      kernels.Best(
-        np.full((Q, 2 * k + 64), _LAST), np.zeros(Q, np.int64), least_Q, k
-      )
-      for _ in range(threads.count() if work > _WORK else 1)
-    ]
-
-  def run(self, work: Callable, count: int) -> None:
-    """Calls work(queries, best, share of `count`) by each thread."""
-    shares = threads.split(count, len(self.parts))
-    calls = [(self._queries, *x) for x in zip(self.parts, shares, strict=True)]
-    self._products += sum(threads.run(work, calls))
-
-  def found(self, products: float = 0) -> Found:
-    key_QC = np.concatenate([part.key_QC for part in self.parts], axis=1)
-    key_QC.sort(axis=1)
-    key_QK = key_QC[:, : self._k]
-    falling_QK = (key_QK >> np.uint64(32)).astype(np.uint32)
-    bits_QK = np.where(
-      falling_QK >> 31, falling_QK, ~falling_QK & np.uint32(0x7FFFFFFF)
-    )
-    ids_QK = (key_QK & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    products += self._products / len(key_QC)
-    return Found(ids_QK, bits_QK.view(np.float32), products)

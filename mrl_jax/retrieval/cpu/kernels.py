@@ -7,8 +7,11 @@ rows tie whichever way a search takes.
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
+
+from mrl_jax.retrieval.cpu.best import loop
+from mrl_jax.retrieval.cpu.best import push
+from mrl_jax.retrieval.cpu.best import sums
 
 # Rows compared with a threshold together, and dims summed together.
 TILE, LANE = 512, 8
@@ -33,7 +36,7 @@ class Rows(NamedTuple):
     norm_B: what products are divided by; 1 for dot products.
     size_B: at least the norms, by which rounding is bounded.
     tail_LB: norms of what lies beyond each level; [L, 0] if they are unknown.
-    level_L: widths up to which products are summed; the last is that of queries.
+    level_L: widths up to which products are summed; the last is the queries'.
     limit: scores are clipped to [-limit, limit], so that rounding takes no
       cosine beyond 1.
     first: the id of the first row.
@@ -48,28 +51,7 @@ class Rows(NamedTuple):
   first: int
 
 
-class Best(NamedTuple):
-  """The best rows of each query so far, as sort keys, in any order.
-
-  Attributes:
-    key_QC: the keys, of which the first count_Q are set, see `_key`.
-    least_Q: what a score must reach: the k-th best so far, or a lower number.
-      Threads share it; what one may undo of another's only costs time.
-    k: how many are wanted, less than C.
-  """
-
-  key_QC: np.ndarray
-  count_Q: np.ndarray
-  least_Q: np.ndarray
-  k: int
-
-
-_options = {'nogil': True, 'cache': True, 'error_model': 'numpy'}
-_loop = numba.njit(fastmath={'contract', 'nsz'}, **_options)
-_sum = numba.njit(fastmath={'contract', 'nsz', 'reassoc'}, **_options)
-
-
-@_sum
+@sums
 def _dot(x_ND, n, y_ND, m, start, end):
   """The product of two rows between these dims, all of which are unsigned."""
   total = np.float32(0)
@@ -78,67 +60,7 @@ def _dot(x_ND, n, y_ND, m, start, end):
   return total
 
 
-@_loop
-def _key(score, row):
-  """Rises as the score falls, and with the row where scores are equal."""
-  bits = np.float32(score + np.float32(0)).view(np.uint32)
-  if bits == np.uint32(0x80000000):
-    bits = np.uint32(0)  # -0 and 0 are equal.
-  # The bits of negative floats fall already while the floats rise.
-  if not bits >> np.uint32(31):
-    bits = ~bits & np.uint32(0x7FFFFFFF)
-  return (np.uint64(bits) << np.uint64(32)) | np.uint64(row)
-
-
-@_loop
-def _score(key):
-  bits = np.uint32(key >> np.uint64(32))
-  if not bits >> np.uint32(31):
-    bits = ~bits & np.uint32(0x7FFFFFFF)
-  return np.uint32(bits).view(np.float32)
-
-
-@_loop
-def _push(best, q, score, row):
-  """Adds a row. Where there is no more room, all but the k best are dropped."""
-  key_C, count = best.key_QC[q], best.count_Q[q]
-  key_C[count] = _key(score, row)
-  count += 1
-  if count == len(key_C):
-    count = best.k
-    _select(key_C, count)
-    worst = key_C[0]
-    for i in range(count):
-      worst = max(worst, key_C[i])
-    best.least_Q[q] = max(best.least_Q[q], _score(worst))
-  best.count_Q[q] = count
-
-
-@_loop
-def _select(key_C, k):
-  """Moves the k smallest keys to the front (Hoare's quickselect)."""
-  low, high = 0, len(key_C) - 1
-  while low < high:
-    a, b, c = key_C[low], key_C[(low + high) // 2], key_C[high]
-    pivot = max(min(a, b), min(max(a, b), c))
-    i, j = low, high
-    while i <= j:
-      while key_C[i] < pivot:
-        i += 1
-      while key_C[j] > pivot:
-        j -= 1
-      if i <= j:
-        key_C[i], key_C[j] = key_C[j], key_C[i]
-        i, j = i + 1, j - 1
-    if k - 1 <= j:
-      high = j
-    elif k - 1 >= i:
-      low = i
-    else:
-      return
-
-
-@_sum
+@sums
 def _finish(queries, rows, best, q, b, place, row, level):
   """Scores row b in full unless a bound at a level is below what is needed.
 
@@ -161,11 +83,11 @@ def _finish(queries, rows, best, q, b, place, row, level):
       return read
   score = min(max(total / norm, -rows.limit), rows.limit)
   if score >= least:
-    _push(best, q, score, row)
+    push(best, q, score, row)
   return read
 
 
-@_loop
+@loop
 def _sift(product_T, queries, rows, best, q, b, level, passes_T):
   """Finishes the rows from b on whose bounds by these products suffice."""
   if not level:
@@ -196,7 +118,7 @@ def _sift(product_T, queries, rows, best, q, b, level, passes_T):
   return read
 
 
-@_loop
+@loop
 def sift(product_BQ, queries, rows, best, begin, level):
   """Keeps the rows that may be among the best, by products up to a level.
 
@@ -226,11 +148,11 @@ def sift(product_BQ, queries, rows, best, begin, level):
         else:
           score = min(max(product_BQ[i, q] / norm, -rows.limit), rows.limit)
           if score >= least_Q[q]:
-            _push(best, q, score, rows.first + b)
+            push(best, q, score, rows.first + b)
   return read
 
 
-@_loop
+@loop
 def _keep(score_T, rows, best, q, b, passes_T):
   """Keeps the best rows from b on by these products."""
   least, count = best.least_Q[q], 0
@@ -245,16 +167,16 @@ def _keep(score_T, rows, best, q, b, passes_T):
       if passes_T[t]:
         score = min(max(score_T[t] / norm_T[t], -rows.limit), rows.limit)
         if score >= best.least_Q[q]:
-          _push(best, q, score, rows.first + b + t)
+          push(best, q, score, rows.first + b + t)
 
 
-@_loop
+@loop
 def scan_tiles(tile_NWT, places, width, queries, rows, best, level):
   """Scores the rows of some tiles by their first `width` numbers.
 
-  `places`: the first tile, the one behind the last, and the step. The
-  products are used as in `sift`, whose level is meant. Queries are padded with zeros to a multiple of LANE. Returns the
-  multiply-adds beyond the level.
+  `places`: the first tile, the one behind the last, and the step. Products and
+  level are those of `sift`. Queries are padded with zeros to a multiple of
+  LANE. Returns the multiply-adds beyond the level.
   """
   score_T, read = np.empty(TILE, np.float32), 0
   passes_T = np.empty(TILE, np.uint8)
@@ -284,7 +206,7 @@ def scan_tiles(tile_NWT, places, width, queries, rows, best, level):
   return read
 
 
-@_loop
+@loop
 def scan_rows(queries, rows, best, begin, end):
   """Scores these rows one by one, each up to the level that rules it out."""
   read = 0
@@ -294,16 +216,7 @@ def scan_rows(queries, rows, best, begin, end):
   return read
 
 
-@_loop
-def add(score_QK, ids_QK, left_QK, best):
-  """Adds rows whose scores are known, but for those that are left out."""
-  for q in range(len(ids_QK)):
-    for j in range(ids_QK.shape[1]):
-      if not left_QK[q, j]:
-        _push(best, q, score_QK[q, j], ids_QK[q, j])
-
-
-@_loop
+@loop
 def rank(queries, rows, place_QK, ids_QK, best):
   """Scores the rows `ids_QK` of each query, -1 for none; see `scan_rows`.
 
@@ -318,7 +231,7 @@ def rank(queries, rows, place_QK, ids_QK, best):
   return read
 
 
-@_sum
+@sums
 def squares(rows_BD, width_L, square_GB, begin, end):
   """Writes the sums of squares of the dims between widths, for these rows."""
   for b in range(begin, end):

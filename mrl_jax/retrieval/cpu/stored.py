@@ -42,7 +42,7 @@ def rows(
 ) -> Rows:
   """All rows at a width; without vectors unless they are at hand.
 
-  Their tails are there if they are already known, or if `bounded` asks for them.
+  Their tails are there if they are known already, or if `bounded`.
   """
   tail_LM = database.tails.get(dim, _NONE_LB)
   if bounded and not tail_LM.shape[1]:
