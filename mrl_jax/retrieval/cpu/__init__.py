@@ -4,6 +4,7 @@
 find the same rows faster, without XLA and compiled for no shape:
 
   exact    the whole search, and the k best of a shortlist
+  tiles    searches by the first dims, and what they tell a longer one
   choice   the width up to which all rows are multiplied, by a cost model
   bounds   the most that a row can score, from a prefix and two norms
   stored   the rows of a database, in tiles and in blocks

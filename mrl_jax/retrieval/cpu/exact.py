@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from mrl_jax.retrieval.cpu import best as best_lib
 from mrl_jax.retrieval.cpu import bounds
 from mrl_jax.retrieval.cpu import choice
 from mrl_jax.retrieval.cpu import kernels
 from mrl_jax.retrieval.cpu import stored
 from mrl_jax.retrieval.cpu import threads
+from mrl_jax.retrieval.cpu import tiles
 from mrl_jax.retrieval.cpu.best import Best
 from mrl_jax.retrieval.cpu.best import Found
 from mrl_jax.retrieval.cpu.best import Search
@@ -24,8 +24,6 @@ from mrl_jax.retrieval.cpu.best import Search
 _FOUND, _IN_MEMORY, _ON_DISK = 1 << 21, 2048, 4096
 # Products of the BLAS that are looked at together, and rows of them.
 _PRODUCTS, _ROWS = 1 << 18, 8192
-# One in so many tiles is looked at for a shortlist that yields thresholds.
-_STEP = 2
 # Rows that are ranked once more beside the k best.
 _SPARE = 32
 # What rounding may take from a score, as a share of the norms.
@@ -83,7 +81,7 @@ def rescore(
   rows = stored.rows(database, dim, cosine)
   queries = _queries(query_Qd)
   if stored.is_at_hand(database):
-    return _ranked(queries, rows, ids_QK, k)
+    return tiles.ranked(queries, rows, ids_QK, k)
   best = Search(queries, k, ids_QK.size * dim)
 
   def convert_and_rank(queries, found, share):
@@ -106,7 +104,7 @@ def _nearest(query_Qd, database, k, cosine, level) -> Found:
   queries, tile_NWT = _queries(query_Qd), database.tile_NWT
   if tile_NWT is not None and dim <= tile_NWT.shape[1]:
     rows = stored.rows(database, dim, cosine)
-    return _in_tiles(queries, tile_NWT, rows, k)
+    return tiles.in_tiles(queries, tile_NWT, rows, k)
   best = Search(queries, k, Q * M * dim)
   if not stored.is_at_hand(database):
     for rows in stored.blocks(database, dim, cosine, _ROWS * threads.count()):
@@ -117,7 +115,9 @@ def _nearest(query_Qd, database, k, cosine, level) -> Found:
   least_Q = None
   is_pruned = level not in (-1, 0, last) and Q * M * dim > choice.LITTLE
   if has_tiles and last > 1 and 256 * k <= M and is_pruned:
-    least_Q = _seed(queries, tile_NWT, rows, k)
+    if Q < choice.FEW and level in (None, 1):
+      return tiles.few(queries, tile_NWT, rows, k)
+    least_Q = tiles.seed(queries, tile_NWT, rows, k)
     best = Search(queries, k, Q * M * dim, least_Q)
   chosen = level if level != -1 else last
   if level is None:
@@ -132,7 +132,7 @@ def _nearest(query_Qd, database, k, cosine, level) -> Found:
   elif chosen == last:
     return _in_full(queries, rows, k)
   elif chosen == 1 and has_tiles:
-    _scan(best, tile_NWT, rows, rows.level_L[1], 1)
+    tiles.scan(best, tile_NWT, rows, rows.level_L[1], 1)
   else:
     _multiply(best, rows, chosen)
   return best.found(M * rows.level_L[chosen])
@@ -157,7 +157,7 @@ def _in_full(queries, rows, k) -> Found:
   near_QK[:, :-1] |= near_QK[:, 1:]
   found = Found(kept.ids_QK[:, :k], kept.score_QK[:, :k], kept.products)
   if near_QK.any():
-    found = _ranked(queries, rows, kept.ids_QK, k, near_QK, kept.score_QK)
+    found = tiles.ranked(queries, rows, kept.ids_QK, k, near_QK, kept.score_QK)
   if kept.ids_QK.shape[1] == M:
     return found
   unsure_Q = (kept.score_QK[:, -1:] + margin_Q1 >= found.score_QK[:, -1:])[:, 0]
@@ -167,29 +167,6 @@ def _in_full(queries, rows, k) -> Found:
     for array, values in zip(found[:2], best.found()[:2], strict=True):
       array[unsure_Q] = values
   return found._replace(products=M * dim)
-
-
-def _in_tiles(queries, tile_NWT, rows, k, step=1) -> Found:
-  """The best rows by as many dims as tiles have, or fewer.
-
-  With a step, only one in so many tiles is looked at.
-  """
-  (Q, width), M = queries.vector_Qd.shape, len(rows.norm_B)
-  padded_Qd = np.pad(queries.vector_Qd, ((0, 0), (0, -width % kernels.LANE)))
-  queries = queries._replace(vector_Qd=stored.read_only(padded_Qd))
-  best = Search(queries, k, Q * M * width // step)
-  _scan(best, tile_NWT, rows, padded_Qd.shape[1], 0, step)
-  return best.found(M * width)
-
-
-def _scan(best, tile_NWT, rows, width, level, step=1) -> None:
-  best.run(
-    lambda queries, found, share: kernels.scan_tiles(
-      tile_NWT, (share.start * step, share.stop * step, step), width, queries,
-      rows, found, level,
-    ),
-    len(tile_NWT) // step,
-  )  # fmt: skip
 
 
 def _multiply(best, rows, level, keep=False) -> None:
@@ -213,37 +190,6 @@ def _multiply(best, rows, level, keep=False) -> None:
     return read
 
   best.run(work, -(-len(rows.norm_B) // tile))
-
-
-def _seed(queries, tile_NWT, rows, k) -> np.ndarray:
-  """What the k-th best row of each query scores at least."""
-  cut = queries._replace(
-    vector_Qd=np.ascontiguousarray(queries.vector_Qd[:, : rows.level_L[1]])
-  )
-  step = 1 if len(cut.vector_Qd) < choice.FEW else _STEP
-  ids_QK = _in_tiles(cut, tile_NWT, rows, 2 * k, step).ids_QK
-  least_Q = _ranked(queries, rows, ids_QK, k).score_QK[:, -1]
-  return least_Q - _ROUNDING * np.abs(least_Q)
-
-
-def _ranked(queries, rows, ids_QK, k, near_QK=None, score_QK=None) -> Found:
-  """The k best of the rows `ids_QK`, which are at hand.
-
-  With `near_QK` only those are scored; the others have scores already.
-  """
-  best = Search(queries, k, ids_QK.size * queries.vector_Qd.shape[1])
-  if near_QK is not None:
-    best = Search(queries, ids_QK.shape[1], 0)
-    best_lib.add(score_QK, ids_QK, near_QK, best.parts[0])
-    ids_QK = np.where(near_QK, ids_QK, -1)
-  best.run(
-    lambda queries, found, share: kernels.rank(
-      queries, rows, ids_QK[:, share].copy(), ids_QK[:, share].copy(), found
-    ),
-    ids_QK.shape[1],
-  )
-  found = best.found()
-  return Found(found.ids_QK[:, :k], found.score_QK[:, :k], found.products)
 
 
 def _queries(query_Qd) -> kernels.Queries:

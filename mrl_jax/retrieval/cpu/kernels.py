@@ -171,6 +171,39 @@ def _keep(score_T, rows, best, q, b, passes_T):
 
 
 @loop
+def _multiply(rows_WT, query_d, width, score_T):
+  for i in range(0, width, LANE):
+    q0, q1, q2, q3 = (
+      query_d[i],
+      query_d[i + 1],
+      query_d[i + 2],
+      query_d[i + 3],
+    )
+    q4, q5 = query_d[i + 4], query_d[i + 5]
+    q6, q7 = query_d[i + 6], query_d[i + 7]
+    for t in range(TILE):
+      part = (
+        (q0 * rows_WT[i, t] + q1 * rows_WT[i + 1, t])
+        + (q2 * rows_WT[i + 2, t] + q3 * rows_WT[i + 3, t])
+      ) + (
+        (q4 * rows_WT[i + 4, t] + q5 * rows_WT[i + 5, t])
+        + (q6 * rows_WT[i + 6, t] + q7 * rows_WT[i + 7, t])
+      )
+      score_T[t] = part if i == 0 else score_T[t] + part
+
+
+@loop
+def multiply_tiles(tile_NWT, begin, end, width, queries, product_BQ):
+  """Writes the products of some tiles' rows; arguments as in `scan_tiles`."""
+  score_T = np.empty(TILE, np.float32)
+  for n in range(begin, end):
+    for q in range(len(queries.vector_Qd)):
+      _multiply(tile_NWT[n], queries.vector_Qd[q], width, score_T)
+      for t in range(min(TILE, len(product_BQ) - n * TILE)):
+        product_BQ[n * TILE + t, q] = score_T[t]
+
+
+@loop
 def scan_tiles(tile_NWT, places, width, queries, rows, best, level):
   """Scores the rows of some tiles by their first `width` numbers.
 
@@ -183,25 +216,7 @@ def scan_tiles(tile_NWT, places, width, queries, rows, best, level):
   for n in range(places[0], places[1], places[2]):
     rows_WT, b = tile_NWT[n], n * TILE
     for q in range(len(queries.vector_Qd)):
-      query_d = queries.vector_Qd[q]
-      for i in range(0, width, LANE):
-        q0, q1, q2, q3 = (
-          query_d[i],
-          query_d[i + 1],
-          query_d[i + 2],
-          query_d[i + 3],
-        )
-        q4, q5 = query_d[i + 4], query_d[i + 5]
-        q6, q7 = query_d[i + 6], query_d[i + 7]
-        for t in range(TILE):
-          part = (
-            (q0 * rows_WT[i, t] + q1 * rows_WT[i + 1, t])
-            + (q2 * rows_WT[i + 2, t] + q3 * rows_WT[i + 3, t])
-          ) + (
-            (q4 * rows_WT[i + 4, t] + q5 * rows_WT[i + 5, t])
-            + (q6 * rows_WT[i + 6, t] + q7 * rows_WT[i + 7, t])
-          )
-          score_T[t] = part if i == 0 else score_T[t] + part
+      _multiply(rows_WT, queries.vector_Qd[q], width, score_T)
       read += _sift(score_T, queries, rows, best, q, b, level, passes_T)
   return read
 
