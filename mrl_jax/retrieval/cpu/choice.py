@@ -1,6 +1,7 @@
 """Chooses the width up to which all rows are multiplied in a search.
 
-The constants were fitted once, by `python -m benchmarks.retrieval --fit`; what
+The constants were read off once from the times of every way to search, which
+`python -m benchmarks.retrieval --spectrum=1,0.5,0 --queries=200,1` prints. What
 a sample of rows says of the bounds is measured in each search.
 """
 
