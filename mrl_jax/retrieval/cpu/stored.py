@@ -73,6 +73,7 @@ def blocks(database: Any, dim: int, cosine: bool, most: int) -> Iterator[Rows]:
       ),
       norm_B=every.norm_B[part],
       size_B=every.size_B[part],
+      tail_LB=_NONE_LB,
       first=first,
     )
 
