@@ -15,8 +15,10 @@ from mrl_jax.retrieval import mesh
 from mrl_jax.retrieval.cpu import best
 from mrl_jax.retrieval.cpu import bounds
 from mrl_jax.retrieval.cpu import choice
+from mrl_jax.retrieval.cpu import exact
 from mrl_jax.retrieval.cpu import kernels
 from mrl_jax.retrieval.cpu import stored
+from mrl_jax.retrieval.cpu import tiles
 
 
 def brute_force(query_QD, database_MD, k, dim):
@@ -415,6 +417,43 @@ def test_rows_on_disk_or_of_another_dtype_are_scored_in_full(tmp_path):
     found = retrieval.search(query_QD.astype(dtype), database, 5)
     assert found.cost.mflops == 1500 * 130 / 1e6
     np.testing.assert_array_equal(found.ids_QK, expected)
+
+
+def test_blocks_of_a_file_are_not_bounded_by_other_rows(tmp_path, monkeypatch):
+  """Tails of the first block, which are short, would rule out later rows."""
+  monkeypatch.setattr(exact, '_ROWS', 64)
+  query_QD, row_MD = embeddings('flat', 9)
+  row_MD[:600, 32:] *= 1e-3
+  np.save(tmp_path / 'x.npy', row_MD)
+  on_disk = np.load(tmp_path / 'x.npy', mmap_mode='r')
+  expected, _ = brute_force(query_QD, row_MD, 5, 130)
+  for rows, dtype in ((on_disk, np.float32), (row_MD, np.float64)):
+    database = retrieval.prepare(rows.astype(dtype, copy=False))
+    found = retrieval.search(query_QD.astype(dtype), database, 5)
+    np.testing.assert_array_equal(found.ids_QK, expected)
+
+
+@pytest.mark.parametrize('step', [1, 2])
+def test_thresholds_of_a_sample_lose_no_row(monkeypatch, step):
+  """Rows of the sample are all near, or far: too few rows reach it, or most."""
+  monkeypatch.setattr(tiles, '_SAMPLE', 512)
+  query_QD, row_MD = embeddings('flat', 40, rows=6000, width=12)
+  N, stride = -(-6000 // kernels.TILE), None
+  for near in (True, False):
+    x = row_MD.copy()
+    stride = -(-N // step) * kernels.TILE // 512
+    ids = np.arange(N)[::step, None] * kernels.TILE
+    ids = (ids + np.arange(0, kernels.TILE, stride)).ravel()
+    x[ids[ids < 6000]] = query_QD[0] * (1 if near else -1)
+    database = retrieval.prepare(x)
+    queries, rows = exact._queries(query_QD), stored.rows(database, 12, False)
+    found = tiles.in_tiles(queries, database.tile_NWT, rows, 50, step)
+    kept = np.arange(6000) // kernels.TILE % step == 0
+    score_QM = np.where(kept, query_QD @ x.T, -np.inf)
+    best_QK = -np.sort(-score_QM, axis=1)[:, :50]
+    np.testing.assert_allclose(found.score_QK, best_QK, rtol=1e-5, atol=1e-5)
+    by_id_QK = np.take_along_axis(score_QM, found.ids_QK, 1)
+    np.testing.assert_allclose(by_id_QK, best_QK, rtol=1e-5, atol=1e-5)
 
 
 def test_where_bounds_would_not_pay():

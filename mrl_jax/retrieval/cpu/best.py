@@ -114,7 +114,9 @@ def add(score_QK, ids_QK, left_QK, best):
 class Search:
   """The best rows so far of some queries, and the threads that find them.
 
-  Each thread has its share of the rows. Little work is done by one thread.
+  Each thread has its share of the rows, or with `by_query` of the queries.
+  Little work is done by one thread. `spare` is the room beside the k best: with
+  less of it a score has to reach the k-th best sooner.
   """
 
   def __init__(
@@ -123,25 +125,50 @@ class Search:
     k: int,
     work: int,
     least_Q: np.ndarray | None = None,
+    *,
+    by_query: bool = False,
+    spare: int | None = None,
   ):
-    Q = len(queries.vector_Qd)
+    Q, room = len(queries.vector_Qd), k + (k + 64 if spare is None else spare)
     if least_Q is None:
       least_Q = np.full(Q, -np.inf, np.float32)
     self._queries, self._k, self._products = queries, k, 0
+    self._threads = threads.count() if work > _WORK else 1
+    self.by_query = by_query
     self.parts = [
-      Best(np.full((Q, 2 * k + 64), _LAST), np.zeros(Q, np.int64), least_Q, k)
-      for _ in range(threads.count() if work > _WORK else 1)
+      Best(np.full((Q, room), _LAST), np.zeros(Q, np.int64), least_Q, k)
+      for _ in range(1 if by_query else self._threads)
     ]
 
   def run(self, work: Callable, count: int) -> None:
-    """Calls work(queries, best, share of `count`) by each thread."""
-    shares = threads.split(count, len(self.parts))
-    calls = [(self._queries, *x) for x in zip(self.parts, shares, strict=True)]
+    """Calls work(queries, best, share of `count`) by each thread.
+
+    With `by_query` the share is one of the queries, which are those given.
+    """
+    calls = []
+    if self.by_query:
+      count = len(self._queries.vector_Qd)
+    for i, share in enumerate(threads.split(count, self._threads)):
+      queries, part = self._queries, self.parts[0 if self.by_query else i]
+      if self.by_query:
+        queries = type(queries)(*(x[share] for x in queries))
+        part = Best(*(x[share] for x in part[:3]), self._k)
+      calls.append((queries, part, share))
     self._products += sum(threads.run(work, calls))
 
+  def is_full_Q(self) -> np.ndarray:
+    """Which queries have k rows."""
+    return sum(part.count_Q for part in self.parts) >= self._k
+
   def found(self, products: float = 0) -> Found:
-    key_QC = np.concatenate([part.key_QC for part in self.parts], axis=1)
-    key_QC.sort(axis=1)
+    keys = [
+      part.key_QC[:, : max(self._k, part.count_Q.max())] for part in self.parts
+    ]
+    key_QC = keys[0] if len(keys) == 1 else np.concatenate(keys, axis=1)
+    threads.run(
+      lambda share: key_QC[share].sort(axis=1),
+      [(x,) for x in threads.split(len(key_QC), self._threads)],
+    )
     key_QK = key_QC[:, : self._k]
     falling_QK = (key_QK >> np.uint64(32)).astype(np.uint32)
     bits_QK = np.where(

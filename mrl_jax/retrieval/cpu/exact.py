@@ -82,19 +82,18 @@ def rescore(
   queries = _queries(query_Qd)
   if stored.is_at_hand(database):
     return tiles.ranked(queries, rows, ids_QK, k)
-  best = Search(queries, k, ids_QK.size * dim)
+  best = Search(queries, k, ids_QK.size * dim, by_query=True)
 
   def convert_and_rank(queries, found, share):
-    place_1K, read = np.arange(K)[None, share].copy(), 0
-    for q, ids_K in enumerate(ids_QK):
+    place_1K, read = np.arange(K)[None], 0
+    for q, ids_K in enumerate(ids_QK[share]):
       vectors = rows._replace(vector_BD=stored.read(database, ids_K, dim))
       one = kernels.Queries(*(x[q : q + 1] for x in queries))
       part = Best(*(x[q : q + 1] for x in found[:3]), k)
-      ids_1K = ids_K[None, share].copy()
-      read += kernels.rank(one, vectors, place_1K, ids_1K, part)
+      read += kernels.rank(one, vectors, place_1K, ids_K[None].copy(), part)
     return read
 
-  best.run(convert_and_rank, K)
+  best.run(convert_and_rank, 0)
   return best.found()
 
 

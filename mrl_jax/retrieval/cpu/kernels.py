@@ -88,37 +88,6 @@ def _finish(queries, rows, best, q, b, place, row, level):
 
 
 @loop
-def _sift(product_T, queries, rows, best, q, b, level, passes_T):
-  """Finishes the rows from b on whose bounds by these products suffice."""
-  if not level:
-    _keep(product_T, rows, best, q, b, passes_T)
-    return 0
-  size = min(len(product_T), len(rows.norm_B) - b)
-  norm_T, size_T = rows.norm_B[b : b + size], rows.size_B[b : b + size]
-  tail_T = rows.tail_LB[level, b : b + size]
-  least, read = best.least_Q[q], 0
-  tail, rounding = queries.tail_QL[q, level], ROUNDING * queries.tail_QL[q, 0]
-  count = 0
-  if len(tail_T):
-    for t in range(size):
-      most = product_T[t] + tail * tail_T[t] + rounding * size_T[t]
-      passes_T[t] = most >= least * norm_T[t]
-      count += passes_T[t]
-  else:
-    for t in range(size):
-      most = product_T[t] + rounding * size_T[t]
-      passes_T[t] = most >= least * norm_T[t]
-      count += passes_T[t]
-  if count:
-    for t in range(size):
-      if passes_T[t]:
-        read += _finish(
-          queries, rows, best, q, b + t, b + t, rows.first + b + t, level
-        )
-  return read
-
-
-@loop
 def sift(product_BQ, queries, rows, best, begin, level):
   """Keeps the rows that may be among the best, by products up to a level.
 
@@ -150,24 +119,6 @@ def sift(product_BQ, queries, rows, best, begin, level):
           if score >= least_Q[q]:
             push(best, q, score, rows.first + b)
   return read
-
-
-@loop
-def _keep(score_T, rows, best, q, b, passes_T):
-  """Keeps the best rows from b on by these products."""
-  least, count = best.least_Q[q], 0
-  needed = least - abs(least) * _QUOTIENT
-  size = min(len(score_T), len(rows.norm_B) - b)
-  norm_T = rows.norm_B[b : b + size]
-  for t in range(size):
-    passes_T[t] = score_T[t] >= needed * norm_T[t]
-    count += passes_T[t]
-  if count:
-    for t in range(size):
-      if passes_T[t]:
-        score = min(max(score_T[t] / norm_T[t], -rows.limit), rows.limit)
-        if score >= best.least_Q[q]:
-          push(best, q, score, rows.first + b + t)
 
 
 @loop
@@ -211,13 +162,67 @@ def scan_tiles(tile_NWT, places, width, queries, rows, best, level):
   level are those of `sift`. Queries are padded with zeros to a multiple of
   LANE. Returns the multiply-adds beyond the level.
   """
-  score_T, read = np.empty(TILE, np.float32), 0
-  passes_T = np.empty(TILE, np.uint8)
+  # One loop over arrays of its own: calls for its steps take three times as
+  # long, since LLVM then asks whether they overlap.
+  rows_dT, score_T = (
+    np.empty((width, TILE), np.float32),
+    np.empty(TILE, np.float32),
+  )
+  norm_T, size_T = np.ones(TILE, np.float32), np.zeros(TILE, np.float32)
+  tail_T, passes_T = np.zeros(TILE, np.float32), np.zeros(TILE, np.uint8)
+  # Eight rows are looked at together.
+  any_T8 = passes_T.view(np.uint64)
+  query_Qd, least_Q, read = queries.vector_Qd, best.least_Q, 0
+  bounded = level > 0 and rows.tail_LB.shape[1] > 0
   for n in range(places[0], places[1], places[2]):
-    rows_WT, b = tile_NWT[n], n * TILE
-    for q in range(len(queries.vector_Qd)):
-      _multiply(rows_WT, queries.vector_Qd[q], width, score_T)
-      read += _sift(score_T, queries, rows, best, q, b, level, passes_T)
+    begin = n * TILE
+    size = min(TILE, len(rows.norm_B) - begin)
+    for t in range(size):
+      norm_T[t], size_T[t] = rows.norm_B[begin + t], rows.size_B[begin + t]
+      if bounded:
+        tail_T[t] = rows.tail_LB[level, begin + t]
+    for i in range(width):
+      for t in range(TILE):
+        rows_dT[i, t] = tile_NWT[n, i, t]
+    for q in range(len(query_Qd)):
+      for i in range(0, width, LANE):
+        q0, q1 = query_Qd[q, i], query_Qd[q, i + 1]
+        q2, q3 = query_Qd[q, i + 2], query_Qd[q, i + 3]
+        q4, q5 = query_Qd[q, i + 4], query_Qd[q, i + 5]
+        q6, q7 = query_Qd[q, i + 6], query_Qd[q, i + 7]
+        for t in range(TILE):
+          part = (
+            (q0 * rows_dT[i, t] + q1 * rows_dT[i + 1, t])
+            + (q2 * rows_dT[i + 2, t] + q3 * rows_dT[i + 3, t])
+          ) + (
+            (q4 * rows_dT[i + 4, t] + q5 * rows_dT[i + 5, t])
+            + (q6 * rows_dT[i + 6, t] + q7 * rows_dT[i + 7, t])
+          )
+          score_T[t] = part if i == 0 else score_T[t] + part
+      least = least_Q[q]
+      if level:
+        tail = queries.tail_QL[q, level]
+        rounding = ROUNDING * queries.tail_QL[q, 0]
+        for t in range(TILE):
+          most = score_T[t] + tail * tail_T[t] + rounding * size_T[t]
+          passes_T[t] = most >= least * norm_T[t]
+      else:
+        needed = least - abs(least) * _QUOTIENT
+        for t in range(TILE):
+          passes_T[t] = score_T[t] >= needed * norm_T[t]
+      for w in range(TILE // 8):
+        if not any_T8[w]:
+          continue
+        for t in range(8 * w, min(8 * w + 8, size)):
+          if not passes_T[t]:
+            continue
+          b = begin + t
+          if level:
+            read += _finish(queries, rows, best, q, b, b, rows.first + b, level)
+          else:
+            score = min(max(score_T[t] / norm_T[t], -rows.limit), rows.limit)
+            if score >= least_Q[q]:
+              push(best, q, score, rows.first + b)
   return read
 
 
@@ -231,18 +236,43 @@ def scan_rows(queries, rows, best, begin, end):
   return read
 
 
+@sums
+def _products(queries, rows, place_K, query, total_K):
+  """Writes the products of a query and some rows, summed as in `_finish`."""
+  q = np.uintp(query)
+  for j in range(len(place_K)):
+    total, place = np.float32(0), np.uintp(max(place_K[j], 0))
+    for i in range(1, len(rows.level_L)):
+      start, end = np.uintp(rows.level_L[i - 1]), np.uintp(rows.level_L[i])
+      total += _dot(queries.vector_Qd, q, rows.vector_BD, place, start, end)
+    total_K[j] = total
+
+
 @loop
 def rank(queries, rows, place_QK, ids_QK, best):
   """Scores the rows `ids_QK` of each query, -1 for none; see `scan_rows`.
 
   `place_QK` says where in `rows.vector_BD` each lies.
   """
-  read = 0
+  read, total_K = 0, np.empty(ids_QK.shape[1], np.float32)
+  if rows.tail_LB.shape[1]:
+    for q in range(len(ids_QK)):
+      for j in range(len(total_K)):
+        row = ids_QK[q, j]
+        if row >= 0:
+          read += _finish(queries, rows, best, q, row, place_QK[q, j], row, 0)
+    return read
+  # Rows that nothing bounds are fetched while others are multiplied.
   for q in range(len(ids_QK)):
-    for j in range(ids_QK.shape[1]):
+    _products(queries, rows, place_QK[q], q, total_K)
+    for j in range(len(total_K)):
       row = ids_QK[q, j]
       if row >= 0:
-        read += _finish(queries, rows, best, q, row, place_QK[q, j], row, 0)
+        read += rows.level_L[-1]
+        score = total_K[j] / rows.norm_B[row]
+        score = min(max(score, -rows.limit), rows.limit)
+        if score >= best.least_Q[q]:
+          push(best, q, score, row)
   return read
 
 
