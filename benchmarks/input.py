@@ -4,13 +4,16 @@
                                [--peer=ffcv --ffcv_python=PYTHON]
 
 The images are written as `mrl_jax.data.prepare --max_side=500 --quality=90`
-does it, with small JPEGs kept (`kept`) and with `--reencode_all`, then cut to
-176 pixels by random resized crops (0.08 to 1). FFCV writes them as its
+does it, with small JPEGs kept (`kept`) and with `--reencode_all` (`gridded`),
+and the latter once more as JPEGs without a grid (`plain`). They are cut to 176
+pixels by random resized crops (0.08 to 1), which the host resizes, or leaves to
+the step; then only what the host does is timed. FFCV writes them as its
 ResNet-50 does, at up to 500 pixels and quality 90, all as JPEGs (`jpg`) and
-half of them as pixels (`half`); it re-encodes every image. Rounds alternate;
-figures are medians. `us of CPU` is user and system time an image, which a busy
-machine changes less than `images/s`. DIR holds JPEGs, at any depth; left out,
-two photos that come with scikit-learn are taken over and over.
+half of them as pixels (`half`); it re-encodes every image. `tf.data` decodes
+the boxes of `plain` and resizes them. Rounds alternate; figures are medians.
+`us of CPU` is user and system time an image, which a busy machine changes less
+than `images/s`. DIR holds JPEGs, at any depth; left out, two photos that come
+with scikit-learn are taken over and over.
 """
 
 import argparse
@@ -28,11 +31,14 @@ import time
 import jax
 import numpy as np
 
+from benchmarks import tf_input
 from benchmarks import timing
+from mrl_jax.data.batches import boxes
 from mrl_jax.data.batches import order
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.batches.stream import Crops
 from mrl_jax.data.batches.stream import StreamBatches
+from mrl_jax.data.images import decode
 from mrl_jax.data.prepare.rewrite import write_dataset
 from mrl_jax.data.prepare.shrink import JpegSettings
 from mrl_jax.data.sources import datasets
@@ -44,6 +50,7 @@ RESUME_STEP = 100_000
 IMAGENET = 1_281_167
 THREADS = (1, 2)
 FFCV_MODES = ('jpg', 'half')
+RESIZE_ON = ('host', 'step')
 
 
 def main() -> None:
@@ -67,6 +74,9 @@ def main() -> None:
     peer = None
     if args.peer:
       peer = stack.enter_context(_ffcv(args.ffcv_python, paths, folder))
+    title = 'The crops of the step beside those of the host'
+    record[title] = [_same_crops(sources['gridded'])]
+    timing.show(title, record[title])
     title = 'Random resized crops'
     record[title] = _rates(sources, peer, args.rounds, args.round_batches)
     timing.show(title, record[title])
@@ -111,16 +121,26 @@ def _write(paths: Sequence[str], folder: pathlib.Path) -> dict[str, Source]:
     link = images / f'class{i % 2}' / f'{i:06}.jpg'
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(path)
-  sources = {}
-  for name, keep in (('kept', True), ('reencoded', False)):
-    with contextlib.redirect_stdout(sys.stderr):
-      write_dataset(
-        f'folder:{folder / "images"}',
-        folder / name,
-        jpeg=JpegSettings(500, keep_small=keep),
-      )
-    sources[name] = datasets.open_source(str(folder / name), 'train')
+  sources = {
+    'kept': _prepare(images.parent, folder / 'kept', keep=True),
+    'gridded': _prepare(images.parent, folder / 'gridded', keep=False),
+  }
+  small = folder / 'small'
+  for index in range(len(sources['gridded'])):
+    example = sources['gridded'].read(index)
+    path = small / 'train' / f'class{example.label}' / f'{index:06}.jpg'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = decode.open_rgb(example.data)
+    image.save(path, quality=90, optimize=True)
+  sources['plain'] = _prepare(small, folder / 'plain', keep=True)
   return sources
+
+
+def _prepare(images: pathlib.Path, out: pathlib.Path, *, keep: bool) -> Source:
+  with contextlib.redirect_stdout(sys.stderr):
+    jpeg = JpegSettings(500, keep_small=keep)
+    write_dataset(f'folder:{images}', out, jpeg=jpeg)
+  return datasets.open_source(str(out), 'train')
 
 
 def _sizes(sources: dict[str, Source]) -> list[timing.Row]:
@@ -131,13 +151,16 @@ def _sizes(sources: dict[str, Source]) -> list[timing.Row]:
   return rows
 
 
-def _batches(source: Source, threads: int, batch_size: int) -> StreamBatches:
+def _batches(
+  source: Source, threads: int, batch_size: int, resize_on: str = 'host'
+) -> StreamBatches:
+  largest = boxes.largest_side(source) if resize_on == 'step' else 0
   return StreamBatches(
     source,
     batch_size,
     mesh=sharding.make_mesh(1),
     seed=0,
-    crops=Crops({0: SIZE}, scale=(0.08, 1.0)),
+    crops=Crops({0: SIZE}, scale=(0.08, 1.0), largest=largest),
     damage=DamageLog(0),
     num_threads=threads,
   )
@@ -195,44 +218,72 @@ def _take(source: Source, step: int, count: int):
     return jax.device_get(list(itertools.islice(stream, count)))
 
 
+def _same_crops(source: Source) -> timing.Row:
+  """Compares the crops that the host resizes with those of the step."""
+  host, step = (_batches(source, 2, BATCH_SIZE, where) for where in RESIZE_ON)
+  with (
+    contextlib.closing(host.batches(0)) as first,
+    contextlib.closing(step.batches(0)) as second,
+  ):
+    expected, batch = next(first), next(second)
+  images_NHWC, labels_N = jax.jit(step.take)(batch, 0)
+  difference = abs(np.asarray(images_NHWC) - np.asarray(expected['image']))
+  crop_bytes = expected['image'].nbytes / BATCH_SIZE
+  return {
+    'same labels': bool((labels_N == expected['label']).all()),
+    'largest difference': float(difference.max()),
+    'mean difference': float(difference.mean()),
+    'padded side': batch['image'].shape[1],
+    'kB of a box, padded': batch['image'].nbytes / BATCH_SIZE / 1e3,
+    'kB of a box': float(np.prod(batch['box'][..., 2], 1).mean()) * 3e-3,
+    'kB of a crop': crop_bytes / 1e3,
+  }
+
+
 def _rates(
   sources: dict[str, Source],
   peer: subprocess.Popen | None,
   rounds: int,
   batches: int,
 ) -> list[timing.Row]:
-  ways = list(itertools.product(sources, THREADS))
+  ways = list(itertools.product(sources, RESIZE_ON, THREADS))
+  ways += itertools.product(['tf.data'], ['host'], THREADS)
   if peer:
-    ways += itertools.product(FFCV_MODES, THREADS)
+    ways += itertools.product(FFCV_MODES, ['host'], THREADS)
   found = {way: [] for way in ways}
   for _ in range(rounds):
-    for name, threads in ways:
+    for name, where, threads in ways:
       if name in sources:
-        measured = _measure(
-          _batches(sources[name], threads, BATCH_SIZE), batches
-        )
+        stream = _batches(sources[name], threads, BATCH_SIZE, where)
+        measured = _measure(stream.batches(0), batches)
+      elif name == 'tf.data':
+        stream = tf_input.batches(sources['plain'], threads, BATCH_SIZE, SIZE)
+        measured = _measure(stream, batches)
       else:
         measured = _ask(peer, f'{name} {threads} {batches}')
-      found[name, threads].append((measured['rate'], measured['seconds']))
+      found[name, where, threads].append(
+        (measured['rate'], measured['seconds'])
+      )
   medians = {way: np.median(values, axis=0) for way, values in found.items()}
   rows = []
-  for (name, threads), (rate, seconds) in medians.items():
-    ours = name in sources
-    row = {'input': name if ours else f'FFCV {name}', 'threads': threads}
+  for (name, where, threads), (rate, seconds) in medians.items():
+    label = f'FFCV {name}' if name in FFCV_MODES else name
+    row = {'input': label, 'resized by': where, 'threads': threads}
     row |= {'images/s': float(rate), 'us of CPU': float(1e6 * seconds)}
     for mode in FFCV_MODES if peer else ():
-      rates = [ours for ours, _ in found[name, threads]]
-      others = [other for other, _ in found[mode, threads]]
+      rates = [ours for ours, _ in found[name, where, threads]]
+      others = [other for other, _ in found[mode, 'host', threads]]
       # The two of a round were slowed by the same load.
       ratio = np.median(np.divide(rates, others))
       row[f'x {mode}'] = float(ratio)
-      row[f'x {mode} by CPU'] = float(medians[mode, threads][1] / seconds)
+      by_cpu = medians[mode, 'host', threads][1] / seconds
+      row[f'x {mode} by CPU'] = float(by_cpu)
     rows.append(row)
   return rows
 
 
-def _measure(stream_batches: StreamBatches, batches: int) -> dict[str, float]:
-  with contextlib.closing(stream_batches.batches(0)) as stream:
+def _measure(stream: Iterator, batches: int) -> dict[str, float]:
+  with contextlib.closing(stream):
     # Until as much is made as is taken.
     for _ in range(SKIPPED):
       next(stream)

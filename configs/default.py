@@ -54,6 +54,10 @@ def get_config() -> ConfigDict:
   # `resident_gigabytes`; a run that is resumed goes on as it was begun.
   config.input = 'auto'
   config.resident_gigabytes = 2.0
+  # What resizes the random crops of streamed images: host, device (inside the
+  # step, which takes padded boxes), or auto: the host, or as the run was begun
+  # that is resumed.
+  config.resize_on = 'auto'
   # Side of the training images, pixels.
   config.image_size = 224
   # The same from `late_epoch` on (epochs count from 0), for streamed input; 0:

@@ -1,21 +1,24 @@
 """Matryoshka Representation Learning in JAX (arXiv 2205.13147)."""
 
-from __future__ import annotations
-
 import os
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-  from mrl_jax.interop.encoder import Encoder
+from typing import Any
 
 
-def load(path: str | os.PathLike) -> Encoder:
-  """Opens what `--mode=export` wrote, or a workdir with it.
+def load(path: str | os.PathLike) -> Any:
+  """Opens what `--mode=export` wrote, or a folder of a text encoder.
 
   `load(path).encode(images, dim=64)` gives embeddings, `classify` classes; see
-  `encode.Encoder`.
-  Raises ValueError if there is none.
+  `interop.encoder.Encoder`. A workdir stands for the export in it. A folder of
+  Hugging Face or sentence-transformers encodes texts: `load(path).encode(texts,
+  dim=64)`, see `interop.text.encoder.TextEncoder`.
+  Raises ValueError if there is neither.
   """
+  from mrl_jax.interop.text import folder
+
+  if found := folder.find(path):
+    from mrl_jax.interop.text.encoder import TextEncoder
+
+    return TextEncoder(found)
   from mrl_jax.interop.encoder import Encoder
 
   return Encoder(path)

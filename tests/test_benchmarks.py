@@ -3,6 +3,7 @@
 import json
 import sys
 
+from flax import nnx
 import numpy as np
 import pytest
 
@@ -13,10 +14,13 @@ from benchmarks import finetune
 from benchmarks import head
 from benchmarks import input as input_benchmark
 from benchmarks import retrieval
+from benchmarks import text as text_benchmark
 from benchmarks import torch_import
 from benchmarks import train_step
 from mrl_jax.losses import fused
+from mrl_jax.models import text as models_text
 from tests import images
+from tests.interop import test_text as text_tests
 
 
 @pytest.mark.parametrize('peer', [None, 'torch'])
@@ -145,7 +149,9 @@ def test_input(monkeypatch, tmp_path):
   input_benchmark.main()
   record = json.loads(path.read_text())
   rates = record['Random resized crops']
-  assert [row['threads'] for row in rates] == [1, 2, 1, 2]
+  assert [row['threads'] for row in rates] == [1, 2] * 7
+  (same,) = record['The crops of the step beside those of the host']
+  assert same['same labels'] and same['largest difference'] <= 1.001
   resumed = next(x for name, x in record.items() if name.startswith('Resumed'))
   assert resumed[0]['same bytes']
 
@@ -170,3 +176,24 @@ def test_retrieval(monkeypatch, tmp_path):
   assert rows[0]['x in full'] == rows[1]['x exact'] == 1
   assert rows[-1]['search'] == 'funnel 16-32'
   assert record['0.0001 GB on disk'][0]['search / read'] > 0
+
+
+@pytest.mark.parametrize('peer', [None, 'sentence-transformers'])
+def test_text(monkeypatch, tmp_path, peer):
+  if peer:
+    pytest.importorskip('sentence_transformers')
+  monkeypatch.setattr(text_benchmark, 'TOKENS', 40)
+  encoder = models_text.create(text_tests.settings(), rngs=nnx.Rngs(0))
+  folder = text_tests.written(tmp_path, encoder)
+  texts = tmp_path / 'texts.csv'
+  texts.write_text('a man,"two, dogs",4.5\n')
+  path = tmp_path / 'text.json'
+  argv = ['text', f'--json={path}', f'--model={folder}', f'--texts={texts}']
+  argv += ['--words=5', '--rounds=1', *([f'--peer={peer}'] if peer else [])]
+  monkeypatch.setattr(sys, 'argv', argv)
+  text_benchmark.main()
+  rows = json.loads(path.read_text())['encode, out, float32']
+  assert [row['texts'] for row in rows] == ['texts.csv', '5 words']
+  assert rows[0]['number'] == 2
+  if peer:
+    assert all(float(row['difference']) < 1e-5 for row in rows)

@@ -13,10 +13,12 @@ from configs import digits_mrl
 from configs import digits_slimmable
 from configs import finetune_resnet50_mrl
 from mrl_jax import models
+from mrl_jax import stages
 from mrl_jax.models import resnet
 from mrl_jax.stages import build
 from mrl_jax.stages import check
 from mrl_jax.stages import config as config_lib
+from mrl_jax.stages.text import build as text_build
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 NAMES = sorted(
@@ -52,6 +54,9 @@ def test_config_builds(name, tmp_path):
     write_vectors(tmp_path)
     config.embeddings = str(tmp_path)
   config = config_lib.resolve(config)
+  if config_lib.is_text(config):
+    check_text(config, tmp_path)
+    return
   check.check(config)
   model = nnx.eval_shape(lambda: build.model(config, 10))
   assert isinstance(model, models.Classifier)
@@ -64,11 +69,25 @@ def test_config_builds(name, tmp_path):
   jax.eval_shape(optimizer.init, params)
 
 
+def check_text(config, tmp_path):
+  """A config of texts has one field more, and may start from a folder."""
+  if config.encoder == 'pretrained':
+    with pytest.raises(ValueError, match="init_from '': must be given"):
+      check.check(config)
+    return
+  check.check(config)
+  workdir = stages.open_workdir(config, tmp_path / 'run')
+  model = nnx.eval_shape(lambda: text_build.model(config, workdir, 100, 0))
+  assert model.encoder.embedding_dim == config.nesting_dims[-1]
+  assert set(config) == {*default.get_config(), 'text'}
+
+
 def test_the_main_configs_are_there():
   assert set(NAMES) >= {
     'digits_mrl', 'digits_mrl_e', 'digits_ff', 'cifar10_mrl', 'resnet50_mrl',
     'resnet50_mrl_e', 'resnet50_ff', 'resnet18_mrl', 'folder_mrl',
-    'finetune_resnet50_mrl', 'convnext_tiny_mrl', 'vit_b16_mrl',
+    'finetune_resnet50_mrl', 'convnext_tiny_mrl', 'vit_b16_mrl', 'text_mrl',
+    'minilm_mrl',
   }  # fmt: skip
 
 
@@ -157,6 +176,7 @@ def test_the_papers_settings_of_fine_tuning(name):
     ('schedule', 'linear', 'linear'),
     ('decay_mask', 'none', 'none'),
     ('input', 'disk', 'disk'),
+    ('resize_on', 'tpu', 'tpu'),
     ('augmentation', 'mixup', 'mixup'),
     ('dtype', 'float16', 'float16'),
     ('checkpoint', '12', '12'),

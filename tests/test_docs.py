@@ -56,9 +56,9 @@ def _run(folder, data_dir, *args: str) -> str:
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
 def test_what_a_page_names_is_there(page):
   text = page.read_text(encoding='utf-8')
-  from configs import default
+  from configs import text_mrl
 
-  config = default.get_config()
+  config = text_mrl.get_config()  # Has every field, those of texts as well.
   for field in re.findall(r'--config\.([a-z_.]+)', text):
     assert field in config or _holds(config, field.split('.')), field
   for modes in re.findall(r'--mode=([a-z,]+)', text):

@@ -22,6 +22,7 @@ from mrl_jax import retrieval
 from mrl_jax.analysis import cascade
 from mrl_jax.interop.classify import Predictions
 from mrl_jax.interop.encoder import Encoder
+from mrl_jax.interop.text.encoder import TextEncoder
 from mrl_jax.models.heads import MatryoshkaHead
 from mrl_jax.retrieval import ann
 from mrl_jax.retrieval import metrics
@@ -29,8 +30,7 @@ from mrl_jax.retrieval import quantized
 
 
 def exported(path: pathlib.Path, images: Sequence[str | bytes]) -> None:
-  encoder = mrl_jax.load(path)
-  assert_type(encoder, Encoder)
+  encoder: Encoder = mrl_jax.load(path)
   assert_type(encoder.encode(images[0]), np.ndarray)
   assert_type(encoder.encode(list(images), dim=8, normalize=False), np.ndarray)
   found = encoder.classify(list(images), 8, top=2, batch_size=4)
@@ -38,6 +38,12 @@ def exported(path: pathlib.Path, images: Sequence[str | bytes]) -> None:
   assert_type(found.dims_N, np.ndarray)
   encoder.classify(images[0], cascade=True)
   encoder.classify(images[0], cascade='cascade.json')
+
+
+def texts(path: pathlib.Path) -> None:
+  encoder: TextEncoder = mrl_jax.load(path)
+  assert_type(encoder.encode('a text'), np.ndarray)
+  assert_type(encoder.encode(['a', b'b'], 8, prompt_name='query'), np.ndarray)
 
 
 def heads(embedding_ND: jax.Array, label_N: jax.Array) -> None:

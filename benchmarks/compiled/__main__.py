@@ -1,6 +1,7 @@
 """The command; see the package."""
 
 import argparse
+import os
 import re
 import sys
 
@@ -35,6 +36,8 @@ def run(args: argparse.Namespace) -> None:
     'search': searching.programs,
   }
   wanted = [targets.parse(name) for name in args.target]
+  if args.save:
+    os.makedirs(args.save, exist_ok=True)
   record = {'environment': timing.environment('jax', 'jaxlib'), **vars(args)}
   print(', '.join(f'{k} {v}' for k, v in record['environment'].items()))
   for target in wanted:
@@ -52,7 +55,9 @@ def run(args: argparse.Namespace) -> None:
           if not re.search(args.only, label):
             continue
           save = args.save and f'{args.save}/{what}-{len(rows)}-{chips}.hlo'
-          row = measure.measure(name, make(), whole, chips, save)
+          row = measure.measure(
+            name, make(), whole, chips, options=args.options, save=save
+          )
           print(f'  {label}: {row["compile s"]:.1f} s', flush=True)
           rows.append(row)
           if args.json:
@@ -79,13 +84,17 @@ def _parse() -> argparse.Namespace:
   add('--only', default='', help='pattern of what: name (chips)')
   add('--json', help='file for the figures')
   add('--save', default='', help='folder for the compiled texts')
+  options = lambda text: dict(x.split('=', 1) for x in text.split(','))
+  add('--options', type=options, default={}, help="XLA's, as name=value")
   add('--tiny', action='store_true', help='small sizes and encoder, to try it')
   add('--encoder', help='default: resnet50')
   add('--batch_size', type=int, help='of a chip; default: 128')
   add('--image_size', type=int, help='default: 160')
   add('--dtype', default='bfloat16', choices=('float32', 'bfloat16'))
   add('--heads', type=sizes, help='sizes NxDxC, comma-separated')
-  add('--block_mib', type=int, default=32, help='logits in a block of classes')
+  add(
+    '--block_mib', type=int, help='logits in a block; default: as in training'
+  )
   args = parser.parse_args()
   tiny = args.tiny
   args.encoder = args.encoder or 'resnet50'

@@ -17,6 +17,7 @@ from benchmarks.head import KINDS
 from mrl_jax import losses
 from mrl_jax import nesting
 from mrl_jax.losses import fused
+from mrl_jax.losses.product import block_bytes
 
 _ROWS = {'tpu': 128, 'gpu': 64}  # Of a tile.
 _HOW = {'xla': '', 'pallas': ', tiles', 'apart': ', a product each'}
@@ -50,12 +51,14 @@ def _head(args, mesh, kind, sizes, kernel) -> Program:
   dtype = jnp.dtype(args.dtype)
   spec = None
   if kernel != 'apart':
+    platform = mesh.devices.flat[0].platform
+    size = args.block_mib << 20 if args.block_mib else block_bytes(platform)
     spec = fused.Spec(
       dims,
       shared=kind != 'mrl',
       dtype=dtype,
       kernel=kernel,
-      block_bytes=args.block_mib << 20,
+      block_bytes=size,
     )
 
   def loss_fn(embedding_ND, kernel_RC, bias, label_N):

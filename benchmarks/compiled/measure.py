@@ -1,6 +1,7 @@
 """Compiles a program, and makes its row of what is known of it then."""
 
 import collections
+from collections.abc import Mapping
 import time
 from typing import Any
 
@@ -13,22 +14,33 @@ from benchmarks.compiled.targets import Target
 Row = dict[str, Any]
 _KINDS = ('all-reduce', 'all-gather')
 PRINTED = (
-  'GFLOP', 'MB', 'main MB', 'model/compiled', 'temporary MB', 'peak MB',
-  'roofline ms', 'compute ms', 'float32 arrays', 'donated', 'host',
+  'GFLOP', 'MB', 'excess MB', 'main MB', 'model/compiled', 'temporary MB',
+  'peak MB', 'roofline ms', 'compute ms', 'float32 arrays', 'donated', 'host',
   'compile s', 'compile CPU s',
 )  # fmt: skip
 
 
 def measure(
-  name: str, program: Program, target: Target, chips: int, save: str = ''
+  name: str,
+  program: Program,
+  target: Target,
+  chips: int,
+  *,
+  options: Mapping[str, str],
+  save: str = '',
 ) -> Row:
   """The row `name` of a program on `chips` of a target's kind.
 
   Units are in the keys; what is not of an example is of a device and step.
-  `save` is a file for the compiled text.
+  `MB` is XLA's count, in which an array that is fetched in slices counts in
+  full for each; `excess MB` is what it has too much by that. The roofline's
+  traffic is that of main memory, whose bandwidth is published.
+  `options` are XLA's; `save` is a file for the compiled text.
   """
   start, busy = time.perf_counter(), time.process_time()
-  compiled = program.step.lower(*program.arguments).compile()
+  compiled = program.step.lower(*program.arguments).compile(
+    compiler_options=dict(options) or None
+  )
   seconds, busy = time.perf_counter() - start, time.process_time() - busy
   text = compiled.as_text()
   if save:
@@ -40,7 +52,7 @@ def measure(
   if work.in_libraries(module):
     own, done = 0.0, done._replace(operations=0.0)
   compute = 1e3 * done.operations / (1e12 * target.chip.teraflops)
-  traffic = 1e3 * done.bytes / (1e9 * target.chip.gigabytes_s)
+  traffic = 1e3 * done.main / (1e9 * target.chip.gigabytes_s)
   here = program.examples / chips
   memory = compiled.memory_analysis()
   wide, wide_mb = 0, 0.0
@@ -52,6 +64,7 @@ def measure(
     'chips': chips,
     'GFLOP': done.operations / here / 1e9,
     'MB': done.bytes / here / 1e6,
+    'excess MB': work.excess_of_slices(module) / here / 1e6,
     'main MB': done.main / here / 1e6,
     'model/compiled': own and own / done.operations,
     'temporary MB': memory.temp_size_in_bytes / 1e6,

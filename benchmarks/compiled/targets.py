@@ -1,5 +1,6 @@
 """Accelerators to compile for: their names, devices and published peaks."""
 
+from collections.abc import Collection
 import dataclasses
 import importlib.util
 import math
@@ -148,26 +149,31 @@ def parse(name: str) -> Target:
   """The target of that name, whose compiler is installed and takes it.
 
   Raises ValueError, with the line that installs it, if there is no compiler;
-  and for an unknown target, with those that the installed compilers take.
+  and for an unknown target, with those that the installed compilers take, or
+  without one with all that are known.
   """
   match = re.fullmatch(r'(h100)x([1-9]\d*)|(v\w+):(\d+(?:x\d+)+)', name)
   platform = 'cuda' if name.startswith('h100') else 'tpu'
-  if not has_compiler(platform):
-    line = INSTALL[platform]
-    raise ValueError(
-      f'target {name}: there is no compiler for it; install it by: {line}'
-    )
   target = Target(*filter(None, match.groups())) if match else None
-  if target is None or target.kind not in CHIPS or not _compiles(target):
-    taken = ', '.join(x.name for x in _examples() if _compiles(x))
+  is_known = target is not None and target.kind in CHIPS
+  if not has_compiler(platform):
+    why = 'there is no compiler for it'
+    if not is_known:
+      names = ', '.join(x.name for x in _examples(INSTALL))
+      why = f'known are {names}; there is no compiler for such'
+    line = INSTALL[platform]
+    raise ValueError(f'target {name}: {why}; install it by: {line}')
+  if not is_known or not _compiles(target):
+    there = [x for x in INSTALL if has_compiler(x)]
+    taken = ', '.join(x.name for x in _examples(there) if _compiles(x))
     raise ValueError(f'target {name}: the installed compilers take {taken}')
   return target
 
 
-def _examples() -> list[Target]:
-  """Each kind of target whose compiler is there, in each known size."""
-  found = [Target('h100', str(_NODE))] if has_compiler('cuda') else []
-  if has_compiler('tpu'):
+def _examples(platforms: Collection[str]) -> list[Target]:
+  """Each kind of target of these platforms, in each known size."""
+  found = [Target('h100', str(_NODE))] if 'cuda' in platforms else []
+  if 'tpu' in platforms:
     found += [
       Target(kind, topology)
       for kind, sizes in _TOPOLOGIES.items()

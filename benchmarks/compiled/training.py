@@ -19,6 +19,7 @@ from benchmarks.compiled.program import Program
 from benchmarks.compiled.program import Programs
 from mrl_jax import models
 from mrl_jax import nesting
+from mrl_jax.models import batch_norm
 from mrl_jax.models import resnet
 from mrl_jax.training import inference
 from mrl_jax.training import optim
@@ -39,12 +40,16 @@ TINY = resnet.Variant(
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A row's model; `kind` is that of its head."""
+  """A row's model; `kind` is that of its head.
+
+  With `by_device`, BatchNorm takes its statistics over a device's examples.
+  """
 
   kind: str
   blurpool: bool = False
   model: int = 1
   fsdp: bool = False
+  by_device: bool = False
 
   @property
   def name(self) -> str:
@@ -52,22 +57,24 @@ class Model:
     parts += ['BlurPool'] if self.blurpool else []
     parts += [f'model {self.model}'] if self.model > 1 else []
     parts += ['FSDP'] if self.fsdp else []
+    parts += ['statistics by device'] if self.by_device else []
     return ', '.join(parts)
 
 
-def models_of(blurs: bool, chips: int) -> list[Model]:
+def models_of(blurs: bool, has_norms: bool, chips: int) -> list[Model]:
   """The rows: heads on one chip, shardings on several."""
   if chips == 1:
     rows = [Model('fixed'), Model('mrl_e'), Model('mrl')]
     return rows + [Model('mrl', blurpool=True)] * blurs
-  meshes = [{}, {'fsdp': True}]
+  meshes = [{}, {'fsdp': True}] + [{'by_device': True}] * has_norms
   if not chips % 2:
     meshes += [{'model': 2}, {'model': 2, 'fsdp': True}]
   return [Model('mrl', blurpool=blurs, **mesh) for mesh in meshes]
 
 
 def train(args, devices: Sequence[Any]) -> Programs:
-  for row in models_of(_blurs(args), len(devices)):
+  has_norms = isinstance(_variant(args), resnet.Variant)
+  for row in models_of(_blurs(args), has_norms, len(devices)):
     yield row.name, functools.partial(_train, args, devices, row)
   if _blurs(args):
     yield (
@@ -118,9 +125,11 @@ def _classifier(args, row: Model) -> models.Classifier:
       **options,
     )
   dims = _dims(args, row.kind)
-  return models.Classifier(
+  model = models.Classifier(
     encoder, dims, args.num_classes, head=row.kind, **options
   )
+  batch_norm.set_group(model, args.batch_size if row.by_device else 0)
+  return model
 
 
 def _dims(args, kind: str) -> tuple[int, ...]:

@@ -49,6 +49,18 @@ def in_libraries(module: hlo.Module) -> bool:
   return any(name.startswith(_LIBRARIES) for name in names)
 
 
+def excess_of_slices(module: hlo.Module) -> float:
+  """Bytes that XLA counts too much: whole arrays where slices are fetched."""
+  excess = 0.0
+  for name, times in module.trips.items():
+    by_name = {x.name: x for x in module.computations[name] if times}
+    for step in by_name.values():
+      if step.opcode == 'slice-start' and step.operands[0] in by_name:
+        whole = by_name[step.operands[0]].arrays[0].bytes
+        excess += times * (whole - step.written[0].bytes)
+  return excess
+
+
 def in_tiles(module: hlo.Module, work_of_call: Callable) -> Work:
   """The work of Pallas's kernels, each as `work_of_call(operands, results)`."""
   total = Work()

@@ -1,7 +1,10 @@
 """Opens an export: finds its folder, checks its files, reads the encoder."""
 
+from collections.abc import Callable, Iterator
+import contextlib
 import os
 import pathlib
+from typing import Any
 
 import jax
 from jax import export as jax_export
@@ -19,6 +22,8 @@ CASCADE = 'cascade.json'
 TENSORS = 'model.safetensors'
 CARD = 'README.md'
 CHECKSUMS = 'checksums.json'
+# What an encoder is exported for.
+PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 
 _REMEDY = 'run --mode=export again, or copy the whole folder again'
 
@@ -75,3 +80,25 @@ def read_artifact(folder: pathlib.Path) -> jax_export.Exported:
   if not {*names} & {*exported.platforms}:
     raise ValueError(f'{path} is for {exported.platforms}, not for {platform}')
   return exported
+
+
+def serialized(call: Callable[..., Any], *inputs: Any) -> bytes:
+  """A function for all `PLATFORMS`, as `read_artifact` reads it.
+
+  `inputs` are shapes and dtypes, and may be symbolic. The same function gives
+  the same bytes on every machine.
+  """
+  with _without_source_paths():
+    exported = jax_export.export(jax.jit(call), platforms=PLATFORMS)(*inputs)
+    return bytes(exported.serialize())
+
+
+@contextlib.contextmanager
+def _without_source_paths() -> Iterator[None]:
+  name = 'jax_traceback_in_locations_limit'
+  before = getattr(jax.config, name)
+  jax.config.update(name, 0)
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)

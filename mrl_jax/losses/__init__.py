@@ -1,7 +1,6 @@
 """Matryoshka losses: one loss for each granularity, summed."""
 
 from collections.abc import Sequence
-import itertools
 
 import jax
 from jax import numpy as jnp
@@ -11,11 +10,13 @@ from mrl_jax import checks
 from mrl_jax import nesting
 from mrl_jax.losses import contrastive
 from mrl_jax.losses import fused
+from mrl_jax.losses import prefixes
+from mrl_jax.losses.scored import matryoshka_angle as matryoshka_angle
+from mrl_jax.losses.scored import matryoshka_cosent as matryoshka_cosent
+from mrl_jax.losses.weighting import weighted_sum as weighted_sum
 
 # The label of an example that the loss leaves out.
 IGNORED = -1
-# Prefixes of a smaller squared norm have no direction: squares underflow.
-_SHORTEST_SQUARE = 1e-26
 
 
 def cross_entropy(
@@ -108,32 +109,12 @@ def counted(label_N: jax.Array, mask_N: jax.Array | None) -> jax.Array:
   return counted_N & mask_N
 
 
-def weighted_sum(
-  loss_GN: jax.Array,
-  weights_G: Sequence[float] | jax.Array | None = None,
-  mask_N: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
-  """The MRL objective from each example's loss at each granularity.
-
-  See `matryoshka_cross_entropy` for arguments and results. Weights that are
-  traced, inside jit, are not validated.
-  """
-  if not isinstance(weights_G, jax.core.Tracer):
-    if isinstance(weights_G, jax.Array):
-      weights_G = np.asarray(weights_G)
-    weights_G = nesting.validate_weights(weights_G, len(loss_GN))
-  if mask_N is None:
-    loss_G = loss_GN.mean(-1)
-  else:
-    loss_GN = jnp.where(mask_N[None, :], loss_GN, 0)
-    loss_G = loss_GN.sum(-1) / jnp.maximum(mask_N.sum(), 1)
-  return jnp.dot(jnp.asarray(weights_G), loss_G), loss_G
-
-
 @checks.takes(
   query_ND=checks.floats('ND'),
-  key_ND=checks.floats('ND'),
+  key_ND=checks.floats('MD'),
   temperature=checks.positive,
+  mask_NM=checks.booleans('NM'),
+  symmetric=checks.truth,
   normalize=checks.truth,
 )
 def matryoshka_contrastive(
@@ -142,23 +123,31 @@ def matryoshka_contrastive(
   *,
   nesting_dims: Sequence[int],
   temperature: float | jax.Array,
+  mask_NM: jax.Array | None = None,
+  symmetric: bool = True,
   weights_G: Sequence[float] | jax.Array | None = None,
   normalize: bool = True,
   axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Symmetric InfoNCE at every prefix, summed (arXiv 2205.13147, section 3).
+  """InfoNCE at every prefix, summed (arXiv 2205.13147, section 3).
 
-  Row i of the queries pairs with row i of the keys, and all other rows are its
-  negatives, as in CLIP (arXiv 2103.00020, figure 3). One block of the [N, N]
-  similarities is in memory at a time. For a batch that is sharded under `jit`,
-  leave `axis_name` out.
+  Row i of the queries pairs with row i of the keys, and all other keys are its
+  negatives, as in CLIP (arXiv 2103.00020, figure 3); keys beyond the N-th, such
+  as hard negatives, pair with no query. One block of the [N, M] similarities is
+  in memory at a time. For a batch that is sharded under `jit`, leave
+  `axis_name` out.
 
   Args:
     query_ND: float embeddings.
-    key_ND: float embeddings, of the same shape.
+    key_ND: float embeddings [M, D] of as many keys, or of more: M >= N.
     nesting_dims: prefix widths; columns beyond the last are not read.
     temperature: positive divisor of the similarities; a number, or an array if
       it is learned.
+    mask_NM: bool, False where a key is left out of a query's negatives, as it
+      might be right; a query's own key always counts. None leaves none out.
+      With `axis_name` its columns are the keys of all devices.
+    symmetric: whether each key also looks for its query among all queries;
+      False: only queries look for their keys.
     weights_G: as in `matryoshka_cross_entropy`.
     normalize: whether each prefix is divided by its own norm.
     axis_name: name of a mapped axis (`shard_map`) over whose devices the batch
@@ -166,53 +155,48 @@ def matryoshka_contrastive(
 
   Returns:
     The scalar loss `sum_g weights_g * loss_g` and `loss_G` in nats, each the
-    mean over pairs and over both directions.
+    mean over pairs and, if symmetric, over both directions.
 
   Raises:
-    ValueError: shapes that differ, an empty batch, dims that do not fit, bad
-      weights, or a temperature that is not positive (where it is concrete).
+    ValueError: shapes that do not fit, an empty batch, dims that do not fit,
+      bad weights, or a temperature that is not positive (where it is concrete).
   """
-  if query_ND.shape != key_ND.shape:
+  key_MD = key_ND  # Keys from N on are negatives only.
+  (N, D), (M, width) = query_ND.shape, key_MD.shape
+  if width != D or M < N:
     raise ValueError(
-      f'queries of shape {query_ND.shape} and keys of shape {key_ND.shape}: '
-      'must be the same'
+      f'queries of shape {query_ND.shape} and keys of shape {key_MD.shape}: '
+      'must be as wide, with a key for each query at least'
     )
-  dims = nesting.validate(nesting_dims, query_ND.shape[1])
-  query_ND, key_ND = query_ND[:, : dims[-1]], key_ND[:, : dims[-1]]
-  ones_GN = jnp.ones((len(dims), len(query_ND)))
-  query_scale_GN = _inverse_norms(query_ND, dims) if normalize else ones_GN
-  key_scale_GN = _inverse_norms(key_ND, dims) if normalize else ones_GN
-  loss_GN = contrastive.symmetric_cross_entropy(
+  if mask_NM is not None and axis_name is None and mask_NM.shape != (N, M):
+    raise ValueError(f'mask of shape {mask_NM.shape}: must be {(N, M)}')
+  dims = nesting.validate(nesting_dims, D)
+  query_ND, key_MD = query_ND[:, : dims[-1]], key_MD[:, : dims[-1]]
+  if normalize:
+    query_scale_GN, key_scale_GM = (
+      prefixes.inverse_norms(x, dims) for x in (query_ND, key_MD)
+    )
+  else:
+    query_scale_GN, key_scale_GM = (jnp.ones((len(dims), x)) for x in (N, M))
+  loss_GN = contrastive.cross_entropy(
     fused.Spec(
       dims,
       shared=True,
-      dtype=jnp.result_type(query_ND, key_ND),
+      dtype=jnp.result_type(query_ND, key_MD),
       block_bytes=contrastive.BLOCK_BYTES,
     ),
     axis_name,
+    symmetric,
     query_ND,
-    key_ND,
+    key_MD,
     query_scale_GN / temperature,
-    key_scale_GN,
+    key_scale_GM,
+    mask_NM,
   )
   loss, loss_G = weighted_sum(loss_GN, weights_G)
   if axis_name is not None:
     loss, loss_G = jax.lax.pmean((loss, loss_G), axis_name)
   return loss, loss_G
-
-
-def _inverse_norms(embedding_ND: jax.Array, dims: tuple[int, ...]) -> jax.Array:
-  """1 / the norm of each prefix, float32 [G, N]; 0 below a norm of 1e-13."""
-  square_ND = jnp.square(embedding_ND.astype(jnp.float32))
-  square_GN = itertools.accumulate(
-    square_ND[:, start:end].sum(-1)
-    for start, end in itertools.pairwise((0, *dims))
-  )
-  square_GN = jnp.stack(list(square_GN))
-  is_zero_GN = square_GN < _SHORTEST_SQUARE
-  # The gradient of the root at zero would be NaN, even where it is not chosen.
-  inverse_GN = jax.lax.rsqrt(jnp.where(is_zero_GN, 1, square_GN))
-  return jnp.where(is_zero_GN, 0, inverse_GN)
 
 
 def validate_targets(

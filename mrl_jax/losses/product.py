@@ -9,10 +9,17 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
-# Defaults of `Spec`. With blocks of 8 to 64 MiB, the loss's speed on a CPU
-# changes by less than its noise.
 KEPT_BYTES = 2**28
-BLOCK_BYTES = 2**25
+
+
+def block_bytes(platform: str) -> int:
+  """The default size of the logits in one block of classes, by platform.
+
+  With blocks of 8 to 64 MiB, the loss's speed on a CPU changes by less than its
+  noise. Compiled for a TPU (8,192 examples, 21,841 classes, nine widths of
+  2,048), 512 MiB instead of 32 halve the traffic.
+  """
+  return 2**25 if platform == 'cpu' else 2**29
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +45,9 @@ class Spec:
   dtype: Any = jnp.float32
   label_smoothing: float = 0.0
   kept_bytes: int = KEPT_BYTES
-  block_bytes: int = BLOCK_BYTES
+  block_bytes: int = dataclasses.field(
+    default_factory=lambda: block_bytes(jax.default_backend())
+  )
   kernel: Literal['xla', 'pallas', 'interpret'] = 'xla'
 
 

@@ -27,6 +27,19 @@ class Conv(nnx.Module):
     return self.conv(x)
 
 
+def project(norm: BatchNorm, conv: Conv, x: jax.Array) -> jax.Array:
+  """Returns `norm(conv(x))`.
+
+  In training, the output of a 1x1 convolution with at least four times as many
+  channels as its input is not stored.
+  """
+  size, _, in_channels, out_channels = conv.conv.kernel_shape
+  is_plain = size == 1 and conv.conv.strides == 1 and not conv.blur_stride
+  if norm.use_running_average or not is_plain or out_channels < 4 * in_channels:
+    return norm(conv(x))
+  return norm.project(x, conv.conv.kernel[...][0, 0])
+
+
 @dataclasses.dataclass(frozen=True)
 class Layers:
   """Makes the layers of one network, all with the same options.
@@ -139,7 +152,7 @@ class Downsample(nnx.Module):
     self.norm = layers.norm(out_channels)
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    return self.norm(self.conv(x))
+    return project(self.norm, self.conv, x)
 
 
 class AverageDownsample(nnx.Module):
@@ -210,4 +223,4 @@ class Bottleneck(nnx.Module):
     x = nnx.relu(self.bn1(self.conv1(x)))
     x = nnx.relu(self.bn2(self.conv2(x)))
     x = blur_pool(x) if self.pools else x
-    return nnx.relu(self.bn3(self.conv3(x)) + shortcut)
+    return nnx.relu(project(self.bn3, self.conv3, x) + shortcut)

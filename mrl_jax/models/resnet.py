@@ -1,6 +1,7 @@
 """ResNet (arXiv 1512.03385), wide ResNet, ResNeXt and ResNet-D."""
 
 import dataclasses
+import functools
 from typing import Literal
 
 from flax import nnx
@@ -193,13 +194,18 @@ class ResNet(encoder.Encoder):
     return x
 
   def _stem(self, x: jax.Array) -> jax.Array:
-    x = nnx.relu(self.bn1(self.conv1(x)))
+    x = self.conv1(x)
     if not self.variant.stem_pool:
-      return x
+      return nnx.relu(self.bn1(x))
     blurs = self.variant.blur_activations
-    strides = (1, 1) if blurs else (2, 2)
     # Torch's padding; 'SAME' would pad only on one side.
-    x = nnx.max_pool(x, (3, 3), strides, padding=((1, 1), (1, 1)))
+    max_pool = functools.partial(
+      nnx.max_pool,
+      window_shape=(3, 3),
+      strides=(1, 1) if blurs else (2, 2),
+      padding=((1, 1), (1, 1)),
+    )
+    x = nnx.relu(self.bn1.pooled(x, max_pool))
     return residual.blur_pool(x) if blurs else x
 
   def _pool(self, x: jax.Array) -> jax.Array:

@@ -6,8 +6,8 @@ from typing import Literal
 from flax import nnx
 import jax
 from jax import numpy as jnp
-from jax.extend import backend
 
+from mrl_jax.models import attention
 from mrl_jax.models import encoder
 from mrl_jax.models import initializers
 
@@ -110,15 +110,9 @@ class Block(nnx.Module):
     shape = (N, T, 3, self.num_heads, D // self.num_heads)
     query, key, value = jnp.moveaxis(self.qkv(x).reshape(shape), 2, 0)
     mixed = jax.nn.dot_product_attention(
-      query, key, value, implementation=_attention(self.dtype)
+      query, key, value, implementation=attention.implementation(self.dtype)
     )
     return self.proj(mixed.reshape(N, T, D))
-
-
-def _attention(dtype: jnp.dtype) -> str:
-  # cuDNN's flash attention takes only 16-bit numbers.
-  is_cuda = 'cuda' in backend.get_backend().platform_version
-  return 'cudnn' if is_cuda and dtype == jnp.bfloat16 else 'xla'
 
 
 def layer_norm(width: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:

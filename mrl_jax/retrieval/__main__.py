@@ -3,8 +3,9 @@
     python -m mrl_jax.retrieval --queries=X.npy --database=Y.npy
 
 Both files hold floats [N, D] of one width and dtype; nothing else is needed.
-With labels of both, the table shows the paper's metrics; without, the share of
-the neighbours at full width that was found. Queries that are rows of the
+The table shows the share of the neighbours at full width that was found; with
+labels of both the paper's metrics, too; with --qrels nDCG, MRR, R-precision,
+success and recall as trec_eval has them. Queries that are rows of the
 database find themselves, unless --leave_one_out leaves out the own row of each.
 Writes retrieval.json and, for each search, <widths>.npz with ids and scores.
 """

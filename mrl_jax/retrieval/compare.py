@@ -13,6 +13,7 @@ from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval import metrics
 from mrl_jax.retrieval.cost import Neighbors
 from mrl_jax.retrieval.database import Database
+from mrl_jax.retrieval.qrels import Qrels
 from mrl_jax.workdir import files
 
 # Queries that fill a block of every search.
@@ -28,10 +29,12 @@ class Judge(NamedTuple):
   Attributes:
     measure: `(ids_QK, ks) -> metrics`, as shares.
     leave_one_out: as in `neighbors.search`.
+    accuracy: the metric that searches are chosen by, without its k.
   """
 
   measure: Callable[[np.ndarray, list[int]], dict[str, float]]
   leave_one_out: inputs.LeaveOneOut
+  accuracy: str = 'map'
 
   def __call__(self, ids_QK: np.ndarray) -> dict[str, float]:
     ks = [k for k in (1, 10, 25, 50, 100) if k <= ids_QK.shape[1]]
@@ -71,17 +74,24 @@ def make_judge(
   *,
   query_label_Q: np.ndarray | None = None,
   database_label_M: np.ndarray | None = None,
+  qrels: Qrels | None = None,
   leave_one_out: inputs.LeaveOneOut = False,
 ) -> Judge:
-  """A judge by labels if given, or else by k-Recall@k, as `krecall{k}`.
+  """A judge by k-Recall@k, as `krecall{k}`, and by qrels or labels if given.
 
   The true neighbours are those of the exact search at full width; copies of one
-  are recognised by their scores.
+  are recognised by their scores. A search that misses some of them may still
+  have the better mAP or nDCG: the k-recall beside it tells.
   """
   if (query_label_Q is None) != (database_label_M is None):
     raise ValueError('labels of one side: give those of both, or none')
-  if query_label_Q is not None:
-    return by_labels(query_label_Q, database_label_M, leave_one_out)
+  told = None
+  if qrels is not None:
+    if query_label_Q is not None:
+      raise ValueError('labels and qrels: give one of them')
+    told = Judge(qrels.without(leave_one_out).summary, leave_one_out, 'ndcg')
+  elif query_label_Q is not None:
+    told = by_labels(query_label_Q, database_label_M, leave_one_out)
   true_ids_QK = retrieval.search(
     query_QD, database, k, leave_one_out=leave_one_out
   ).ids_QK
@@ -89,7 +99,7 @@ def make_judge(
 
   def measure(ids_QK, ks):
     score_QK = _scores(query_QD, database, ids_QK)
-    found = {}
+    found = told.measure(ids_QK, ks) if told else {}
     for k in ks:
       upto = np.s_[:, :k]
       found[f'krecall{k}'] = metrics.k_recall(
@@ -98,7 +108,7 @@ def make_judge(
       )  # fmt: skip
     return found
 
-  return Judge(measure, leave_one_out)
+  return Judge(measure, leave_one_out, told.accuracy if told else 'krecall')
 
 
 def _scores(query_QD, database, ids_QK) -> np.ndarray:

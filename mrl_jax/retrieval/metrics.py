@@ -15,6 +15,7 @@ import numpy as np
 from mrl_jax import checks
 from mrl_jax import values
 from mrl_jax.retrieval import inputs
+from mrl_jax.retrieval.graded import graded_summary as graded_summary
 from mrl_jax.retrieval.k_recall import k_recall as k_recall
 
 _K = checks.whole(-(2**31))

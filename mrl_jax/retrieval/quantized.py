@@ -92,7 +92,7 @@ class Quantized:
       rerank_dim = self.dim
       shortlist = min(2 * k + _SPARE, max(k, most))
     count = prefixes.check_shortlist(k, rerank_dim, shortlist, most)
-    ids_QK, score_QK = self._nearest(query_Qd, count + M - most)
+    ids_QK, score_QK = self.by_codes(query_Qd, count + M - most)
     if own_Q is not None:
       ids_QK, score_QK = inputs.drop_own(own_Q, ids_QK, score_QK)
     # A dim of a code counts as one multiply-add.
@@ -106,8 +106,10 @@ class Quantized:
     paid = Cost(mflops, read, M, time.perf_counter() - start)
     return Neighbors(ids_QK, score_QK, paid)
 
-  def _nearest(self, query_Qd, k):
-    """(ids [Q, k], scores [Q, k])."""
+  def by_codes(
+    self, query_Qd: np.ndarray, k: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """(ids [Q, k], scores [Q, k]) of unit queries, without any float row."""
     if self.kind == 'int8':
       found = exact.nearest(
         query_Qd * self.scale_d, self._codes, k, cosine=False

@@ -9,6 +9,7 @@ import numpy as np
 
 from mrl_jax import nesting
 from mrl_jax.retrieval import inputs
+from mrl_jax.retrieval import qrels as qrels_lib
 from mrl_jax.terminal import arguments
 from mrl_jax.workdir import checksums
 from mrl_jax.workdir import npy
@@ -65,9 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
     'database': '.npy of floats [M, D]',
     'query_labels': '.npy of integers [Q]: measured by mAP, not by recall',
     'database_labels': '.npy of integers [M]',
+    'qrels': 'BEIR .tsv of query-id, corpus-id, grade: measured by nDCG',
+    'query_ids': "BEIR's queries.jsonl, for qrels; default: row numbers",
+    'database_ids': "BEIR's corpus.jsonl or .jsonl.gz",
   }
   for name, text in flags.items():
-    needed = required and 'labels' not in name
+    needed = required and name in ('queries', 'database')
     parser.add_argument(
       f'--{name}', type=arguments.path, required=needed, help=text
     )
@@ -79,10 +83,10 @@ def add_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
 
 def load_pair(
   args: argparse.Namespace,
-) -> tuple[np.ndarray, np.memmap, tuple[int, ...], dict[str, np.ndarray]]:
-  """Queries [Q, D], rows [M, D], dims and labels that the flags name.
+) -> tuple[np.ndarray, np.memmap, tuple[int, ...], dict[str, Any]]:
+  """Queries [Q, D], rows [M, D], dims, and labels or qrels that flags name.
 
-  The labels are keyword arguments of `compare.make_judge`. Raises ValueError
+  The last are keyword arguments of `compare.make_judge`. Raises ValueError
   for arrays of different widths or dtypes, or what does not fit them.
   """
   database_MD, manifest = load_rows(args.database)
@@ -102,6 +106,15 @@ def load_pair(
     )
     if path
   }
+  sides = (args.query_ids, len(query_QD)), (args.database_ids, M)
+  if args.qrels:
+    ids = (
+      qrels_lib.read_ids(path, count) if path else list(map(str, range(count)))
+      for path, count in sides
+    )
+    labels['qrels'] = qrels_lib.read(args.qrels, *ids)
+  elif args.query_ids or args.database_ids:
+    raise ValueError('--query_ids, --database_ids: give --qrels with them')
   return np.array(query_QD), database_MD, dims, labels
 
 

@@ -21,6 +21,9 @@ from mrl_jax.stages.finished import check_needs
 from mrl_jax.stages.finished import is_finished
 from mrl_jax.stages.finished import mark_finished
 from mrl_jax.stages.stage import STAGES
+from mrl_jax.stages.stage import TEXT_STAGES
+from mrl_jax.stages.text import check as text_check
+from mrl_jax.stages.text import inputs as text_inputs
 from mrl_jax.training import sharding
 from mrl_jax.training.saved_step import SavedStep
 from mrl_jax.workdir import Checkpoint
@@ -87,6 +90,9 @@ def _check_modes(
       f'stage train: {workdir.path} was imported, and has no state of a '
       f'training: train in another with --config.init_from={workdir.path}'
     )
+  if config_lib.is_text(config):
+    text_check.check_modes(modes, TEXT_STAGES)
+    return
   for mode in modes:
     if config.head == 'none' and mode not in _WITHOUT_HEAD:
       raise ValueError(
@@ -108,7 +114,11 @@ def open_workdir(config: ConfigDict, path: str | os.PathLike) -> Workdir:
     config.to_dict(),
     free=free,
     later=config_lib.later_fields(config.dataset),
-    read_dataset=lambda workdir: recorded.digest(config, workdir),
+    read_dataset=lambda workdir: (
+      text_inputs.digest(config)
+      if config_lib.is_text(config)
+      else recorded.digest(config, workdir)
+    ),
   )
   if step := workdir.latest_step():
     saved = SavedStep(workdir.checkpoints, step)
@@ -135,6 +145,8 @@ def open_recorded(path: str | os.PathLike) -> tuple[ConfigDict, Workdir]:
 
 def _check_outside(config: ConfigDict, workdir: Workdir) -> None:
   """Refuses a workdir among the images, where it would become a class."""
+  if config_lib.is_text(config):
+    return
   folders = [eval_sets.parse(entry).dataset for entry in config.eval_sets]
   if not config.embeddings:
     folders.append(config.dataset)
@@ -157,7 +169,7 @@ def _run_stage(
 ) -> None:
   stage = STAGES[name]
   check_needs(name, stage.needs, config, workdir, checkpoint)
-  for other in stage.first:
+  for other in stage.runs_first(config):
     if not is_finished(other, config, workdir, checkpoint):
       terminal.say(f'{name}: needs the stage {other}, which runs first')
       _run_stage(other, config, workdir, checkpoint, done)
@@ -170,7 +182,7 @@ def _run_stage(
     if not jax.process_index():
       stack.enter_context(workdir.locked(name))
       # Another process may have begun one of them before the lock was taken.
-      others = (*stage.needs, *stage.first)
+      others = (*stage.needs, *stage.runs_first(config))
       check_needs(name, others, config, workdir, checkpoint)
       workdir.unmark(name)
       # A killed run leaves some. A training may write to the workdir itself.

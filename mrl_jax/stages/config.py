@@ -39,6 +39,11 @@ FREE_FIELDS = frozenset(
 )
 
 
+def is_text(config: ConfigDict) -> bool:
+  """Whether the config is of texts: those alone have the field `text`."""
+  return config.get('text') is not None
+
+
 def later_fields(dataset: str) -> dict[str, Any]:
   """Fields added later, with the value old runs implied, so they can resume."""
   is_folder = dataset.startswith(FOLDER_PREFIX)
@@ -48,6 +53,7 @@ def later_fields(dataset: str) -> dict[str, Any]:
     'as_seen': 'no' if is_folder else 'auto',
     'init_prefix': '',
     'batch_norm_group': 0,
+    'resize_on': 'auto',
     **geometry.OPTIONS,
   }
 

@@ -1,7 +1,6 @@
 """Exports a trained encoder for servers, and for use without JAX."""
 
-from collections.abc import Iterator, Mapping
-import contextlib
+from collections.abc import Mapping
 import json
 import pathlib
 from typing import Any
@@ -25,8 +24,6 @@ from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import checksums
 from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
-
-PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
@@ -86,13 +83,13 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     )
   terminal.say(
     f'export: step {trained.step}, {len(artifact) / 1e6:,.1f} MB for '
-    f'{", ".join(PLATFORMS)} in {workdir.export}'
+    f'{", ".join(export_folder.PLATFORMS)} in {workdir.export}'
   )
 
 
 def _artifact(
   config: ConfigDict, trained: Trained, preprocess: Mapping[str, Any]
-) -> bytearray:
+) -> bytes:
   """The encoder for all `PLATFORMS`, serialized."""
   embed_step = inference.make_embed_step(
     trained.graphdef, inputs.normalize(config)
@@ -100,24 +97,10 @@ def _artifact(
   # Arrays of the host become constants of the program.
   arrays = jax.device_get((trained.params, trained.batch_stats))
   shape = jax_export.symbolic_shape(', '.join(map(str, preprocess['shape'])))
-  with _without_source_paths():
-    exported = jax_export.export(
-      jax.jit(lambda image: embed_step(*arrays, {'image': image})),
-      platforms=PLATFORMS,
-    )(jax.ShapeDtypeStruct(shape, np.dtype(preprocess['dtype'])))
-    return exported.serialize()
-
-
-@contextlib.contextmanager
-def _without_source_paths() -> Iterator[None]:
-  """Makes the same model give the same bytes on every machine."""
-  name = 'jax_traceback_in_locations_limit'
-  before = getattr(jax.config, name)
-  jax.config.update(name, 0)
-  try:
-    yield
-  finally:
-    jax.config.update(name, before)
+  return export_folder.serialized(
+    lambda image: embed_step(*arrays, {'image': image}),
+    jax.ShapeDtypeStruct(shape, np.dtype(preprocess['dtype'])),
+  )
 
 
 def _write_heads(path: pathlib.Path, trained: Trained) -> None:

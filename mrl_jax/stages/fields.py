@@ -11,6 +11,7 @@ from mrl_jax.training import optim
 
 _CHOICES = {
   'input': ('auto', 'resident', 'stream'),
+  'resize_on': ('auto', 'host', 'device'),
   'augmentation': ('random_resized_crop', 'shift', 'none'),
   'as_seen': datasets.AS_SEEN,
   'dtype': ('float32', 'bfloat16'),

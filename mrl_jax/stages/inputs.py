@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from mrl_jax import terminal
 from mrl_jax.data.batches import augment
+from mrl_jax.data.batches import boxes
 from mrl_jax.data.batches import resident
 from mrl_jax.data.batches import vectors as vector_batches
 from mrl_jax.data.batches.damage import DamageLog
@@ -88,15 +89,17 @@ def train_batches(
   mesh: jax.sharding.Mesh,
   damage: DamageLog,
   kind: str,
+  crops: str = 'host',
 ) -> tuple[ResidentBatches | StreamBatches, Callable]:
   """The training input, and the `augment` that `make_train_step` takes.
 
-  `kind` is the input that `choose` has chosen.
+  `kind` is the input that `choose` has chosen, `crops` what `choose_crops` has.
   """
   if config.embeddings:
     return _vector_batches(config, opened, mesh, kind)
   random_crop = config.augmentation == 'random_resized_crop'
   crop_scale = tuple(config.crop_scale)
+  on_device = random_crop and crops == 'device'
   if kind == 'resident':
     size = _resident_size(config)
     load = functools.partial(
@@ -122,7 +125,9 @@ def train_batches(
         _image_sizes(config),
         crop_scale if random_crop else None,
         resize=bool(config.eval_resize),
+        largest=boxes.largest_side(opened) if on_device else 0,
       ),
+      alone=not crops,
       damage=damage,
       num_threads=config.num_threads,
     )
@@ -199,6 +204,29 @@ def choose(
       "smaller images or input 'stream'"
     )
   return kind
+
+
+def choose_crops(config: ConfigDict, begun: str | None = None) -> str:
+  """Chooses what resizes the random crops of streamed images.
+
+  Returns `host`, `device`, or empty for a run that was begun before there was a
+  choice: its crops come from other random numbers, and are resized by the host.
+  `auto` chooses the host. `begun` is what a resumed training was begun with,
+  which `auto` keeps; None for a new training.
+
+  Raises ValueError if a run begun before there was a choice is to go on with
+  another than `auto` or `host`.
+  """
+  if begun == '':
+    if config.resize_on == 'device':
+      raise ValueError(
+        "resize_on 'device': the training was begun before there was a choice, "
+        "and goes on with 'host' or 'auto' only"
+      )
+    return ''
+  if config.resize_on != 'auto':
+    return config.resize_on
+  return begun or 'host'
 
 
 def _resident_size(config: ConfigDict) -> int:

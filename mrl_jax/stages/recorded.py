@@ -128,7 +128,12 @@ def open_for_training(
     _mapped(config, split, opened[split], there or here) for split in splits
   )
   if there:
-    here = msgspec.structs.replace(here, input=there.input)
+    here = msgspec.structs.replace(
+      here,
+      input=there.input,
+      batch_norm_group=there.batch_norm_group,
+      crops=there.crops,
+    )
   return here, train, evaluation
 
 

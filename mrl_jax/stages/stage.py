@@ -7,12 +7,17 @@ import pathlib
 from ml_collections import ConfigDict
 
 from mrl_jax.stages import analyze
+from mrl_jax.stages import config as config_lib
 from mrl_jax.stages import embed
 from mrl_jax.stages import evaluate
 from mrl_jax.stages import export
 from mrl_jax.stages import report
 from mrl_jax.stages import retrieve
 from mrl_jax.stages import train
+from mrl_jax.stages.text import evaluate as text_evaluate
+from mrl_jax.stages.text import export as text_export
+from mrl_jax.stages.text import report as text_report
+from mrl_jax.stages.text import train as text_train
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import DATASET_FIELDS
 from mrl_jax.workdir import Workdir
@@ -34,12 +39,32 @@ class Stage:
   shows: tuple[str, ...] = ()  # Stages whose results it uses if they exist.
   alone: bool = False  # Only the first process runs it.
 
+  def runs_first(self, config: ConfigDict) -> tuple[str, ...]:
+    """The stages that are run first; none where the examples are texts."""
+    return () if config_lib.is_text(config) else self.first
+
+
+def _either(of_images: Callable, of_texts: Callable) -> Callable:
+  """A function of a config and more: one for images, and one for texts."""
+
+  def chosen(config, *args):
+    is_text = config_lib.is_text(config)
+    return (of_texts if is_text else of_images)(config, *args)
+
+  return chosen
+
+
+# The stages that there are where the examples are texts.
+TEXT_STAGES = ('train', 'evaluate', 'report', 'export')
 
 STAGES = {
-  'train': Stage(train.run, train.outputs),
+  'train': Stage(
+    _either(train.run, text_train.run),
+    _either(train.outputs, text_train.outputs),
+  ),
   'evaluate': Stage(
-    evaluate.run,
-    evaluate.outputs,
+    _either(evaluate.run, text_evaluate.run),
+    _either(evaluate.outputs, text_evaluate.outputs),
     fields=frozenset(
       {
         'eval_split',
@@ -74,15 +99,15 @@ STAGES = {
     alone=True,
   ),
   'report': Stage(
-    report.run,
-    report.outputs,
+    _either(report.run, text_report.run),
+    _either(report.outputs, text_report.outputs),
     needs=('evaluate',),
     shows=('retrieve', 'analyze'),
     alone=True,
   ),
   'export': Stage(
-    export.run,
-    export.outputs,
+    _either(export.run, text_export.run),
+    _either(export.outputs, text_export.outputs),
     fields=frozenset({'eval_split', 'eval_dims', 'checkpoint'}),
     first=('evaluate',),
     shows=('analyze',),

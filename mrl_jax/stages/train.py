@@ -17,6 +17,7 @@ from mrl_jax.stages import init_from
 from mrl_jax.stages import inputs
 from mrl_jax.stages import recorded
 from mrl_jax.stages.train_loop import Loop
+from mrl_jax.stages.train_loop import open_writer
 from mrl_jax.training import inference
 from mrl_jax.training import sharding
 from mrl_jax.training import state as state_lib
@@ -27,7 +28,6 @@ from mrl_jax.training.profile import Profile
 from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
-from mrl_jax.workdir.metrics_log import MetricWriter
 
 # Rows sampled to fit the adaptor's mean and scale.
 _FIT_ROWS = 32768
@@ -46,9 +46,6 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   ValueError at a step whose loss is not finite; earlier checkpoints stay.
   """
   mesh = sharding.make_mesh(**config.mesh)
-  group = sharding.batch_norm_group(
-    config.batch_norm_group, config.batch_size, mesh, config.micro_batches
-  )
   damage = DamageLog(config.max_damaged)
   dataset, source, eval_source = recorded.open_for_training(config, workdir)
   things = 'vectors' if config.embeddings else 'images'
@@ -56,10 +53,24 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     f'train: {len(source):,} {things} of {source.num_classes:,} classes, '
     f'{len(eval_source):,} to evaluate on'
   )
-  begun = dataset.input if workdir.latest_step() else None
-  kind = inputs.choose(config, source, mesh, begun)
-  dataset = msgspec.structs.replace(dataset, input=kind)
-  batches, augment = inputs.train_batches(config, source, mesh, damage, kind)
+  is_begun = workdir.latest_step() > 0
+  group = sharding.batch_norm_group(
+    config.batch_norm_group,
+    config.batch_size,
+    mesh,
+    config.micro_batches,
+    dataset.batch_norm_group,
+  )
+  kind = inputs.choose(
+    config, source, mesh, dataset.input if is_begun else None
+  )
+  crops = inputs.choose_crops(config, dataset.crops if is_begun else None)
+  dataset = msgspec.structs.replace(
+    dataset, input=kind, batch_norm_group=group, crops=crops
+  )
+  batches, augment = inputs.train_batches(
+    config, source, mesh, damage, kind, crops
+  )
   optimizer, schedule = build.optimizer(config, batches.steps_per_epoch)
   model = build.model(config, len(dataset.class_names))
   batch_norm.set_group(model, group)
@@ -114,7 +125,7 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
       eval_step=eval_step,
       eval_batches=eval_batches,
       checkpoints=checkpoints,
-      writer=stack.enter_context(_open_writer(workdir, start_step)),
+      writer=stack.enter_context(open_writer(workdir, start_step)),
       progress=stack.enter_context(
         terminal.Progress(
           start_step=start_step,
@@ -134,20 +145,3 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
       ),
     )
     loop.run()
-
-
-def _open_writer(workdir: Workdir, start_step: int) -> MetricWriter:
-  """Opens the metrics, and drops the rows of later steps, with a line.
-
-  Such rows are of a killed run, or of a checkpoint that has been deleted.
-  """
-  if not jax.process_index():
-    workdir.unmark(*workdir.stages_after(start_step))
-  writer = MetricWriter(workdir.metrics, resume_step=start_step)
-  if writer.num_dropped:
-    terminal.say(
-      f'train: {writer.num_dropped} rows of metrics.jsonl are of steps after '
-      f'{start_step} and are dropped: training writes its own again, other '
-      'stages have to run again'
-    )
-  return writer

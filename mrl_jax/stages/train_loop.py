@@ -18,6 +18,7 @@ from mrl_jax.training.preemption import Preemption
 from mrl_jax.training.preemption import Stopped
 from mrl_jax.training.profile import Profile
 from mrl_jax.training.state import State
+from mrl_jax.workdir import Workdir
 from mrl_jax.workdir.metrics_log import MetricWriter
 
 
@@ -81,7 +82,7 @@ class Loop:
       values |= metrics_lib.per_width(
         'train/loss', self.config.nesting_dims, loss_G
       )
-      values['train/images_per_second'] = rate
+      values[f'train/{self.progress.things}_per_second'] = rate
       values['train/input_wait'] = self.input.share()
       self.writer.write(step, values)
     if step == self.start_step + 1:
@@ -159,3 +160,20 @@ def _check_finite(
       f'{shown} at step {step}: training stops; the last good checkpoint is of '
       f'step {latest_step or 0}'
     )
+
+
+def open_writer(workdir: Workdir, start_step: int) -> MetricWriter:
+  """Opens the metrics, and drops the rows of later steps, with a line.
+
+  Such rows are of a killed run, or of a checkpoint that has been deleted.
+  """
+  if not jax.process_index():
+    workdir.unmark(*workdir.stages_after(start_step))
+  writer = MetricWriter(workdir.metrics, resume_step=start_step)
+  if writer.num_dropped:
+    terminal.say(
+      f'train: {writer.num_dropped} rows of metrics.jsonl are of steps after '
+      f'{start_step} and are dropped: training writes its own again, other '
+      'stages have to run again'
+    )
+  return writer

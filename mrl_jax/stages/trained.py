@@ -66,6 +66,19 @@ def restore(
   the devices that the config names. Raises ValueError if the checkpoint is not
   there any more.
   """
+  make = lambda: build.model(config, num_classes)
+  return restore_made(config, workdir, checkpoint, make, mesh=mesh)
+
+
+def restore_made(
+  config: ConfigDict,
+  workdir: Workdir,
+  checkpoint: Checkpoint,
+  make: Callable[[], models.Classifier],
+  *,
+  mesh: jax.sharding.Mesh | None = None,
+) -> Trained:
+  """Restores a checkpoint into the model that `make` makes; see `restore`."""
   if mesh is None:
     mesh = sharding.make_mesh(config.mesh.data * config.mesh.model)
   step = checkpoint.step
@@ -74,7 +87,7 @@ def restore(
       f'{workdir.checkpoints / str(step)} was to be read, which a training has '
       'removed meanwhile: start again'
     )
-  model = nnx.eval_shape(lambda: build.model(config, num_classes))
+  model = nnx.eval_shape(make)
   graphdef, *_ = nnx.split(model, nnx.Param, nnx.BatchStat)
   everywhere = sharding.replicated(mesh)
   like = jax.tree.map(

@@ -46,6 +46,7 @@ class Progress:
   batch_size: int
   nesting_dims: Sequence[int]
   log_every_steps: int
+  things: str = 'images'
 
   def __post_init__(self):
     self.resume(self.start_step)
@@ -61,7 +62,7 @@ class Progress:
       )
 
   def update(self, step: int, loss_G: Sequence[float]) -> float | None:
-    """Shows a step; returns images/s at each `log_every_steps`, None else.
+    """Shows a step; returns examples/s at each `log_every_steps`, None else.
 
     Call it after every step.
     """
@@ -81,7 +82,9 @@ class Progress:
       # A terminal of 100 columns has space for both ends and the middle.
       losses = [losses[0], losses[len(losses) // 2], losses[-1]]
     epoch = step / self.steps_per_epoch
-    line = f'epoch {epoch:.2f}  {rate:,.0f} images/s  loss {" ".join(losses)}'
+    line = (
+      f'epoch {epoch:.2f}  {rate:,.0f} {self.things}/s  loss {" ".join(losses)}'
+    )
     if self._bar is not None:
       self._bar.set_description_str(line)
     else:

@@ -7,6 +7,16 @@ from typing import NamedTuple
 
 # A formula begins with one of these, in full width or after a line's end, too.
 _FORMULA = tuple('=+-@\t\r\n＝＋－＠')
+# Columns of searches measured by labels, and by graded relevance.
+_LABELLED = {
+  'top1': 'top-1 %', 'map10': 'mAP@10 %', 'p10': 'P@10 %',
+  'krecall10': '10-recall@10 %',
+}  # fmt: skip
+_GRADED = {
+  'ndcg10': 'nDCG@10 %', 'mrr10': 'MRR@10 %', 'rprec': 'R-precision %',
+  'success10': 'success@10 %', 'r100': 'recall@100 %',
+  'krecall10': '10-recall@10 %',
+}  # fmt: skip
 
 
 class Table(NamedTuple):
@@ -23,13 +33,18 @@ def accuracy(values: Mapping[str, float], dims: Sequence[int]) -> Table:
 def retrieval(methods: Mapping[str, Mapping]) -> Table:
   """A row for each method of a retrieval.json.
 
-  Searches measured by labels show top-1, mAP@10 and P@10, others k-recalls.
+  Searches measured by qrels show nDCG@10, MRR@10, R-precision, success@10 and
+  recall@100, those by labels top-1, mAP@10 and P@10; both the 10-recall@10,
+  which alone tells whether the true neighbours were found. Others show
+  k-recalls.
   """
-  names = {
-    'top1': 'top-1 %', 'map10': 'mAP@10 %', 'p10': 'P@10 %'
-  }  # fmt: skip
-  if not any('top1' in method['metrics'] for method in methods.values()):
-    names = {f'krecall{k}': f'{k}-recall@{k} %' for k in (1, 10, 100)}
+  there = {name for x in methods.values() for name in x['metrics']}
+  names = {f'krecall{k}': f'{k}-recall@{k} %' for k in (1, 10, 100)}
+  if 'top1' in there:
+    names = _LABELLED
+  elif 'rprec' in there:
+    names = _GRADED
+  names = {x: title for x, title in names.items() if x in there}
   rows = [
     (
       name.replace('-', ' → '),

@@ -96,14 +96,14 @@ def check_batch_size(
   batch_size: int, mesh: jax.sharding.Mesh, micro_batches: int = 1
 ) -> None:
   """Raises ValueError unless each part of a batch divides evenly."""
-  num_parts = mesh.shape['data']
-  if batch_size % (num_parts * micro_batches):
-    parts = (
-      f', times {micro_batches} micro_batches' if micro_batches > 1 else ''
-    )
+  devices = mesh.shape['data']
+  parts = devices * micro_batches
+  if batch_size % parts:
+    factors = [f'{devices} device{"s" if devices > 1 else ""}']
+    factors += [f'{micro_batches} micro_batches'] * (micro_batches > 1)
     raise ValueError(
-      f'batch_size {batch_size}: must be a multiple of the {num_parts} devices'
-      + parts
+      f'batch_size {batch_size}: must be a multiple of {parts} '
+      f'({" x ".join(factors)})'
     )
 
 
@@ -112,6 +112,7 @@ def batch_norm_group(
   batch_size: int,
   mesh: jax.sharding.Mesh,
   micro_batches: int = 1,
+  begun: int = 0,
 ) -> int:
   """The number of examples in each group that BatchNorm normalises alone.
 
@@ -121,6 +122,8 @@ def batch_norm_group(
     batch_size: examples of the batch, over all devices.
     mesh: the devices.
     micro_batches: parts of a batch.
+    begun: the number that a resumed training was begun with, which `device`
+      keeps on any number of devices; 0: unknown, or a new training.
 
   Raises:
     ValueError: a group is neither within one device nor on several whole ones.
@@ -131,7 +134,7 @@ def batch_norm_group(
       raise ValueError(
         f"batch_norm_group {group!r}: must be a number or 'device'"
       )
-    return share
+    group = begun or share
   if group and share % group and group % share:
     raise ValueError(
       f'batch_norm_group {group}: must divide the {share} examples of a '

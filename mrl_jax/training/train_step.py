@@ -91,21 +91,43 @@ def make_train_step(
     grads, values, batch_stats = gradients(
       trained, frozen, state.batch_stats, granularity_key, image_NHWC, label_N
     )
-    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-    trained = optax.apply_updates(trained, updates)
-    new_state = State(
-      step=state.step + 1,
-      params=trainable_lib.merge(trained, frozen),
-      batch_stats=batch_stats,
-      opt_state=opt_state,
+    new_state, norms = update(
+      optimizer, state, (trained, frozen), grads, batch_stats
     )
-    values['grad_norm'] = optax.tree.norm(grads)
-    values['update_norm'] = optax.tree.norm(updates)
+    values |= norms
     if schedule is not None:
       values['learning_rate'] = schedule(state.step)
     return new_state, values
 
   return jax.jit(train_step, donate_argnums=0, out_shardings=sharding)
+
+
+def update(
+  optimizer: optax.GradientTransformation,
+  state: State,
+  params: tuple[Arrays, Arrays],
+  grads: Arrays,
+  batch_stats: Arrays,
+) -> tuple[State, dict[str, jax.Array]]:
+  """The state after a step, and the norms of its gradient and its update.
+
+  `params` are the trainable parameters, to which the gradient belongs, and the
+  frozen ones.
+  """
+  trained, frozen = params
+  updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+  trained = optax.apply_updates(trained, updates)
+  new_state = State(
+    step=state.step + 1,
+    params=trainable_lib.merge(trained, frozen),
+    batch_stats=batch_stats,
+    opt_state=opt_state,
+  )
+  norms = {
+    'grad_norm': optax.tree.norm(grads),
+    'update_norm': optax.tree.norm(updates),
+  }
+  return new_state, norms
 
 
 def _gradients(loss_fn: Callable, micro_batches: int) -> Callable:

@@ -5,8 +5,12 @@ import itertools
 import chex
 import jax
 import numpy as np
+from PIL import ExifTags
+from PIL import Image
 import pytest
 
+from mrl_jax.data.batches import boxes
+from mrl_jax.data.batches import draws
 from mrl_jax.data.batches import order
 from mrl_jax.data.batches import resident
 from mrl_jax.data.batches import stream
@@ -16,6 +20,8 @@ from mrl_jax.data.images import decode
 from mrl_jax.data.sources.example import Example
 from mrl_jax.training import sharding
 from tests import images
+from tests.data.test_jpeg_box import jpeg
+from tests.data.test_jpeg_grid import gridded
 
 
 class ListSource:
@@ -131,15 +137,18 @@ def test_a_batch_larger_than_the_split():
     order.steps_per_epoch(7, 8)
 
 
-def stream_batches(source, damage=None, num_threads=2, scale=(0.3, 1.0)):
+def stream_batches(
+  source, damage=None, num_threads=2, scale=(0.3, 1.0), largest=0, **options
+):
   return stream.StreamBatches(
     source,
     4,
     mesh=sharding.make_mesh(1),
     seed=0,
-    crops=stream.Crops({0: 6, 2: 8}, scale),
+    crops=stream.Crops({0: 6, 2: 8}, scale, largest=largest),
     damage=damage or DamageLog(0),
     num_threads=num_threads,
+    **options,
   )
 
 
@@ -180,6 +189,80 @@ def test_stream_resumes_to_the_same_bytes(start):
   whole = take(stream_batches(source).batches(0), 5)
   rest = take(stream_batches(source, num_threads=1).batches(start), 5 - start)
   chex.assert_trees_all_equal(rest, whole[start:])
+
+
+class PhotoSource(ListSource):
+  """Gridded and plain JPEGs and a PNG, some larger than the padded side."""
+
+  def __init__(self):
+    self._data = [
+      make((width, height))
+      for width, height in ((70, 40), (31, 90), (24, 24))
+      for make in (gridded, jpeg)
+    ]
+    self._data += [images.encoded(3), turned(6)]
+
+
+def turned(value):
+  exif = Image.Exif()
+  exif[ExifTags.Base.Orientation] = value
+  return jpeg((40, 30), exif=exif)
+
+
+def test_boxes_that_the_step_resizes_are_as_the_hosts():
+  source = PhotoSource()
+  read = source.read
+  source.read = lambda index: read(index)._replace(as_seen=True)
+  # Boxes of up to 64 pixels are left to the step.
+  for largest, side in ((64, 32), (16, 32)):
+    host = stream_batches(source)
+    device = stream_batches(source, largest=largest)
+    for first, second in zip(
+      take(host.batches(0), 6), take(device.batches(0), 6), strict=True
+    ):
+      assert second['image'].shape == (4, side, side, 3)
+      image, label = device.take(second, 0)
+      np.testing.assert_array_equal(label, first['label'])
+      assert abs(np.asarray(image) - first['image']).max() <= 1.001
+
+
+def test_the_crops_of_a_position_depend_on_nothing_else():
+  many = draws.draw(7, 2, 10, 30)
+  few = draws.draw(7, 2, 25, 3)
+  numbers = lambda drawn: [drawn.uniform(0, 1) for _ in range(40)]
+  expected = [numbers(drawn) for drawn in many]
+  assert [numbers(drawn) for drawn in few] == expected[15:18]
+  assert len({x for row in expected for x in row}) == 1200
+  assert draws.draw(7, 3, 10, 1)[0].uniform(0, 1) != expected[0][0]
+  mean = np.mean(expected)
+  assert 0.45 < mean < 0.55
+  drawn = draws.Drawn([0.0, 0.5, 0.999])
+  assert [drawn.integers(3) for _ in range(3)] == [0, 1, 2]
+
+
+def test_a_run_begun_before_has_the_crops_of_numpys_generator():
+  source = ListSource(9)
+  batch = take(stream_batches(source, alone=True).batches(2), 1)[0]
+  for row, label in enumerate(batch['label']):
+    expected = decode.random_resized_crop(
+      images.encoded(int(label)),
+      np.random.default_rng((0, 1, row, 0)),
+      size=6,
+      scale=(0.3, 1.0),
+    )
+    np.testing.assert_array_equal(batch['image'][row], expected)
+
+
+def test_the_longest_side_is_found_in_a_sample(monkeypatch):
+  source = PhotoSource()
+  assert boxes.largest_side(source) == 90
+  monkeypatch.setattr(boxes, '_SAMPLE', 2)
+  assert boxes.largest_side(source) == 70  # Of the images 0 and 4.
+  source._data[0] = b'damaged'
+  assert boxes.largest_side(source) == 24
+  assert [boxes.padded_side(176, side) for side in (10, 400, 9000)] == [
+    *(192, 416, 480),
+  ]
 
 
 def test_stream_replaces_damaged_images():

@@ -125,9 +125,9 @@ def test_reencoded_images_stand_upright(value, max_side):
   data = tagged(photo(), value, quality=95)
   new = reencode(data, JpegSettings(max_side, 95), as_seen=True)
   assert (new is data) == (value == 1 and max_side == 301)
-  found = Image.open(io.BytesIO(new))
+  found = decode.open_rgb(new)
   if new is not data:
-    assert 0x0112 not in found.getexif()
+    assert 0x0112 not in Image.open(io.BytesIO(new)).getexif()
   expected = oracle(data)
   scale = max_side / max(expected.size)
   expected = expected.resize([round(x * scale) for x in expected.size])

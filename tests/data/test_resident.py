@@ -134,7 +134,7 @@ def test_vectors_are_split_as_well(tmp_path):
 @pytest.mark.parametrize(
   'count, batch_size, damaged, line',
   [
-    (20, 12, (), 'batch_size 12: must be a multiple of the 8 devices'),
+    (20, 12, (), r'batch_size 12: must be a multiple of 8 \(8 devices\)'),
     (7, 8, (), 'batch_size 8: there are only 7 examples'),
     (8, 8, (2,), 'batch_size 8: there are only 7 examples'),
   ],

@@ -212,9 +212,128 @@ def test_refuses(change, match):
     )
 
 
+def keys(count=16, negatives=7):
+  """Queries, their keys and further ones, and a mask with two thirds True."""
+  query_ND, key_ND = pairs(count)
+  more_ND = jax.random.normal(jax.random.key(2), (negatives, key_ND.shape[1]))
+  mask_NM = jax.random.bernoulli(
+    jax.random.key(3), 2 / 3, (count, count + negatives)
+  )
+  # A key that counts for no query, and a query without negatives.
+  mask_NM = mask_NM.at[:, -1].set(False).at[0].set(False)
+  return query_ND, jnp.concatenate([key_ND, more_ND]), mask_NM
+
+
+def plain_keys(query_ND, key_MD, mask_NM, temperature, symmetric):
+  """Each prefix on its own, with M keys and a mask; float64."""
+  N, loss_G = len(query_ND), []
+  counts_NM = np.asarray(mask_NM) | np.eye(N, len(key_MD), dtype=bool)
+  for m in DIMS:
+    query, key = (
+      x[:, :m] / jnp.sqrt((x[:, :m] ** 2).sum(-1, keepdims=True))
+      for x in (query_ND, key_MD)
+    )
+    similarity_NM = query @ key.T / temperature
+    shown_NM = jnp.where(counts_NM, similarity_NM, -jnp.inf)
+    normalizer_N = jax.nn.logsumexp(shown_NM, axis=1)
+    if symmetric:
+      normalizer_N += jax.nn.logsumexp(shown_NM[:, :N], axis=0)
+      normalizer_N /= 2
+    loss_G.append((normalizer_N - jnp.diagonal(similarity_NM)).mean())
+  return jnp.stack(loss_G)
+
+
+# Blocks of 16 keys, the last of 7.
+@pytest.mark.parametrize('symmetric', [True, False])
+def test_more_keys_and_a_mask_equal_float64(symmetric, monkeypatch):
+  monkeypatch.setattr(contrastive, 'BLOCK_BYTES', 1)
+  *args, mask_NM = keys()
+  weights_G = jnp.array([2.0, 1.0, 0.5])
+
+  def loss(query_ND, key_MD, temperature):
+    return loss_fn(
+      query_ND,
+      key_MD,
+      temperature=temperature,
+      mask_NM=mask_NM,
+      symmetric=symmetric,
+      weights_G=weights_G,
+    )
+
+  def exact_loss(query_ND, key_MD, temperature):
+    loss_G = plain_keys(query_ND, key_MD, mask_NM, temperature, symmetric)
+    return weights_G.astype(loss_G.dtype) @ loss_G, loss_G
+
+  args = *args, jnp.float32(0.3)
+  grad = lambda f: jax.value_and_grad(f, argnums=(0, 1, 2), has_aux=True)
+  with jax.enable_x64(True):
+    exact = grad(exact_loss)(
+      *(jnp.asarray(np.asarray(x, np.float64)) for x in args)
+    )
+  actual = jax.jit(grad(loss))(*args)
+  for x, right in zip(*map(jax.tree.leaves, (actual, exact)), strict=True):
+    scale = np.abs(np.asarray(right)).max()
+    np.testing.assert_allclose(x, np.asarray(right), atol=1e-5 * scale)
+
+
+def test_hard_negatives_of_eight_devices_are_gathered(monkeypatch):
+  monkeypatch.setattr(contrastive, 'BLOCK_BYTES', 1)
+  query_ND, key_MD, mask_NM = keys(16, 32)
+  more_MD = key_MD[16:]
+
+  def loss(query_ND, key_ND, more_MD, mask_NM, axis_name=None):
+    return loss_fn(
+      query_ND,
+      jnp.concatenate([key_ND, more_MD]),
+      temperature=0.2,
+      mask_NM=mask_NM,
+      axis_name=axis_name,
+    )
+
+  args = query_ND, key_MD[:16], more_MD
+  grad = lambda f: jax.value_and_grad(f, argnums=(0, 1, 2), has_aux=True)
+  (_, loss_G), *grads = grad(loss)(*args, mask_NM)
+  # Each device has two pairs and four more keys: columns come device by device.
+  columns = np.concatenate(
+    [
+      [*range(2 * i, 2 * i + 2), *range(16 + 4 * i, 20 + 4 * i)]
+      for i in range(8)
+    ]
+  )
+  data = P('data')
+
+  def on_devices(*args):
+    (_, loss_G), grads = grad(functools.partial(loss, axis_name='data'))(*args)
+    return loss_G, grads
+
+  sharded = jax.jit(
+    jax.shard_map(
+      on_devices,
+      mesh=MESH,
+      in_specs=(data,) * 4,
+      out_specs=(P(), (data,) * 3),
+    )
+  )
+  chex.assert_trees_all_close(
+    sharded(*args, mask_NM[:, columns]), (loss_G, *grads), rtol=1e-3, atol=1e-5
+  )
+
+
+def test_a_batch_of_duplicates_has_no_loss():
+  query_ND, key_ND = pairs(4)
+  mask_NM = jnp.zeros((4, 4), bool)
+  loss, grad_ND = jax.value_and_grad(
+    lambda x: loss_fn(x, key_ND, temperature=0.1, mask_NM=mask_NM)[0]
+  )(query_ND)
+  np.testing.assert_allclose(loss, 0, atol=1e-6)
+  np.testing.assert_allclose(grad_ND, 0, atol=1e-6)
+
+
 def test_refuses_an_empty_batch_and_shapes_that_differ():
   query_ND, key_ND = pairs()
   with pytest.raises(ValueError, match='at least 1'):
     loss_fn(query_ND[:0], key_ND[:0], temperature=0.1)
   with pytest.raises(ValueError, match=r'\(16, 24\).*\(15, 24\)'):
     loss_fn(query_ND, key_ND[1:], temperature=0.1)
+  with pytest.raises(ValueError, match=r'mask of shape \(16, 15\)'):
+    loss_fn(query_ND, key_ND, temperature=0.1, mask_NM=jnp.ones((16, 15), bool))

@@ -19,6 +19,7 @@ M, Q, D, CELLS = 1200, 40, 32, 16
 WIDTHS = {
   'hnsw': (16, 16), 'ivf': (16, 16), 'wider': (8, 32), 'narrower': (32, 8),
   'ivf_pq': (16, 32), 'ivf_opq': (16, 32), 'opq': (16, 16),
+  'rabitq': (32, 32), 'ivf_rabitq': (16, 32),
 }  # fmt: skip
 
 
@@ -80,8 +81,10 @@ def most(index):
 def test_all_cells_find_what_brute_force_finds(data, indices, name):
   index = indices[name]
   found = index.search(data[0], 10, **most(index))
-  codes = index.kind.endswith('pq')
-  floor = {'ivf_pq': 0.6, 'ivf_opq': 0.6, 'opq': 0.6, 'hnsw': 0.99}
+  codes = index.code_bytes > 0
+  floor = dict.fromkeys(('ivf_pq', 'ivf_opq', 'opq'), 0.6) | {
+    'hnsw': 0.99, 'rabitq': 0.4, 'ivf_rabitq': 0.5
+  }  # fmt: skip
   share = recall(found.ids_QK, exact(data, 10, index.scan_dim))
   assert share >= floor.get(index.kind, 1.0)
   assert (np.diff(found.scores_QK, axis=1) <= 0).all()
@@ -320,7 +323,7 @@ def test_damaged_files_are_refused(data, indices, tmp_path):
     index_files.load(tmp_path / 'index', data[1])
 
 
-@pytest.mark.parametrize('name', ['hnsw', 'ivf', 'ivf_opq', 'opq'])
+@pytest.mark.parametrize('name', ['hnsw', 'ivf', 'ivf_opq', 'opq', 'rabitq'])
 def test_a_flipped_bit_is_noticed(data, indices, tmp_path, name):
   folder = tmp_path / 'index'
   index_files.save(indices[name], folder)

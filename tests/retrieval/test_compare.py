@@ -65,7 +65,8 @@ def test_with_labels_by_the_papers_metrics(monkeypatch, folder, tmp_path):
   main(monkeypatch, folder, f'--out={tmp_path}', labels=True)
   record = json.loads((tmp_path / 'retrieval.json').read_text())
   values = record['methods']['2-8']['metrics']
-  assert list(values) == ['top1', 'map10', 'p10', 'r10']
+  assert list(values)[:4] == ['top1', 'map10', 'p10', 'r10']
+  assert values['krecall10'] < 100
   with np.load(tmp_path / '2-8.npz', allow_pickle=False) as file:
     label_QK = load(folder, 'database_labels')[file['ids']]
   query_label_Q = load(folder, 'queries_labels')

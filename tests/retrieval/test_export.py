@@ -228,7 +228,7 @@ def test_the_command(rows, tmp_path, monkeypatch, capsys):
   assert (tmp_path / 'out' / 'rows.parquet').exists()
   for more, match in (
     ([], 'give one of them'),
-    (['--url=http://host:6333'], 'only with --to=qdrant'),
+    (['--url=http://host:6333'], '--to=parquet takes --out'),
     ([f'--out={tmp_path}/o', f'--labels={tmp_path}/y.npy'], r'\(69,\)'),
   ):
     with pytest.raises(SystemExit, match=match):

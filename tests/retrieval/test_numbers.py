@@ -193,11 +193,36 @@ def test_what_is_refused(call, match):
   assert '\n' not in str(caught.value)
 
 
-def test_a_mesh_with_explicit_axes():
-  mesh = jax.make_mesh((2,), ('rows',))
-  found = retrieval.search(QUERIES, retrieval.prepare(ROWS, mesh=mesh), 5)
-  expected = retrieval.search(QUERIES, ROWS, 5)
+@pytest.mark.parametrize('shape', [(2,), (2, 1)])
+def test_a_mesh_with_explicit_axes(shape):
+  mesh = jax.make_mesh(shape, ('rows', 'more')[: len(shape)])
+  database = retrieval.prepare(ROWS, mesh=mesh)
+  with jax.set_mesh(mesh):
+    found = retrieval.adaptive(
+      QUERIES, database, 5, shortlist_dim=2, rerank_dim=8, shortlist=9
+    )
+  expected = retrieval.adaptive(
+    QUERIES, ROWS, 5, shortlist_dim=2, rerank_dim=8, shortlist=9
+  )
   np.testing.assert_array_equal(found.ids_QK, expected.ids_QK)
+
+
+def test_few_programs_are_compiled_for_many_numbers_of_queries():
+  from mrl_jax.retrieval.mesh import kernels
+
+  mesh = jax.make_mesh((2,), ('rows',))
+  database = retrieval.prepare(ROWS, mesh=mesh)
+  before = kernels.nearest._cache_size(), kernels.rescore._cache_size()
+  query_QD = np.resize(QUERIES, (33, QUERIES.shape[1]))
+  for count in (1, 2, 5, 8, 9, 15, 33):
+    options = {'dims': (2, 3), 'shortlists': (4, 3)}
+    found = retrieval.funnel(query_QD[:count], database, **options)
+    expected = retrieval.funnel(query_QD[:count], ROWS, **options)
+    np.testing.assert_array_equal(found.ids_QK, expected.ids_QK)
+    np.testing.assert_allclose(found.scores_QK, expected.scores_QK, atol=1e-6)
+  after = kernels.nearest._cache_size(), kernels.rescore._cache_size()
+  # Of 8, 16 and 64 queries.
+  assert np.subtract(after, before).tolist() == [3, 3]
 
 
 def test_labels_and_ids_of_narrow_types():

@@ -10,8 +10,13 @@ import pytest
 from mrl_jax import retrieval
 from mrl_jax.retrieval import compare
 from mrl_jax.retrieval import metrics
+from mrl_jax.retrieval import prefixes
+from mrl_jax.retrieval import quantized
+from mrl_jax.retrieval.export import __main__ as export_lib
+from mrl_jax.retrieval.export import qdrant
 from mrl_jax.retrieval.plan import __main__ as plan
 from mrl_jax.retrieval.plan import budget
+from mrl_jax.retrieval.plan import cluster
 from mrl_jax.retrieval.plan import pareto
 
 ROWS, BUDGET = '--rows=50e6', '--budget=100GB'
@@ -156,19 +161,30 @@ def test_every_kind_of_candidate_is_measured():
   found = {candidate.name: candidate for candidate in found}
   names = [
     '16', '2 → 4, K 40', '2 → 4 → 8 → 16, K 40·20·10', '4 → 8 → 16, K 40·20',
-    'int8 8 → 16, K 40', 'binary 8 → 16, K 40',
+    'int8 8 → 16, K 40', 'binary 8 → 16, K 40', 'int8 8 alone',
+    'binary 16 alone',
   ]  # fmt: skip
   if importlib.util.find_spec('faiss'):
-    names.append('ivf 8, 4 probes → 16, K 40')
+    names += [
+      'rabitq 16 alone', 'rabitq 8 → 16, K 40', 'ivf 8, 4 probes → 16, K 40'
+    ]  # fmt: skip
     # Seven cells, of which four are scanned at eight dims; 40 rows reranked.
     expected = (8 * (7 + 4 * 50 / 7) + 40 * 16) / 1e6
     assert found[names[-1]].mflops == pytest.approx(expected)
   # Codes of 8 bits beside 16 numbers of 64.
   assert found['binary 8 → 16, K 40'].row_bytes == 1 + 16 * 8
+  assert found['int8 8 alone'].row_bytes == 8
   judge = compare.make_judge(query_QD, database, 10)
   for name in names:
     point = pareto.measure(found[name], query_QD, judge)
     assert 0 < point.accuracy <= 100 and point.ms > 0
+  # As if only the codes were there.
+  codes = quantized.quantize(database, 'int8', 8)
+  stored_Md = codes.code_MB * codes.scale_d + codes.center_d
+  score_QM = prefixes.unit(query_QD, 8) @ stored_Md.T
+  expected = judge(np.argsort(-score_QM, axis=1)[:, :10])['krecall10']
+  point = pareto.measure(found['int8 8 alone'], query_QD, judge)
+  assert point.accuracy == expected
 
 
 @pytest.mark.parametrize(
@@ -192,6 +208,77 @@ def test_refuses(monkeypatch, flag, match):
 def test_bytes_that_are_none(text):
   with pytest.raises(ValueError):
     budget.parse_bytes(text)
+
+
+def test_a_cluster_by_hand():
+  # 50 rows a node and 4 dims of 32 bits, 16 of 8 or 64 of 1, beside the graph.
+  memory = 50 * (16 + 4 * 2 * 16 + 28) / 0.8
+  found = cluster.fits(100, 2, memory, width=40, shortlist=7)
+  assert [(x.code, x.dims) for x in found] == [('int8', 16), ('binary', 40)]
+  int8, binary = found
+  assert int8.row_bytes == 16 + 128 + 28 and int8.memory == 50 * 172
+  assert int8.disk == 50 * 4 * (40 + 16)
+  assert binary.disk == 50 * 4 * 40  # The prefix is the row.
+  assert binary.query_bytes == 50 * 5 + 7 * 4 * 40
+  sizes, ns = cluster.SCAN['int8']
+  assert sizes[0] == 16 and int8.ms == pytest.approx(50 * ns[0] / 1e6)
+  assert cluster.choose(found, []) == binary
+  point = lambda name, k_recall: {'name': name, 'k_recall': k_recall}
+  points = [point('int8 16 → 40, K 7', 90), point('binary 40 → 40, K 7', 80)]
+  assert cluster.choose(found, points) == int8
+
+
+@pytest.mark.parametrize('memory', [6_500, 100_000])
+def test_the_printed_collection_is_our_adaptive_search(memory, capsys):
+  qdrant_client = pytest.importorskip('qdrant_client')
+  found = cluster.fits(240, 8, memory, width=32, shortlist=20)
+  _, record = cluster.describe(found, 8, 32, 20, [])
+  record = json.loads(json.dumps(record))
+  assert record['collection']['shard_number'] == 16
+  rng = np.random.default_rng(0)
+  row_MD, query_QD = (rng.normal(size=(n, 32)) for n in (240, 4))
+  dims = [int(name) for name in record['collection']['vectors']]
+  client = qdrant_client.QdrantClient(':memory:')
+  blocks = export_lib.unit_prefixes(row_MD, dims)
+  qdrant.fill(client, 'x', dims, blocks, body=record['collection'])
+  chosen = cluster.choose(found, [])
+  for query_D in query_QD:
+    vectors = {dim: prefixes.unit(query_D[None], dim)[0].tolist()
+               for dim in dims}  # fmt: skip
+    body = cluster.query(chosen, 32, 20, 10, vectors)
+    request = qdrant_client.models.QueryRequest(**body)
+    points = client.query_points(
+      'x', query=request.query, using=request.using, limit=request.limit,
+      prefetch=request.prefetch,
+    ).points  # fmt: skip
+    # The embedded storage reads floats in place of codes.
+    expected = retrieval.funnel(
+      query_D[None], row_MD, dims=dims, shortlists=(20, 10)[-len(dims) :]
+    )
+    assert [x.id for x in points] == expected.ids_QK[0].tolist()
+  client.close()
+
+
+def test_a_cluster_is_planned(monkeypatch, folder, capsys, tmp_path):
+  flags = ['--rows=1e9', '--nodes=8', '--memory=64GB', '--width=2048']
+  main(monkeypatch, *flags, f'--json={tmp_path}/plan.json')
+  out = capsys.readouterr().out
+  assert '8 nodes, 125,000,000 rows of width 2048 each' in out
+  assert 'PUT /collections/embeddings\n{"vectors": {"128": ' in out
+  record = json.loads((tmp_path / 'plan.json').read_text())
+  dims = {node['code']: node['dims'] for node in record['nodes']}
+  assert dims == {'float32': 32, 'int8': 128, 'binary': 1024}
+  assert record['query']['prefetch']['using'] == '128'
+  for wrong in (flags[:2], [*flags, BUDGET], flags[:1]):
+    with pytest.raises(SystemExit, match='give one or the other'):
+      main(monkeypatch, *wrong)
+  for flag, match in (
+    ('--memory=8GB', 'needs 24.5 GB at least'),
+    ('--nodes=0', 'nodes 0'),
+    ('--width=0', 'width 0'),
+  ):
+    with pytest.raises(SystemExit, match=match):
+      main(monkeypatch, *flags, flag)
 
 
 def test_a_shortlist_beyond_the_rows(monkeypatch, folder):

@@ -1,5 +1,7 @@
 """The input that a config chooses, and its augmented batches."""
 
+import contextlib
+
 import chex
 import jax
 import pytest
@@ -78,3 +80,47 @@ def test_a_split_that_does_not_fit_says_what_it_needs_and_what_there_is(
   )
   with pytest.raises(ValueError, match=line):
     inputs.choose(config, imagenet, mesh)
+
+
+@pytest.mark.parametrize(
+  'field, begun, expected',
+  [
+    ('auto', None, 'host'),
+    ('device', None, 'device'),
+    # A run goes on as it was begun.
+    ('auto', 'device', 'device'),
+    ('auto', 'host', 'host'),
+    # Begun before there was a choice.
+    ('auto', '', ''),
+    ('host', '', ''),
+  ],
+)
+def test_what_resizes_crops(field, begun, expected):
+  config = digits_mrl.get_config()
+  config.resize_on = field
+  assert inputs.choose_crops(config, begun) == expected
+
+
+def test_a_run_begun_before_cannot_leave_its_crops_to_the_step():
+  config = digits_mrl.get_config()
+  config.resize_on = 'device'
+  with pytest.raises(ValueError, match='begun before there was a choice'):
+    inputs.choose_crops(config, '')
+
+
+def test_the_step_resizes_streamed_crops():
+  """The config's `augment` gives the same batches, wherever it resizes."""
+  config = digits_mrl.get_config()
+  config.update(batch_size=8, image_size=6, eval_resize=8)
+  config.augmentation = 'random_resized_crop'
+  mesh, source, found = sharding.make_mesh(8), ListSource(20), []
+  for crops in ('host', 'device'):
+    batches, augment = inputs.train_batches(
+      config, source, mesh, DamageLog(0), 'stream', crops
+    )
+    with contextlib.closing(batches.batches(1)) as stream:
+      found.append(jax.jit(augment)(jax.random.key(0), next(stream), 1))
+  (first, labels), (second, same) = jax.device_get(found)
+  chex.assert_trees_all_equal(labels, same)
+  # A level, divided by the deviation.
+  assert abs(first - second).max() <= 1.001 / 255 / min(config.std)

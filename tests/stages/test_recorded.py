@@ -14,6 +14,7 @@ from mrl_jax import stages
 from mrl_jax.compare import runs
 from mrl_jax.data.sources import provenance
 from mrl_jax.data.sources.example import read_checked
+from mrl_jax.models import batch_norm
 from mrl_jax.stages import build
 from mrl_jax.stages import init_from as initial
 from mrl_jax.stages import inputs
@@ -50,11 +51,11 @@ def config_of(dataset='folder:d', **fields):
   return config
 
 
-def trained(path, config, *, model=None, kind=''):
+def trained(path, config, *, model=None, kind='', group=0):
   """A workdir as after a training, which takes no time here."""
   workdir = stages.open_workdir(config, path)
   dataset, *_ = recorded.open_for_training(config, workdir)
-  dataset = msgspec.structs.replace(dataset, input=kind)
+  dataset = msgspec.structs.replace(dataset, input=kind, batch_norm_group=group)
   params, batch_stats = {'w': jnp.ones(3)}, {}
   if model:
     found = arrays_of(model)
@@ -166,6 +167,34 @@ def test_a_training_goes_on_with_the_input_it_was_begun_with(kind, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
       stages.run(config, path, ('train',))
   assert begun == [kind, None]
+
+
+@pytest.mark.parametrize('devices', [1, 2, 4])
+def test_a_training_keeps_the_groups_of_batch_norm(devices, monkeypatch):
+  """It was begun on two devices, which had four examples each."""
+  config = config_of(batch_size=8, batch_norm_group='device')
+  trained('run', config, group=4)
+  config.mesh.data = devices
+  found = []
+
+  def set_group(model, group):
+    found.append(group)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(batch_norm, 'set_group', set_group)
+  for path in ('run', 'new'):
+    with pytest.raises(KeyboardInterrupt):
+      stages.run(config, path, ('train',))
+  assert found == [4, 8 // devices]
+
+
+def test_groups_of_batch_norm_that_do_not_fit_the_devices_any_more():
+  config = config_of(batch_size=6, batch_norm_group='device')
+  trained('run', config, group=2)
+  config.mesh.data = 2
+  line = 'batch_norm_group 2: must divide the 3 examples of a device'
+  with pytest.raises(ValueError, match=line):
+    stages.run(config, 'run', ('train',))
 
 
 def test_the_classes_are_known_without_the_dataset(root):

@@ -5,11 +5,13 @@ import re
 import chex
 from flax import nnx
 import jax
+from jax import numpy as jnp
 import numpy as np
 import pytest
 
 from mrl_jax import models
 from mrl_jax.models import batch_norm
+from mrl_jax.models import residual
 from mrl_jax.training import optim
 from mrl_jax.training import sharding
 from mrl_jax.training import state as state_lib
@@ -64,6 +66,43 @@ def test_global_statistics_need_two_a_layer():
   """
   sent, _ = step_on(8, 0)
   assert sent == ['all-reduce'] * (2 * 7 + 2)
+
+
+@pytest.mark.parametrize('group, count', [(0, 2), (4, 1)])
+def test_a_convolution_that_is_not_stored(group, count):
+  """One all-reduce forward, one backward; by device that of the gradients."""
+  layers = residual.Layers(False, np.float32, nnx.Rngs(0))
+  block = residual.Downsample(8, 32, 1, layers)
+  batch_norm.set_group(block, group)
+  graphdef, params, stats = nnx.split(block, nnx.Param, nnx.BatchStat)
+  params, stats = map(nnx.to_pure_dict, (params, stats))
+  rng = np.random.default_rng(0)
+  x, weights = (
+    rng.normal(size=(BATCH, 4, 4, width)).astype(np.float32)
+    for width in (8, 32)
+  )
+
+  def loss(params, x, weights):
+    y = nnx.merge(graphdef, params, stats)(x)
+    # Its gradient needs y, so that the two directions cannot share a message.
+    return (jnp.square(y) * weights).sum()
+
+  def result(devices):
+    mesh = sharding.make_mesh(devices)
+    whole, split = sharding.replicated(mesh), sharding.over_data(mesh)
+    function = jax.jit(
+      jax.grad(loss, (0, 1)),
+      in_shardings=(whole, split, split),
+      out_shardings=(whole, split),
+    )
+    compiled = function.lower(params, x, weights).compile()
+    sent = re.findall(r' all-reduce(?:-start)?\(', compiled.as_text())
+    return len(sent), jax.device_get(compiled(params, x, weights))
+
+  sent, found = result(8)
+  _, expected = result(1)
+  assert sent == count
+  chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_groups_beside_the_devices():

@@ -6,13 +6,26 @@ from typing import Any
 
 # The share of an epoch that is worth a remark.
 _LONG = 0.2
+# What helps where images are decoded.
+_REMEDY = (
+  'give it more cores, or smaller images, as written by python -m '
+  'mrl_jax.data.prepare --max_side=500 --reencode_all --out=OUT'
+)
 
 
 class InputWait:
   """An iterator over batches that measures the time spent waiting for them."""
 
-  def __init__(self, batches: Iterator[Any]):
+  def __init__(
+    self,
+    batches: Iterator[Any],
+    *,
+    things: str = 'images',
+    remedy: str = _REMEDY,
+  ):
+    """Takes the batches, their content and what helps, for the advice."""
     self._batches = batches
+    self._things, self._remedy = things, remedy
     self._reported = False
     # Seconds, in all and spent waiting, of the log interval and of the epoch.
     self._interval, self._epoch = [0.0, 0.0], [0.0, 0.0]
@@ -45,9 +58,8 @@ class InputWait:
       return ''
     self._reported = True
     return (
-      f'training waits for images {waited / seconds:.0%} of its time: give it '
-      'more cores, or smaller images, as written by python -m '
-      'mrl_jax.data.prepare --max_side=500 --reencode_all --out=OUT'
+      f'training waits for {self._things} {waited / seconds:.0%} of its time: '
+      f'{self._remedy}'
     )
 
   def _add(self) -> None:

@@ -7,6 +7,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from mrl_jax.data.batches import augment
+from mrl_jax.data.batches import boxes
+from mrl_jax.data.batches import draws
 from mrl_jax.data.batches import evaluation
 from mrl_jax.data.batches import order
 from mrl_jax.data.batches import parallel
@@ -23,25 +26,61 @@ class Crops(NamedTuple):
   """How training images are cut to a square.
 
   `sizes` has the side in pixels by the epoch from which on it is used, 0 among
-  them. `scale` is that of `decode.random_resized_crop`; None takes the central
-  square, after the shorter side is resized if `resize`.
+  them. `scale` is that of `decode.random_region`; None takes the central
+  square, after the shorter side is resized if `resize`. With `largest`, that of
+  `boxes.largest_side`, random boxes are left for the step to resize.
   """
 
   sizes: Mapping[int, int]
   scale: tuple[float, float] | None
   resize: bool = True
+  largest: int = 0
+
+  def size(self, epoch: int) -> int:
+    """The side of the training images in an epoch, pixels."""
+    return self.sizes[max(first for first in self.sizes if first <= epoch)]
+
+  def empty(self, count: int, epoch: int) -> dict[str, np.ndarray]:
+    """Arrays for `count` examples, to be filled by `cut`."""
+    size = self.size(epoch)
+    side = boxes.padded_side(size, self.largest) if self.largest else size
+    batch = {'image': np.empty((count, side, side, 3), np.uint8)}
+    if self.largest:
+      batch['box'] = np.empty((count, 2, 3), np.float32)
+    return batch
 
   def cut(
-    self, example: Example, rng: np.random.Generator, epoch: int
-  ) -> np.ndarray:
-    """Decodes an example, uint8 [size, size, 3]."""
-    size = self.sizes[max(first for first in self.sizes if first <= epoch)]
+    self,
+    example: Example,
+    drawn: decode.Draws,
+    epoch: int,
+    batch: Mapping[str, np.ndarray],
+    row: int,
+  ) -> None:
+    """Decodes an example into a row of a batch."""
+    size = self.size(epoch)
     if self.scale is None:
       resize = size if self.resize else 0
-      return evaluation.decode_view(example, resize=resize, size=size)
-    return decode.random_resized_crop(
-      example.data, rng, size=size, scale=self.scale, as_seen=example.as_seen
+      view = evaluation.decode_view(example, resize=resize, size=size)
+      batch['image'][row] = view
+      return
+    region = decode.random_region(
+      example.data, drawn, size=size, scale=self.scale, as_seen=example.as_seen
     )
+    if self.largest:
+      boxes.place(region, size, batch['image'][row], batch['box'][row])
+    else:
+      batch['image'][row] = region.resize(size)
+
+
+class Place(NamedTuple):
+  """Where an example goes: its position in an epoch, its row of a batch."""
+
+  epoch: int
+  position: int
+  batch: dict[str, np.ndarray]
+  row: int
+  draws: decode.Draws | None
 
 
 class Stream:
@@ -84,31 +123,67 @@ class StreamBatches(Stream):
   """Batches of images, uint8 [N, size, size, 3], decoded in threads.
 
   The crop of an example is a pure function of (seed, position), too. A damaged
-  image is replaced by the next example in the order.
+  image is replaced by the next example in the order. Where the step resizes,
+  `image` has padded boxes, and `box` and `center` are what `resize_boxes` takes
+  beside them. With `alone` each crop has a generator of its own, as in runs
+  begun before 2026-11-29.
   """
 
-  def __init__(self, *args, crops: Crops, damage: DamageLog, **options):
+  def __init__(
+    self,
+    *args,
+    crops: Crops,
+    damage: DamageLog,
+    alone: bool = False,
+    **options,
+  ):
     """Takes the arguments of `Stream`, and how images are cut."""
     super().__init__(*args, **options)
-    self._crops, self._damage = crops, damage
+    self._crops, self._damage, self._alone = crops, damage, alone
 
-  def _positions(self, step: int) -> list[tuple[int, int]]:
+  def take(self, batch, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the images, of their final size, and labels; traced."""
+    del step  # The batch has the step's images only.
+    image_NHWC = batch['image']
+    if 'box' in batch:
+      image_NHWC = augment.resize_boxes(
+        image_NHWC, batch['box'], batch['center']
+      )
+    return image_NHWC, batch['label']
+
+  def _positions(self, step: int) -> list[Place]:
     epoch, step = divmod(step, self.steps_per_epoch)
-    return [(epoch, int(x)) for x in step * self._batch_size + self._rows]
+    batch = self._crops.empty(len(self._rows), epoch)
+    batch['label'] = np.empty(len(self._rows), np.int32)
+    positions = step * self._batch_size + self._rows
+    first, last = int(positions.min()), int(positions.max())
+    drawn = None
+    if self._crops.scale and not self._alone:
+      drawn = draws.draw(self._seed, epoch, first, last - first + 1)
+    return [
+      Place(epoch, position, batch, row, drawn and drawn[position - first])
+      for row, position in enumerate(positions.tolist())
+    ]
 
-  def _stack(self, examples) -> dict[str, np.ndarray]:
-    images, labels = zip(*examples, strict=True)
-    return {'image': np.stack(images), 'label': np.array(labels, np.int32)}
+  def _stack(self, found) -> dict[str, np.ndarray]:
+    batch, epoch = found[0]
+    if 'box' in batch:
+      size = self._crops.size(epoch)
+      batch['center'] = boxes.centers(batch['box'], size)
+    return batch
 
-  def _read(self, where: tuple[int, int]) -> tuple[np.ndarray, int]:
-    epoch, position = where
+  def _read(self, place: Place) -> tuple[dict[str, np.ndarray], int]:
+    epoch, position, batch, row, drawn = place
     visits = order.epoch_order(self._seed, epoch, len(self._source))
     for attempt in range(len(visits)):
       index = visits[(position + attempt) % len(visits)]
       example = read_checked(self._source, int(index))
-      rng = np.random.default_rng((self._seed, epoch, position, attempt))
+      if attempt or drawn is None:
+        drawn = draws.draw_alone(self._seed, epoch, position, attempt)
       try:
-        return self._crops.cut(example, rng, epoch), example.label
+        self._crops.cut(example, drawn, epoch, batch, row)
+        batch['label'][row] = example.label
+        return batch, epoch
       except decode.DamagedImageError as error:
         self._damage.add(example.key, error)
     raise ValueError('every image of the training split is damaged')

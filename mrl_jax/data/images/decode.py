@@ -1,14 +1,17 @@
 """Decodes images to uint8 RGB pixels: the evaluation view, random crops."""
 
 import math
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 
 from mrl_jax.data.images import formats
 from mrl_jax.data.images import jpeg_box
+from mrl_jax.data.images import jpeg_grid
 from mrl_jax.data.images import orientation
 from mrl_jax.data.images import rgb
+from mrl_jax.data.images.orientation import Box
 from mrl_jax.data.images.resize import resize_box
 
 # A strip of 60,000x1 pixels would be resized to 12 GB.
@@ -17,6 +20,32 @@ _MOST_PIXELS = 100_000_000
 
 class DamagedImageError(Exception):
   """An image that begins as one but cannot be decoded."""
+
+
+class Draws(Protocol):
+  """The random numbers of a crop, as `np.random.Generator` has them."""
+
+  def uniform(self, low: float, high: float) -> float: ...
+
+  def integers(self, high: int) -> int: ...
+
+
+class Region(NamedTuple):
+  """Decoded pixels, uint8 [rows, columns, 3], and the box of a crop in them.
+
+  After it is resized, the box is turned as EXIF's `orientation` says.
+  """
+
+  pixels_HWC: np.ndarray
+  box: Box
+  orientation: int = 1
+
+  def resize(self, size: int) -> np.ndarray:
+    """Resizes the box to uint8 [size, size, 3], and turns it."""
+    square_HWC = resize_box(self.pixels_HWC, self.box, size)
+    if self.orientation == 1:
+      return square_HWC
+    return orientation.turn_pixels(square_HWC, self.orientation)
 
 
 def open_rgb(
@@ -76,7 +105,10 @@ def _too_large(width: int, height: int, most: int) -> str:
 def convert(image: Image.Image, *, as_seen: bool) -> Image.Image:
   """Converts an opened image to RGB as `open_rgb` does; raises the same."""
   try:
+    size = jpeg_grid.true_size(image)
     converted = rgb.to_rgb(image, over_white=as_seen)
+    if size != converted.size:
+      converted = converted.crop((0, 0, *size))
     if not as_seen:
       return converted
     # A TIFF must be loaded before its orientation is read.
@@ -125,32 +157,44 @@ def evaluation_view(
   return np.asarray(image)
 
 
-def random_resized_crop(
+def random_resized_crop(data: bytes, rng: Draws, **options) -> np.ndarray:
+  """Resizes the box of `random_region`, as torchvision's RandomResizedCrop.
+
+  Returns uint8 [size, size, 3]; takes and raises what `random_region` does.
+  """
+  return random_region(data, rng, **options).resize(options['size'])
+
+
+def random_region(
   data: bytes,
-  rng: np.random.Generator,
+  rng: Draws,
   *,
   size: int,
   scale: tuple[float, float],
   ratio: tuple[float, float] = (3 / 4, 4 / 3),
   as_seen: bool = False,
-) -> np.ndarray:
-  """Cuts out a random box and resizes it, as torchvision's RandomResizedCrop.
+) -> Region:
+  """Draws a random box, and decodes the part of an image that has it in it.
 
   The box's area, a share of the image's, is uniform in `scale`; its aspect
   ratio is log-uniform in `ratio`. After ten boxes that do not fit, the central
   one is taken. With `as_seen`, see `open_rgb`, it lies in the image as it is
-  seen. Returns uint8 [size, size, 3]; raises DamagedImageError as `open_rgb`.
+  seen. An image much larger than needed for `size` pixels is decoded smaller.
+  Raises DamagedImageError as `open_rgb`, and for a file of `jpeg_grid` whose
+  segments up to the end of the box are not in order.
   """
-  frame = jpeg_box.read_frame(data)
-  if frame:
-    stored_as = orientation.read_jpeg(data, frame.offset) if as_seen else 1
-    seen_size = orientation.turned_size(frame[:2], stored_as)
-    box = _random_box(seen_size, rng, scale, ratio)
-    stored_box = orientation.stored_box(box, seen_size, stored_as)
-    decoded = jpeg_box.decode(data, frame, stored_box, size=size)
-    if decoded:
-      pixels_HWC = resize_box(*decoded, size)
-      return orientation.turn_pixels(pixels_HWC, stored_as)
+  try:
+    frame = jpeg_box.read_frame(data)
+    if frame:
+      stored_as = orientation.read_jpeg(data, frame.offset) if as_seen else 1
+      seen_size = orientation.turned_size(frame[:2], stored_as)
+      box = _random_box(seen_size, rng, scale, ratio)
+      stored_box = orientation.stored_box(box, seen_size, stored_as)
+      decoded = jpeg_box.decode(data, frame, stored_box, size=size)
+      if decoded:
+        return Region(*decoded, stored_as)
+  except ValueError as error:
+    raise DamagedImageError(str(error)) from error
   # Pillow decodes the rest, or says what is wrong.
   image = open_rgb(
     data, at_least=(8 * size, 8 * size), above=jpeg_box.LARGE, as_seen=as_seen
@@ -162,7 +206,7 @@ def random_resized_crop(
     across, down = width / seen_size[0], height / seen_size[1]
     left, top, right, bottom = box
     box = (left * across, top * down, right * across, bottom * down)
-  return resize_box(np.asarray(image), box, size)
+  return Region(np.asarray(image), box)
 
 
 def _random_box(size, rng, scale, ratio):

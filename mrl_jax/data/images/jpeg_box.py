@@ -1,15 +1,17 @@
 """Decodes only the part of a JPEG that a crop needs."""
 
+import math
 import struct
 from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 
+from mrl_jax.data.images import jpeg_grid
 from mrl_jax.data.images.orientation import Box
 
 _BEGIN, _END = b'\xff\xd8', b'\xff\xd9'
-_FILL, _SCAN = 0xFF, 0xDA
+_FILL, _SCAN, _APP9 = 0xFF, 0xDA, 0xE9
 # Huffman-coded: baseline, extended, progressive.
 _PROGRESSIVE = 0xC2
 _FRAMES = (0xC0, 0xC1, _PROGRESSIVE)
@@ -22,25 +24,37 @@ LARGE = 25_000_000
 
 
 class Frame(NamedTuple):
-  """The header of a JPEG."""
+  """The header of a JPEG.
+
+  `stored` is the width that the file says, which differs from `width` only
+  where `jpeg_grid` has padded the image. The file tells the height, and then
+  that width, in two bytes each at `offset`; `band` rows of pixels are coded
+  together.
+  """
 
   width: int
   height: int
-  band: int  # Rows of pixels that are coded together.
-  offset: int  # The position in the file of the height, two bytes.
+  band: int
+  offset: int
+  stored: int
+  grid: jpeg_grid.Grid | None = None
 
 
 def read_frame(data: bytes) -> Frame | None:
   """Reads the header of a whole JPEG with 8 bits, grey or three components.
 
   Returns None for every other file, damaged or rare, which Pillow then decodes.
+  Raises ValueError for a file of `jpeg_grid` whose header has been damaged.
   """
+  widths = None
   if not (data.startswith(_BEGIN) and data.endswith(_END)):
     return None
   at = len(_BEGIN)
   while at + 10 <= len(data) and data[at] == _FILL and data[at + 1] != _SCAN:
     if data[at + 1] in _FRAMES:
-      return _parse_frame(data, at)
+      return _parse_frame(data, at, widths)
+    if data[at + 1] == _APP9:
+      widths = jpeg_grid.read_widths(data, at) or widths
     if data[at + 1] == _FILL:
       at += 1
     else:
@@ -48,25 +62,40 @@ def read_frame(data: bytes) -> Frame | None:
   return None
 
 
-def _parse_frame(data: bytes, at: int) -> Frame | None:
+def _parse_frame(
+  data: bytes, at: int, widths: tuple[int, int] | None
+) -> Frame | None:
   bits, height, width, components = struct.unpack_from('>BHHB', data, at + 4)
-  factors = [byte & 15 for byte in data[at + 11 : at + 11 + 3 * components : 3]]
+  factors = data[at + 11 : at + 11 + 3 * components : 3]
+  down = [byte & 15 for byte in factors]
   usual = bits == 8 and len(factors) == components and components in (1, 3)
   most = _MOST_PROGRESSIVE if data[at + 1] == _PROGRESSIVE else MOST_PIXELS
-  if not (usual and min(factors) and 0 < width * height <= most):
+  if not (usual and min(down) and 0 < width * height <= most):
     return None
-  return Frame(width, height, 8 * max(factors), at + 5)
+  frame = Frame(width, height, 8 * max(down), at + 5, width)
+  if widths is None:
+    return frame
+  # A picture of one component is coded block by block, whatever its factors.
+  block = (8, 8)
+  if components == 3:
+    block = (8 * max(byte >> 4 for byte in factors), frame.band)
+  if not 0 < widths[0] <= widths[1] == width:
+    raise ValueError(f'its widths are {widths[0]}, {widths[1]} and {width}')
+  grid = jpeg_grid.read_grid(data, at, (width, height), block)
+  return frame._replace(width=widths[0], grid=grid)
 
 
 def decode(
   data: bytes, frame: Frame, box: Box, *, size: int
 ) -> tuple[np.ndarray, Box] | None:
-  """Decodes a JPEG from its top to the lower end of a box.
+  """Decodes the part of a JPEG that has a box in it.
 
-  It is decoded at 1/2, 1/4 or 1/8 of its size if both sides of the box, in
-  pixels of the whole image, then still have `size` pixels, or more than `LARGE`
-  pixels would be decoded. Returns uint8 RGB [rows, columns, 3], and the box in
-  its pixels; None if the decoder fails, as Pillow may not.
+  That is a cut of a file of `jpeg_grid`, and of others all from the top to the
+  lower end of the box. It is decoded at 1/2, 1/4 or 1/8 of its size if both
+  sides of the box, in pixels of the whole image, then still have `size` pixels,
+  or more than `LARGE` pixels would be decoded. Returns uint8 RGB [rows,
+  columns, 3], and the box in its pixels; None if the decoder fails, as Pillow
+  may not. Raises ValueError if the part of a file of `jpeg_grid` is damaged.
   """
   left, top, right, bottom = box
   factor = 1
@@ -75,18 +104,25 @@ def decode(
     or min(bottom, frame.height) * frame.width > LARGE * factor**2
   ):
     factor *= 2
-  # The colour of the last rows is interpolated with what lies below them.
-  height = -(-(bottom + factor) // frame.band) * frame.band
-  if height < frame.height:
-    # The decoder stops at the last row according to the header.
-    end = frame.offset + 2
-    data = b''.join((data[: frame.offset], height.to_bytes(2), data[end:]))
-  height = min(height, frame.height)
-  shape = (-(-height // factor), -(-frame.width // factor), 3)
+  corner = (0, 0)
+  if frame.grid:
+    # Colour is interpolated with the pixel pairs around the box.
+    margin = 2 * factor
+    wider = (left - margin, top - margin, right + margin, bottom + margin)
+    size_stored = (frame.stored, frame.height)
+    part, found = jpeg_grid.cut(
+      data, frame.grid, size_stored, frame.offset, wider
+    )
+    corner = found[:2]
+    width, height = found[2] - found[0], found[3] - found[1]
+  else:
+    part, height = _cut_below(data, frame, bottom + factor)
+    width = frame.stored
+  shape = (-(-height // factor), -(-width // factor), 3)
   pixels_HWC = np.empty(shape, np.uint8)
   try:
     simplejpeg.decode_jpeg(
-      data,
+      part,
       min_height=shape[0],
       min_width=shape[1],
       min_factor=factor,
@@ -95,6 +131,27 @@ def decode(
   except ValueError as error:
     # This error tells of the rows left over, after all others were decoded.
     # With strict=False a broken file would show what was in memory before.
+    if frame.grid:
+      raise
     if 'extraneous bytes before marker' not in str(error):
       return None
-  return pixels_HWC, tuple(side / factor for side in box)
+  across, down = corner
+  return pixels_HWC, (
+    (left - across) / factor,
+    (top - down) / factor,
+    (right - across) / factor,
+    (bottom - down) / factor,
+  )
+
+
+def _cut_below(data: bytes, frame: Frame, bottom: float) -> tuple[bytes, int]:
+  """Makes an image end below a row; returns it and its height."""
+  # The colour of the last rows is interpolated with what lies below them.
+  height = math.ceil(bottom / frame.band) * frame.band
+  if height >= frame.height:
+    return data, frame.height
+  # The decoder stops at the last row according to the header.
+  end = frame.offset + 2
+  return b''.join(
+    (data[: frame.offset], height.to_bytes(2), data[end:])
+  ), height

@@ -70,6 +70,9 @@ def write_dataset(
     # Whether the images are people's own, to be read as they see them; None, as
     # in folders from before there was a choice, for datasets of TFDS.
     'as_seen': first.read(0).as_seen or None,
+    # Whether JPEGs are written as `jpeg_grid` does; None, as in folders from
+    # before it did.
+    'grid': True if jpeg else None,
     # Another version may write other bytes.
     'pillow': PIL.__version__ if jpeg else None,
   }

@@ -1,12 +1,12 @@
 """Makes encoded images smaller: JPEGs of a bounded size."""
 
-import io
 from typing import NamedTuple
 
 from PIL import Image
 
 from mrl_jax.data.images import decode
 from mrl_jax.data.images import formats
+from mrl_jax.data.images import jpeg_grid
 from mrl_jax.data.images import orientation
 
 
@@ -23,17 +23,18 @@ def reencode(
 ) -> bytes:
   """Makes an RGB JPEG of an image, with the pixels that training reads.
 
-  Returns `data` itself if `keep_small` allows, it can be decoded, and (where
+  It is one of `jpeg_grid`, of which a crop can be decoded alone. Returns `data`
+  itself if `keep_small` allows, it can be decoded, and (where
   `as_seen`, see `decode.open_rgb`) it stands upright as it is stored. What is
   written has no EXIF data, and needs none. Raises DamagedImageError if the
   image cannot be decoded.
   """
   try:
     header = formats.open_image(data)
+    size = jpeg_grid.true_size(header)
     turned = orientation.read(header) if as_seen else 1
   except Exception as error:
     raise decode.DamagedImageError(str(error)) from error
-  size = header.size
   scale = min(1, settings.max_side / max(size))
   new_size = tuple(max(1, round(side * scale)) for side in size)
   # Decoded at no less than twice the size, so that bicubic does the scaling.
@@ -46,10 +47,7 @@ def reencode(
   new_size = orientation.turned_size(new_size, turned)
   if image.size != new_size:
     image = image.resize(new_size, Image.Resampling.BICUBIC)
-  buffer = io.BytesIO()
   try:
-    # With Huffman tables of its own it is smaller, and sooner decoded.
-    image.save(buffer, 'JPEG', quality=settings.quality, optimize=True)
-  except (OSError, ValueError) as error:  # Sides over 65,535.
+    return jpeg_grid.encode(image, quality=settings.quality)
+  except (OSError, ValueError) as error:  # Sides over 65,500.
     raise decode.DamagedImageError(str(error)) from error
-  return buffer.getvalue()

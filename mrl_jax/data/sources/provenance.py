@@ -25,7 +25,11 @@ class Provenance(msgspec.Struct, frozen=True):
   `name` is the dataset's in TFDS, or `folder` or `vectors`; `splits` holds the
   `listing` of each split that was opened, by the split's name. `input` is the
   training's, `resident` or `stream`, whose random crops differ; it is empty in
-  records from before 2026-11-28.
+  records from before 2026-11-28. `batch_norm_group` is the number of examples
+  that BatchNorm normalised together; 0: the whole batch, or a record from
+  before 2026-11-29. `crops` is what resizes streamed random crops,
+  `host` or `device`; empty in records from before 2026-11-29, whose crops come
+  from other random numbers.
   """
 
   name: str
@@ -33,6 +37,8 @@ class Provenance(msgspec.Struct, frozen=True):
   class_names: tuple[str, ...]
   splits: dict[str, dict[str, str]]
   input: str = ''
+  batch_norm_group: int = 0
+  crops: str = ''
 
 
 def record(

@@ -59,7 +59,7 @@ def to_torch(model: models.Classifier, style: Style) -> dict[str, np.ndarray]:
   slots = encoder_slots(model.encoder, style)
   if base and blurs(model.encoder):
     raise ValueError('style huggingface: has no names for BlurPool, timm has')
-  found = _torch_arrays(model.encoder, slots)
+  found = taken(model.encoder, slots)
   channels = {
     f'{path}.conv.kernel': conv.conv.in_features
     for path, conv in blurs(model.encoder).items()
@@ -74,7 +74,7 @@ def to_torch(model: models.Classifier, style: Style) -> dict[str, np.ndarray]:
   found = {base + key: x for key, x in found.items()}
   prefix = family.heads[style]
   nested = model.head.kind != 'fixed'
-  return found | _torch_arrays(
+  return found | taken(
     model.head, head_slots(model.head, prefix, nested=nested)
   )
 
@@ -187,7 +187,10 @@ def fill(
   nnx.update(module, traverse_util.unflatten_dict(flat))
 
 
-def _torch_arrays(module: nnx.Module, slots: Mapping[str, Slot]):
+def taken(
+  module: nnx.Module, slots: Mapping[str, Slot]
+) -> dict[str, np.ndarray]:
+  """The module's arrays as PyTorch has them, by the keys of `slots`."""
   values = {path: np.asarray(x) for path, x in arrays(module).items()}
   return {
     key: np.ascontiguousarray(

@@ -9,6 +9,7 @@ beside it reranks the rows that it finds.
   ivf_pq   the same with product-quantised rows of width `scan_dim`
   ivf_opq  the same with rows that are rotated first (OPQ)
   opq      rotated and product-quantised rows of width `dim`, without cells
+  rabitq, ivf_rabitq   the same with a bit for each dim (RaBitQ)
 
 Codes can only be scanned at the width they were made at: a rotation mixes all
 dims, and a code without one does not determine the length of its prefix.
@@ -24,10 +25,11 @@ from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval.ann import graph
 from mrl_jax.retrieval.ann import ivf
 from mrl_jax.retrieval.ann import pq
+from mrl_jax.retrieval.ann import rabitq
 from mrl_jax.retrieval.ann.index import Index
 from mrl_jax.retrieval.database import Database
 
-KINDS = ('hnsw', 'ivf', 'ivf_pq', 'ivf_opq', 'opq')
+KINDS = ('hnsw', 'ivf', 'ivf_pq', 'ivf_opq', 'opq', 'rabitq', 'ivf_rabitq')
 
 
 @checks.takes(
@@ -59,7 +61,7 @@ def build(
     scan_dim: the width of the scan or the codes (d_s), for kinds with cells;
       None: `dim`.
     num_cells: the number of cells, at most M.
-    code_bytes: the bytes of a code; each encodes one of as many equal parts.
+    code_bytes: the bytes of a code of PQ; each encodes one of as many parts.
     links: HNSW's M, the links of a row on each level.
     effort: HNSW's efConstruction.
     seed: chooses the rows that cells and codes are trained on.
@@ -91,12 +93,16 @@ def build(
     built = graph.build(rows_MD, dim, links=links, effort=effort)
   elif kind == 'opq':
     built, rotation_dd = pq.exhaustive(rows_MD, dim, code_bytes, seed=seed)
+  elif kind == 'rabitq':
+    built, rotation_dd = rabitq.exhaustive(rows_MD, dim, seed=seed)
   else:
     cells = ivf.cluster(rows_MD, dim, num_cells, seed=seed)
   if kind in ('ivf_pq', 'ivf_opq'):
     built, rotation_dd = pq.in_cells(
       cells, rows_MD, scan_dim, code_bytes, rotate=kind == 'ivf_opq', seed=seed
     )
+  if kind == 'ivf_rabitq':
+    built, rotation_dd = rabitq.in_cells(cells, rows_MD, scan_dim, seed=seed)
   return Index(kind, dim, scan_dim, database, cells, built, rotation_dd)
 
 

@@ -107,7 +107,7 @@ def load(
     import faiss
 
     parts['faiss_index'] = faiss.read_index(str(folder / 'index.faiss'))
-  if kind.endswith('opq'):
+  if kind.endswith(('opq', 'rabitq')):
     parts['rotation_dd'] = read('rotation')
   if kind.startswith('ivf'):
     parts['cells'] = Cells(read('centroids'), read('cells'))

@@ -32,7 +32,7 @@ class Index:
     scan_dim: the width of the codes, or the default width of a scan (d_s).
     faiss_index: the graph or the codes; None for 'ivf', whose lists are made
       when a width is scanned for the first time.
-    rotation_dd: the rotation of OPQ.
+    rotation_dd: the rotation of OPQ or RaBitQ.
     scanners: the Faiss index of each width that was scanned.
   """
 
@@ -48,7 +48,7 @@ class Index:
   @property
   def code_bytes(self) -> int:
     """Bytes of the code of a row; 0 without codes."""
-    return self.faiss_index.pq.M if self.kind.endswith('pq') else 0
+    return self.faiss_index.code_size if self.kind.endswith('q') else 0
 
   def row_bytes(self) -> float:
     """Bytes of a row in the index."""
@@ -63,13 +63,15 @@ class Index:
     """`(d_c * N_C + d_s * scanned) / 1e6` multiply-adds per query.
 
     With codes a row costs the bytes of its code in look-ups in place of d_s,
-    and the query d_s * d_s for the rotation and d_s * 256 for the table.
+    and the query d_s * d_s for the rotation and d_s * 256 for the table (d_s *
+    16 for that of RaBitQ).
     """
     num_cells = 0 if self.cells is None else len(self.cells.centroid_Cd)
     cost = coarse_dim * num_cells + scanned * (self.code_bytes or scan_dim)
     if self.code_bytes:
       rotation = 0 if self.rotation_dd is None else scan_dim
-      cost += scan_dim * (rotation + pq.CENTROIDS)
+      entries = pq.CENTROIDS if self.kind.endswith('pq') else 16
+      cost += scan_dim * (rotation + entries)
     return cost / 1e6
 
   @checks.takes(
@@ -157,7 +159,7 @@ class Index:
     for dim, most in ((scan_dim, D), (coarse_dim, self.dim), (rerank_dim, D)):
       if dim is not None:
         nesting.validate((dim,), most)
-    if self.kind.endswith('pq') and scan_dim != self.scan_dim:
+    if self.code_bytes and scan_dim != self.scan_dim:
       raise ValueError(
         f'scan_dim {scan_dim}: {self.kind} codes were made of '
         f'{self.scan_dim} dims, and can be scanned at no other width'
@@ -191,7 +193,7 @@ class Index:
     dim, rows_MD = query_Qd.shape[1], self.database.embedding_MD
     if self.rotation_dd is not None:
       query_Qd = query_Qd @ self.rotation_dd.T
-    if self.kind == 'opq':
+    if self.cells is None and self.code_bytes:
       return *self.faiss_index.search(query_Qd, k), len(rows_MD)
     if dim not in self.scanners:
       self.scanners[dim] = (

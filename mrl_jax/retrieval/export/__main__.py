@@ -1,4 +1,4 @@
-"""Writes embeddings for other software: Qdrant, Faiss or Parquet.
+"""Writes embeddings for other software: Qdrant, PostgreSQL, Faiss or Parquet.
 
     python -m mrl_jax.retrieval.export --to=qdrant --embeddings=X.npy \\
       --dims=8,64,2048 --out=DIR      # Or --url=http://host:6333.
@@ -9,6 +9,8 @@ folder, which is written whole or not at all:
   qdrant    the embedded storage, opened by `QdrantClient(path=DIR)`, or with
             --url a server's collection; vectors are named after their widths,
             and `qdrant.funnel_query` makes the query of a funnel
+  pgvector  a table of the server at --url=postgresql://…, with an HNSW index of
+            the first width; `pgvector.funnel_sql` makes the query of a funnel
   faiss     <width>.faiss, an IndexFlatIP
   parquet   rows.parquet: id, label, and a column embedding_<width> for each
 
@@ -31,6 +33,7 @@ from mrl_jax import nesting
 from mrl_jax.retrieval import inputs
 from mrl_jax.retrieval import prefixes
 from mrl_jax.retrieval import row_files
+from mrl_jax.retrieval.export import pgvector
 from mrl_jax.retrieval.export import qdrant
 from mrl_jax.terminal import arguments
 from mrl_jax.terminal import ending
@@ -90,9 +93,8 @@ def check(
 ) -> np.ndarray | None:
   """Labels as int64; raises ValueError for dims or labels that do not fit."""
   nesting.validate(dims, row_ND.shape[1])
-  if label_N is None:
-    return None
-  return inputs.labels(label_N, 'labels', len(row_ND))
+  M = len(row_ND)
+  return None if label_N is None else inputs.labels(label_N, 'labels', M)
 
 
 def unit_prefixes(
@@ -159,10 +161,9 @@ def to_server(
     raise ValueError(f'{url}: {error}') from error
 
 
-def _to_faiss(row_ND, folder, dims, label_N, collection) -> None:
+def _to_faiss(row_ND, folder, dims, *_) -> None:
   import faiss
 
-  del label_N, collection
   # One width at a time, since Faiss needs the whole index in memory.
   for dim in dims:
     index = faiss.IndexFlatIP(dim)
@@ -171,11 +172,10 @@ def _to_faiss(row_ND, folder, dims, label_N, collection) -> None:
     faiss.write_index(index, str(folder / f'{dim}.faiss'))
 
 
-def _to_parquet(row_ND, folder, dims, label_N, collection) -> None:
+def _to_parquet(row_ND, folder, dims, label_N, _) -> None:
   import pyarrow
   from pyarrow import parquet
 
-  del collection
   fields = [('id', pyarrow.int64())]
   if label_N is not None:
     fields.append(('label', pyarrow.int64()))
@@ -198,11 +198,13 @@ def _to_parquet(row_ND, folder, dims, label_N, collection) -> None:
 
 _WRITERS = {'qdrant': _to_qdrant, 'faiss': _to_faiss, 'parquet': _to_parquet}
 
+_FLAGS = {'qdrant': 'out, --url', 'pgvector': 'url'}
 # The module that each needs, and the name of its package.
 _PACKAGES = {
   'qdrant': ('qdrant_client', 'qdrant-client'),
   'faiss': ('faiss', 'faiss-cpu'),
   'parquet': ('pyarrow', 'pyarrow'),
+  'pgvector': ('psycopg', '"psycopg[binary]"'),
 }
 
 
@@ -212,20 +214,27 @@ def run(args: argparse.Namespace) -> None:
   module, package = _PACKAGES[args.to]
   if importlib.util.find_spec(module) is None:
     raise ValueError(f'--to={args.to}: first pip install {package}')
-  if args.url and args.to != 'qdrant':
-    raise ValueError(f'--url={args.url}: only with --to=qdrant')
+  flag, taken = ('url' if args.url else 'out'), _FLAGS.get(args.to, 'out')
+  if flag not in taken:
+    raise ValueError(f'--{flag}: --to={args.to} takes --{taken}')
   row_ND, manifest = row_files.load_rows(args.embeddings)
   dims = args.dims or row_files.default_dims(row_ND.shape[1], manifest)
-  label_N = (
-    row_files.load_labels(args.labels, len(row_ND)) if args.labels else None
-  )
+  label_N = args.labels and row_files.load_labels(args.labels, len(row_ND))
   kwargs = {'dims': dims, 'label_N': label_N, 'collection': args.collection}
-  if args.url:
+  where = args.out or args.url
+  if args.to == 'pgvector':
+    check(row_ND, dims, label_N)
+    blocks = unit_prefixes(row_ND, dims)
+    pgvector.fill(args.url, args.collection, dims, blocks, label_N)
+    # The URL may have a password.
+    where = pgvector.told(args.collection, dims, len(row_ND))
+  elif args.url:
     to_server(row_ND, args.url, **kwargs)
   else:
     export(row_ND, pathlib.Path(args.out), to=args.to, **kwargs)
-  widths = ', '.join(map(str, dims))
-  print(f'{len(row_ND):,} rows at widths {widths} in {args.out or args.url}')
+  print(
+    f'{len(row_ND):,} rows at widths {", ".join(map(str, dims))} in {where}'
+  )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -234,14 +243,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     description=__doc__.split('\n')[0],
   )
   add = parser.add_argument
-  add('--to', required=True, choices=tuple(_WRITERS))
+  add('--to', required=True, choices=tuple(_PACKAGES))
   path = arguments.path
   add('--embeddings', type=path, required=True, help='.npy of floats [N, D]')
   add('--labels', type=path, help='.npy of integers [N]')
   add('--dims', type=arguments.wholes, help='8,64,…; default: as in the search')
   add('--out', type=path, help='folder to write')
-  add('--url', help="a Qdrant server's")
-  add('--collection', default='embeddings', help="Qdrant's name of it")
+  add('--url', help='that of a Qdrant or PostgreSQL server')
+  add('--collection', default='embeddings', help='or table: its name')
   args = parser.parse_args(argv)
   with ending.in_one_line():
     run(args)

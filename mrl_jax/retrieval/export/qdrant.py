@@ -23,19 +23,19 @@ def fill(
   dims: Sequence[int],
   blocks: Iterable[tuple[int, Sequence[np.ndarray]]],
   label_N: np.ndarray | None = None,
+  body: dict[str, Any] | None = None,
 ) -> None:
   """Creates a collection with a cosine vector named after each width.
 
-  `blocks` yields the number of the first row, and the prefixes [B, dim].
+  `blocks` yields the number of the first row, and the prefixes [B, dim]. `body`
+  has the collection's settings, as `plan.cluster.collection` makes them.
   """
   from qdrant_client import models
 
-  cosine = models.Distance.COSINE
+  vectors = {str(dim): {'size': dim, 'distance': 'Cosine'} for dim in dims}
+  made = models.CreateCollection(**(body or {'vectors': vectors}))
   client.create_collection(
-    collection,
-    vectors_config={
-      str(dim): models.VectorParams(size=dim, distance=cosine) for dim in dims
-    },
+    collection, vectors_config=made.vectors, shard_number=made.shard_number
   )
   names = [str(dim) for dim in dims]
   for first, vectors in blocks:

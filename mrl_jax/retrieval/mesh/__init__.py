@@ -22,6 +22,7 @@ from mrl_jax.retrieval.mesh.kernels import Shards
 
 # Queries scored at a time; and bytes of the candidate rows gathered for them.
 _QUERIES, _GATHER_BYTES = 512, 64 << 20
+_FEWEST_QUERIES = 8
 # Ids are int32 on devices.
 _MOST_ROWS = np.iinfo(np.int32).max
 
@@ -62,9 +63,11 @@ class DeviceDatabase:
 
     `recall` is that of `jax.lax.approx_max_k`; None: exact.
     """
-    shards = self._shards(query_Qd.shape[1], cosine)
     find = functools.partial(kernels.nearest, self.mesh, k, recall, cosine)
-    found = _by_blocks(lambda x: find(x, shards), _QUERIES, query_Qd)
+    # The caller may have set a mesh of other axes.
+    with jax.set_mesh(self.mesh):
+      shards = self._shards(query_Qd.shape[1], cosine)
+      found = _by_blocks(lambda x: find(x, shards), _QUERIES, query_Qd)
     return Found(*found, self.shape[0] * query_Qd.shape[1])
 
   def rescore(
@@ -72,14 +75,15 @@ class DeviceDatabase:
   ) -> Found:
     """The k best of the rows `ids_QK`, which may hold -1 for none."""
     dim, K = query_Qd.shape[1], ids_QK.shape[1]
-    shards = self._shards(dim, cosine)
     find = functools.partial(kernels.rescore, self.mesh, k, cosine)
     size = min(_QUERIES, max(1, _GATHER_BYTES // (4 * dim * K)))
     # In the order of the rows, for the ties.
     ids_QK = np.sort(ids_QK, axis=1).astype(np.int32)
-    found = _by_blocks(
-      lambda x, ids: find(x, ids, shards), size, query_Qd, ids_QK
-    )
+    with jax.set_mesh(self.mesh):
+      shards = self._shards(dim, cosine)
+      found = _by_blocks(
+        lambda x, ids: find(x, ids, shards), size, query_Qd, ids_QK
+      )
     return Found(*found, K * dim)
 
   def _shards(self, dim: int, cosine: bool) -> Shards:
@@ -170,17 +174,20 @@ def _layout(mesh, counts_P) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def _by_blocks(find, size: int, *arrays) -> tuple[np.ndarray, np.ndarray]:
-  """(ids, scores) found for blocks of queries of one shape, compiled once.
+  """(ids, scores) found for blocks of `size` queries, or of a power of two.
 
-  The last block overlaps the one before, and only its end is kept.
+  Fewer than `size` are filled up with copies of the last, so that few programs
+  are compiled. The last block overlaps the one before; its end alone is kept.
   """
   Q = len(arrays[0])
-  size = min(size, Q)
+  size = min(size, max(_FEWEST_QUERIES, 1 << (Q - 1).bit_length()))
+  padding = ((0, max(0, size - Q)), (0, 0))
+  arrays = [np.pad(x, padding, mode='edge') for x in arrays]
   parts = []
   for start in range(0, Q, size):
-    first = min(start, Q - size)
+    first = min(start, len(arrays[0]) - size)
     score_BK, ids_BK = find(*(x[first : first + size] for x in arrays))
     new = slice(start - first, None)
     parts.append((np.asarray(ids_BK)[new], np.asarray(score_BK)[new]))
-  ids, scores = zip(*parts, strict=True)
-  return np.concatenate(ids).astype(np.int64), np.concatenate(scores)
+  ids, scores = (np.concatenate(x)[:Q] for x in zip(*parts, strict=True))
+  return ids.astype(np.int64), scores

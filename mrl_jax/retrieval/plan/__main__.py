@@ -1,13 +1,15 @@
 """Finds the width that fits a budget of bytes, and the cheapest search.
 
     python -m mrl_jax.retrieval.plan --rows=50e6 --budget=100GB
+    python -m mrl_jax.retrieval.plan --rows=1e9 --nodes=8 --memory=64GB
 
 prints for each number type how many dims fit, and what a query costs. With
 --queries and --database, .npy files as for `python -m mrl_jax.retrieval`, it
 also measures searches on them, and recommends the cheapest that keeps the share
 --recall of the accuracy of the exact search at full width. Costs are for --rows
-rows; accuracies are those of the given database, and fall as it grows. A GB is
-1e9 bytes, a GiB 2**30.
+rows; accuracies are those of the given database, and fall as it grows. The
+second says which codes of which width fit a node, and prints the settings of a
+Qdrant collection and of its query. A GB is 1e9 bytes, a GiB 2**30.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from mrl_jax import terminal
 from mrl_jax.retrieval import compare
 from mrl_jax.retrieval import row_files
 from mrl_jax.retrieval.plan import budget
+from mrl_jax.retrieval.plan import cluster
 from mrl_jax.retrieval.plan import pareto
 from mrl_jax.terminal import arguments
 from mrl_jax.terminal import ending
@@ -67,12 +70,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
   candidates = pareto.candidates(
     pareto.Grid(database, dims, k, args.rows, shortlists)
   )
-  points = [
-    pareto.measure(candidate, query_QD, judge)
-    for candidate in tqdm.tqdm(
-      candidates, unit='search', disable=None, leave=False
-    )
-  ]
+  points = []
+  with tqdm.tqdm(candidates, unit='search', disable=None, leave=False) as bar:
+    for candidate in bar:
+      bar.set_description(candidate.name)
+      points.append(pareto.measure(candidate, query_QD, judge))
   full = next(point for point in points if point.name == str(D))
   best = pareto.recommend(
     points,
@@ -81,7 +83,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     by=args.cost,
   )
   return {
-    'accuracy': 'mAP@10' if labels else f'{k}-Recall@{k}',
+    'accuracy': {'map': 'mAP@10', 'ndcg': f'nDCG@{k}'}.get(
+      judge.accuracy, f'{k}-Recall@{k}'
+    ),
     'queries': len(query_QD),
     'database': M,
     'exact': full._asdict(),
@@ -92,22 +96,28 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def table_of_points(measured: dict[str, Any]) -> str:
-  """The front, with the recommended point marked, and the exact search."""
-  shown = measured['front'] + [measured['exact']] * (
-    measured['exact'] not in measured['front']
-  )
-  if measured['recommended'] and measured['recommended'] not in shown:
-    shown.append(measured['recommended'])
+  """The front, with the recommended point marked, the exact search, what fits.
+
+  Of each number type that is the widest measured prefix that the budget holds.
+  """
+  best, shown = measured['recommended'], list(measured['front'])
+  named = {point['name']: point for point in measured['points']}
+  for fit in measured['fits']:
+    text = {'float32': '{}'}.get(fit['kind'], f'{fit["kind"]} {{}} alone')
+    names = (text.format(dim) for dim in range(fit['dims'], 0, -1))
+    shown += [named[name] for name in names if name in named][:1]
+  shown += [measured['exact'], *([best] if best else [])]
+  shown = [x for i, x in enumerate(shown) if x not in shown[:i]]
   header = (
-    '', 'search', f'{measured["accuracy"]} %', 'MFLOPs/query', 'MB/query',
-    'ms/query', 'bytes/row',
+    '', 'search', f'{measured["accuracy"]} %', 'k-recall %', 'MFLOPs/query',
+    'MB/query', 'ms/query', 'bytes/row',
   )  # fmt: skip
   rows = [
     (
       '*' if point == measured['recommended'] else '', point['name'],
-      point['accuracy'], f'{point["mflops"]:.4g}',
+      point['accuracy'], point['k_recall'], f'{point["mflops"]:.4g}',
       f'{point["bytes"] / 1e6:.4g}', f'{point["ms"]:.3g}',
-      f'{point["row_bytes"]:,}',
+      f'{point["row_bytes"]:,.0f}',
     )
     for point in shown
   ]  # fmt: skip
@@ -123,6 +133,18 @@ def run(args: argparse.Namespace) -> None:
   width = args.width
   if args.database and width is None:
     width = row_files.load_rows(args.database)[0].shape[1]
+  is_cluster = (args.nodes is not None, args.memory is not None)
+  if is_cluster[0] != is_cluster[1] or is_cluster[0] == (
+    args.budget is not None
+  ):
+    raise ValueError('--budget, or --nodes and --memory: give one or the other')
+  nodes = []
+  if args.nodes is not None:
+    nodes = cluster.fits(
+      args.rows, args.nodes, args.memory, width=width or 1024,
+      shortlist=args.shortlist,
+    )  # fmt: skip
+    args.budget = args.nodes * args.memory
   found = budget.fits(
     args.rows, args.budget, shortlist_dim=args.shortlist_dim,
     shortlist=args.shortlist, width=width,
@@ -141,9 +163,22 @@ def run(args: argparse.Namespace) -> None:
       f'and MB for {args.rows:,} rows; cheapest by {args.cost}:'
     )
     print(table_of_points(record))
+    if any(
+      x['accuracy'] > record['exact']['accuracy'] for x in record['front']
+    ):
+      print(
+        f'Where {record["accuracy"]} exceeds that of the exact search, nearer '
+        'rows gave way to relevant ones: k-recall says how many were found.'
+      )
     if args.rows > record['database']:
       print('Accuracies are of the rows at hand; they fall as rows are added.')
     print(_verdict(record))
+  if nodes:
+    text, settings = cluster.describe(
+      nodes, args.nodes, width or 1024, args.shortlist, record.get('points', [])
+    )
+    print(text)
+    record |= settings
   if args.json:
     files.write_json(pathlib.Path(args.json), record)
 
@@ -170,12 +205,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   row_files.add_arguments(parser, required=False)
   add = parser.add_argument
   add('--rows', type=budget.parse_count, required=True, help='such as 50e6')
-  add(
-    '--budget',
-    type=budget.parse_bytes,
-    required=True,
-    help='such as 100GB, 93GiB',
-  )
+  add('--budget', type=budget.parse_bytes, help='such as 100GB, 93GiB')
+  add('--nodes', type=int, help='machines that share the rows')
+  add('--memory', type=budget.parse_bytes, help='that of each, such as 64GB')
   add('--width', type=int, help="the embeddings': a bound of the dims")
   add('--shortlist_dim', type=int, default=16, help='dims scanned first')
   add('--shortlist', type=int, default=200, help='rows reranked')

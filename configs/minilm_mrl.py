@@ -1,0 +1,35 @@
+"""Fine-tunes a pretrained text encoder, so that its prefixes are embeddings.
+
+MRL at widths 8 to 384, by InfoNCE on pairs; the paper has no such row. Made for
+all-MiniLM-L6-v2; any folder of Hugging Face or sentence-transformers with a
+BERT-family encoder will do, with nesting_dims up to its width. A batch takes
+about a second on two CPU cores.
+
+    python launch.py --config=configs/minilm_mrl.py --workdir=runs/mine \\
+      --config.init_from=FOLDER --config.dataset=PAIRS.jsonl \\
+      --config.text.columns=question,answer \\
+      --config.eval_sets="'sts:STS.csv?columns=sentence1,sentence2,score'"
+
+Batches beyond memory: `--config.batch_size=1024 --config.micro_batches=16`
+embeds 64 pairs at a time, and compares all 1,024.
+"""
+
+from configs import text_mrl
+
+
+def get_config():
+  config = text_mrl.get_config()
+  config.name = 'minilm_mrl'
+  config.encoder = 'pretrained'
+  config.nesting_dims = (8, 16, 32, 64, 128, 256, 384)
+  config.eval_dims = (192,)
+  config.batch_size = 64
+  config.num_epochs = 1
+  config.learning_rate = 2e-5
+  config.peak_epoch = 0.1
+  config.weight_decay = 0.01
+  config.decay_mask = 'no_norm_no_bias'
+  config.eval_every_epochs = 1
+  config.checkpoint_every_epochs = 1
+  config.eval_batch_size = 64
+  return config

@@ -1,0 +1,1 @@
+"""Texts: from files of pairs, scored pairs or labelled texts to batches."""

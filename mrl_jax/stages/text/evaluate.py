@@ -1,0 +1,83 @@
+"""Measures a trained text encoder on every evaluation set, at every width."""
+
+import pathlib
+
+import jax
+from ml_collections import ConfigDict
+
+from mrl_jax import terminal
+from mrl_jax.data.text import eval_sets
+from mrl_jax.stages import config as config_lib
+from mrl_jax.stages.text import inputs
+from mrl_jax.stages.text import measure as measure_lib
+from mrl_jax.stages.text import trained as trained_lib
+from mrl_jax.terminal import tables
+from mrl_jax.workdir import Checkpoint
+from mrl_jax.workdir import checksums
+from mrl_jax.workdir import files
+from mrl_jax.workdir import Workdir
+from mrl_jax.workdir.metrics_log import MetricWriter
+
+
+def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
+  names = [eval_sets.parse(text).name for text in config.eval_sets]
+  return [
+    workdir.metrics,
+    *(workdir.evaluation / f'{name}.json' for name in names),
+  ]
+
+
+def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
+  """Writes evaluation/<set>.md, .csv and .json, and prints a table of each.
+
+  The metrics `<set>/<metric>@<width>`, in percent, are written to metrics.jsonl
+  as well.
+  """
+  sets = inputs.open_sets(config)
+  tokens = inputs.open_tokens(config, workdir)
+  trained = trained_lib.restore(config, workdir, checkpoint, tokens)
+  embedder = trained_lib.embedder(
+    config, trained.graphdef, tokens, trained.mesh
+  )
+  embed = lambda texts: embedder(trained.params, trained.batch_stats, texts)
+  widths, found = config_lib.measured_dims(config), {}
+  for text_set in sets:
+    values = measure_lib.measure(
+      text_set,
+      embed,
+      widths,
+      prompts=tuple(config.text.prompts),
+      seed=config.seed,
+    )
+    found |= values
+    if jax.process_index():
+      continue
+    table = tables.widths(values, widths)
+    path = workdir.evaluation / text_set.name
+    files.write_text(path.with_suffix('.md'), tables.markdown(table))
+    files.write_text(path.with_suffix('.csv'), tables.csv(table))
+    checksums.write(
+      path.with_suffix('.json'),
+      {
+        'set': text_set.name,
+        'kind': text_set.kind,
+        'first': len(text_set.first),
+        'second': len(text_set.second),
+        **checkpoint.as_json(),
+        'widths': list(widths),
+        'values': values,
+      },
+    )
+    terminal.say(
+      f'evaluate: {text_set.name}, {len(text_set.first):,} {_counted(text_set)}'
+      f', checkpoint of step {checkpoint.step}; in %\n' + terminal.table(table)
+    )
+  inputs.say_truncated(tokens, 'evaluate')
+  with MetricWriter(workdir.metrics) as writer:
+    writer.replace(checkpoint.step, found)
+
+
+def _counted(text_set: eval_sets.TextSet) -> str:
+  if text_set.kind == 'retrieval':
+    return f'queries in {len(text_set.second):,} documents'
+  return 'texts' if text_set.kind == 'clustering' else 'pairs'

@@ -1,0 +1,173 @@
+"""The texts that a config names: to train on, and to measure on."""
+
+import pathlib
+
+import jax
+from ml_collections import ConfigDict
+
+from mrl_jax import terminal
+from mrl_jax.data.sources import provenance
+from mrl_jax.data.sources.provenance import Provenance
+from mrl_jax.data.text import eval_sets
+from mrl_jax.data.text import examples
+from mrl_jax.data.text import tokens as tokens_lib
+from mrl_jax.data.text.eval_sets import TextSet
+from mrl_jax.data.text.examples import Texts
+from mrl_jax.data.text.tokens import Tokens
+from mrl_jax.stages.text import check
+from mrl_jax.stages.text import pretrained
+from mrl_jax.training import sharding
+from mrl_jax.workdir import files
+from mrl_jax.workdir import Workdir
+
+# The tokenizer's file in a workdir.
+_TOKENIZER = 'tokenizer.json'
+
+
+def open_training(config: ConfigDict) -> list[Texts]:
+  """Opens the datasets to train on; prints a line on each."""
+  text, opened = config.text, []
+  kind = check.KINDS[text.objective]
+  for path in (config.dataset, *text.more):
+    source = examples.open_texts(
+      path,
+      kind,
+      tuple(text.columns),
+      target=text.target,
+      score_range=tuple(text.score_range),
+      prompts=tuple(text.prompts),
+    )
+    line = f'train: {len(source):,} {kind} of {path}'
+    if source.left_out:
+      line += f'; {source.left_out:,} with an empty text are left out'
+    terminal.say(line)
+    opened.append(source)
+  if len({source.class_names for source in opened}) > 1:
+    raise ValueError(f'datasets {config.dataset}, …: must have the same labels')
+  return opened
+
+
+def tokenizer_path(workdir: Workdir) -> pathlib.Path:
+  return workdir.path / _TOKENIZER
+
+
+def open_tokens(config: ConfigDict, workdir: Workdir) -> Tokens:
+  """Opens the workdir's tokenizer; ValueError if it has none."""
+  path = tokenizer_path(workdir)
+  if not path.is_file():
+    raise ValueError(f'{path} is missing, which the training has written')
+  return Tokens(path, config.text.max_tokens)
+
+
+def prepare_tokens(
+  config: ConfigDict, workdir: Workdir, sources: list[Texts]
+) -> Tokens:
+  """Opens the workdir's tokenizer; a training that begins writes it before.
+
+  It is a copy of `text.tokenizer`, or that of the folder or run in `init_from`,
+  or is made of the texts to train on. The settings of a pretrained encoder are
+  copied, too.
+  """
+  path = tokenizer_path(workdir)
+  if not workdir.latest_step():
+    sharding.barrier('tokenizer is to be written')
+    if not jax.process_index():
+      if config.encoder == 'pretrained':
+        pretrained.copy(config, workdir)
+      with files.replacing(path) as temporary:
+        _write_tokenizer(config, sources, temporary)
+    sharding.barrier('tokenizer is written')
+  return open_tokens(config, workdir)
+
+
+def _write_tokenizer(config, sources, path: pathlib.Path) -> None:
+  given = config.text.tokenizer or _started_from(config)
+  if given:
+    # Read first: what is no tokenizer is not to be copied.
+    found = Tokens(files.local(given, 'tokenizer'), config.text.max_tokens)
+    path.write_bytes(found.path.read_bytes())
+    return
+  texts = (text for source in sources for text in source.texts)
+  tokens_lib.make_tokenizer(texts, config.text.vocabulary_size, path)
+
+
+def _started_from(config: ConfigDict) -> str:
+  """The tokenizer of what `init_from` names; empty if there is none."""
+  if not config.init_from:
+    return ''
+  path = files.local(config.init_from, 'init_from')
+  # A folder or a workdir, or one of its checkpoints.
+  for folder in (path, path.parent.parent):
+    if (folder / _TOKENIZER).is_file():
+      return str(folder / _TOKENIZER)
+  if config.encoder == 'pretrained':
+    return str(pretrained.tokenizer(pretrained.start(config)))
+  return ''
+
+
+def say_truncated(tokens: Tokens, stage: str) -> None:
+  """Prints a line if texts were cut."""
+  if tokens.num_truncated:
+    terminal.say(
+      f'{stage}: {tokens.num_truncated:,} of {tokens.num_texts:,} texts are '
+      f'cut to max_tokens={tokens.max_tokens}'
+    )
+
+
+def record(
+  config: ConfigDict, sources: list[Texts], workdir: Workdir
+) -> Provenance:
+  """The record of the training data, saved with each checkpoint."""
+  listing = {
+    f'{number}/{name}' if number else name: value
+    for number, source in enumerate(sources)
+    for name, value in source.listing().items()
+  }
+  listing |= _digest_of(tokenizer_path(workdir))
+  first = sources[0]
+  return Provenance(
+    first.name, first.version, first.class_names, {'train': listing}, 'stream'
+  )
+
+
+def _digest_of(path: pathlib.Path) -> dict[str, str]:
+  content = path.read_text(encoding='utf-8')
+  return {path.name: f'1 file {provenance.digest({path.name: content})}'}
+
+
+def check_record(there: Provenance, here: Provenance, workdir: Workdir) -> None:
+  """Raises ValueError if a training began with other texts."""
+  was, now = there.splits.get('train', {}), here.splits['train']
+  if was == now:
+    return
+  changed = [
+    name for name in {**was, **now} if was.get(name) != now.get(name)
+  ] or ['the order of the files']
+  raise ValueError(
+    f'the texts are not what the training in {workdir.path} began with: '
+    f'{", ".join(changed)}. Bring that back, or train in another --workdir'
+  )
+
+
+def open_sets(config: ConfigDict) -> list[TextSet]:
+  """Opens the sets to measure on; raises ValueError with each one's fault."""
+  opened, faults = [], []
+  for text in config.eval_sets:
+    try:
+      opened.append(eval_sets.open_set(eval_sets.parse(text)))
+    except ValueError as error:
+      faults.append(str(error))
+  if faults:
+    raise ValueError('; '.join(faults))
+  return opened
+
+
+def digest(config: ConfigDict) -> str:
+  """A digest of the files of the evaluation sets."""
+  listings = []
+  for text in config.eval_sets:
+    try:
+      listings.append(eval_sets.listing(eval_sets.parse(text)))
+    except (ValueError, OSError):
+      listings.append({text: 'missing'})
+  return '-'.join(map(provenance.digest, listings))
