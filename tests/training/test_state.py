@@ -334,5 +334,5 @@ def test_too_many_devices():
   with pytest.raises(ValueError, match=r'batch_size 12.*8 devices'):
     sharding.check_batch_size(12, sharding.make_mesh(8))
   sharding.check_batch_size(16, sharding.make_mesh(8), 2)
-  with pytest.raises(ValueError, match=r'batch_size 24.*8 devices, times 2'):
+  with pytest.raises(ValueError, match=r'batch_size 24.*16 \(8 devices'):
     sharding.check_batch_size(24, sharding.make_mesh(8), 2)

@@ -13,6 +13,7 @@ from flax import nnx
 from jax import numpy as jnp
 
 from mrl_jax.data.text.tokens import Tokens
+from mrl_jax.interop import export_folder
 from mrl_jax.interop.pytorch import arrays
 from mrl_jax.interop.pytorch import file
 from mrl_jax.interop.pytorch.arrays import Slot
@@ -166,10 +167,13 @@ def _static(
 
 def is_folder(path: pathlib.Path) -> bool:
   """Whether it is a folder of Hugging Face or sentence-transformers."""
+  if (path / modules_lib.NAME).is_file():
+    return True
+  # An export of images has a config.json, too, which its own reader checks.
+  if (path / export_folder.ARTIFACT).is_file():
+    return False
   config = path / 'config.json'
-  return (path / modules_lib.NAME).is_file() or (
-    config.is_file() and 'model_type' in files.read_json(config)
-  )
+  return config.is_file() and 'model_type' in files.read_json(config)
 
 
 def find(path: str | os.PathLike) -> pathlib.Path | None:
