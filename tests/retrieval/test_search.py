@@ -456,6 +456,30 @@ def test_thresholds_of_a_sample_lose_no_row(monkeypatch, step):
     np.testing.assert_allclose(by_id_QK, best_QK, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('rows', [257, 512, 513, 1025])
+def test_few_tiles(monkeypatch, rows):
+  """Of one tile, or of three, every second is looked at for thresholds."""
+  monkeypatch.setattr(choice, 'LITTLE', 0)
+  query_QD, row_MD = embeddings('steep', 9, rows, 64)
+  found = retrieval.search(query_QD, row_MD, 1)
+  expected, _ = brute_force(query_QD, row_MD, 1, 64)
+  np.testing.assert_array_equal(found.ids_QK, expected)
+
+
+def test_where_rows_are_too_few_there_is_none():
+  """A shortlist has no id that is not one of a row, and a rerank skips -1."""
+  query_QD, row_MD = embeddings('steep', 9, 50, 64)
+  queries, database = exact._queries(query_QD), retrieval.prepare(row_MD)
+  search = best.Search(queries, 5, 0)
+  best.add(np.ones((9, 3), np.float32), np.tile(np.arange(3), (9, 1)),
+           np.zeros((9, 3), bool), search.parts[0])  # fmt: skip
+  found = search.found()
+  np.testing.assert_array_equal(found.ids_QK, [[0, 1, 2, -1, -1]] * 9)
+  np.testing.assert_array_equal(found.score_QK[:, 3:], -np.inf)
+  again = exact.rescore(query_QD, database, found.ids_QK, 4, cosine=True)
+  assert (np.sort(again.ids_QK) == [-1, 0, 1, 2]).all()
+
+
 def test_where_bounds_would_not_pay():
   """Flat spectra are scored in full."""
   query_QD, row_MD = embeddings('flat', 9, rows=5000)

@@ -10,11 +10,16 @@ from mrl_jax.retrieval.cpu import threads
 
 # Multiply-adds that are worth another thread.
 _WORK = 1 << 19
-_LAST = np.iinfo(np.uint64).max
+# The key of no row, behind all others.
+_LAST = np.uint64(np.iinfo(np.uint64).max)
 
 
 class Found(NamedTuple):
-  """The best rows of each query, and the multiply-adds of a query."""
+  """The best rows of each query, and the multiply-adds of a query.
+
+  Where fewer than K rows were looked at, the last ids are -1 and their scores
+  -inf.
+  """
 
   ids_QK: np.ndarray
   score_QK: np.ndarray
@@ -175,5 +180,8 @@ class Search:
       falling_QK >> 31, falling_QK, ~falling_QK & np.uint32(0x7FFFFFFF)
     )
     ids_QK = (key_QK & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    score_QK = bits_QK.view(np.float32)
+    if not self.is_full_Q().all():
+      ids_QK[key_QK == _LAST], score_QK[key_QK == _LAST] = -1, -np.inf
     products += self._products / len(key_QC)
-    return Found(ids_QK, bits_QK.view(np.float32), products)
+    return Found(ids_QK, score_QK, products)

@@ -108,12 +108,13 @@ def few(queries, tile_NWT, rows, k) -> Found:
 
 def scan(best, tile_NWT, rows, width, level, step=1) -> None:
   """Adds the rows of one in `step` tiles to the best."""
-  count = len(tile_NWT) // step
+  N = len(tile_NWT)
+  count = -(-N // step)
 
   def work(queries, found, share):
     if best.by_query:
       share = slice(0, count)
-    places = share.start * step, share.stop * step, step
+    places = share.start * step, min(share.stop * step, N), step
     return kernels.scan_tiles(
       tile_NWT, places, width, queries, rows, found, level
     )
