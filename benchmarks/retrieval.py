@@ -193,7 +193,7 @@ def _one_search(args, database, indices, query_QD, k):
   peers = list(functions)[1:]
   widths = bounds.levels(args.width).tolist()
   for i, width in enumerate(widths):
-    if i or len(query_QD) == 1:
+    if i:
       functions[f'to {width}'] = lambda i=i: exact.nearest(
         unit_QD, database, k, cosine=True, level=i
       )

@@ -363,7 +363,7 @@ def embeddings(kind, queries, rows=1500, width=130):
 
 @pytest.mark.parametrize('metric', ['cosine', 'dot'])
 @pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize('level', [None, 0, 1, 2, 3, 4])
+@pytest.mark.parametrize('level', [None, 1, 2, 3, 4])
 def test_every_way_finds_the_rows_of_the_plain_one(
   monkeypatch, kind, metric, level
 ):
@@ -471,7 +471,7 @@ def test_where_rows_are_too_few_there_is_none():
   query_QD, row_MD = embeddings('steep', 9, 50, 64)
   queries, database = exact._queries(query_QD), retrieval.prepare(row_MD)
   search = best.Search(queries, 5, 0)
-  best.add(np.ones((9, 3), np.float32), np.tile(np.arange(3), (9, 1)),
+  kernels.add(np.ones((9, 3), np.float32), np.tile(np.arange(3), (9, 1)),
            np.zeros((9, 3), bool), search.parts[0])  # fmt: skip
   found = search.found()
   np.testing.assert_array_equal(found.ids_QK, [[0, 1, 2, -1, -1]] * 9)
@@ -514,6 +514,6 @@ def test_nothing_is_compiled_for_a_shape():
         some = query_QD.astype(x.dtype)
         found = retrieval.search(some, database, k, dim=dim)
         retrieval.rerank(some, database, found.ids_QK, 1)
-  loops = [getattr(kernels, x) for x in ('scan_rows', 'scan_tiles', 'sift')]
-  for loop in (*loops, kernels.rank, kernels.squares, best.add):
+  loops = [getattr(kernels, x) for x in ('scan_tiles', 'sift')]
+  for loop in (*loops, kernels.rank, kernels.squares, kernels.add):
     assert len(loop.signatures) <= 1

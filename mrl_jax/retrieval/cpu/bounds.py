@@ -34,6 +34,7 @@ def levels(dim: int) -> np.ndarray:
 
 def tails(vector_Nd: np.ndarray, level_L: Sequence[int]) -> np.ndarray:
   """The norms of what lies beyond each level, float32 [N, L]."""
+  tail_NL = np.zeros((len(vector_Nd), len(level_L)), np.float32)
   square_NL = np.add.reduceat(np.square(vector_Nd), level_L[:-1], axis=1)
-  tail_NL = np.cumsum(square_NL[:, ::-1], axis=1)[:, ::-1]
-  return np.sqrt(np.pad(tail_NL, ((0, 0), (0, 1))))
+  tail_NL[:, :-1] = np.cumsum(square_NL[:, ::-1], axis=1)[:, ::-1]
+  return np.sqrt(tail_NL)

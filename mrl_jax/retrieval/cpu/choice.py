@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
-from mrl_jax.retrieval.cpu.kernels import Queries
-from mrl_jax.retrieval.cpu.kernels import Rows
+from mrl_jax.retrieval.cpu.stored import Queries
+from mrl_jax.retrieval.cpu.stored import Rows
 
 # Nanoseconds on two cores of an AMD EPYC (Zen 3): of a multiply-add by the BLAS
 # and at least of a number that it reads; of a multiply-add in tiles; of a
@@ -18,7 +18,7 @@ from mrl_jax.retrieval.cpu.kernels import Rows
 BLAS, READ, TILES, COMPARE, FETCH, ADD = 0.015, 0.18, 0.035, 0.15, 150, 0.6
 # Queries and rows that are tried; fewer queries, and fewer rows, are too few.
 _QUERIES, _ROWS, FEW = 16, 512, 4
-# Multiply-adds that no preparation is worth, and rows that the BLAS multiplies.
+# Multiply-adds that one loop does at once, and rows that the BLAS multiplies.
 LITTLE, _FEW_ROWS = 1 << 20, 4096
 
 
@@ -29,12 +29,11 @@ def level(
   has_tiles: bool,
   least_Q: np.ndarray | None = None,
 ) -> int:
-  """The number of the level; 0: rows are read one by one; the last: in full."""
-  (Q, dim), M = queries.vector_Qd.shape, len(rows.norm_B)
+  """The number of the level; the last: all rows are multiplied in full."""
   last = len(rows.level_L) - 1
-  if Q < FEW:
-    return min(1, last - 1) if has_tiles and Q * M * dim > LITTLE else 0
-  if M < _FEW_ROWS or last == 1:
+  if len(queries.vector_Qd) < FEW:
+    return 1
+  if len(rows.norm_B) < _FEW_ROWS or last == 1:
     return last
   costs = expected(queries, rows, k, has_tiles, least_Q)
   return min(costs, key=costs.__getitem__)

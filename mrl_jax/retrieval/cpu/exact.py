@@ -51,8 +51,11 @@ def nearest(
   """
   most = _ON_DISK if stored.is_file(database) else _IN_MEMORY
   group, Q = max(1, min(most, _FOUND // k)), len(query_Qd)
-  if Q < choice.FEW and stored.is_at_hand(database):
-    return _nearest(query_Qd, database, k, cosine, level)
+  if Q * database.shape[0] * query_Qd.shape[1] <= choice.LITTLE:
+    rows = stored.rows(database, query_Qd.shape[1], cosine)
+    if len(rows.vector_BD):
+      rows = rows._replace(tail_LB=stored.NONE_LB)
+      return tiles.ranked(_queries(query_Qd), rows, _every(Q, database), k)
   with threads.single_blas():
     parts = [
       _nearest(query_Qd[start : start + group], database, k, cosine, level)
@@ -88,7 +91,7 @@ def rescore(
     place_1K, read = np.arange(K)[None], 0
     for q, ids_K in enumerate(ids_QK[share]):
       vectors = rows._replace(vector_BD=stored.read(database, ids_K, dim))
-      one = kernels.Queries(*(x[q : q + 1] for x in queries))
+      one = stored.Queries(*(x[q : q + 1] for x in queries))
       part = Best(*(x[q : q + 1] for x in found[:3]), k)
       read += kernels.rank(one, vectors, place_1K, ids_K[None].copy(), part)
     return read
@@ -112,8 +115,7 @@ def _nearest(query_Qd, database, k, cosine, level) -> Found:
   rows = stored.rows(database, dim, cosine, bounded=True)
   last, has_tiles = len(rows.level_L) - 1, tile_NWT is not None
   least_Q = None
-  is_pruned = level not in (-1, 0, last) and Q * M * dim > choice.LITTLE
-  if has_tiles and last > 1 and 256 * k <= M and is_pruned:
+  if has_tiles and last > 1 and 256 * k <= M and level not in (-1, last):
     if Q < choice.FEW and level in (None, 1):
       return tiles.few(queries, tile_NWT, rows, k)
     least_Q = tiles.seed(queries, tile_NWT, rows, k)
@@ -121,14 +123,7 @@ def _nearest(query_Qd, database, k, cosine, level) -> Found:
   chosen = level if level != -1 else last
   if level is None:
     chosen = choice.level(queries, rows, k, has_tiles, least_Q)
-  if chosen == 0:
-    best.run(
-      lambda queries, found, share: kernels.scan_rows(
-        queries, rows, found, share.start, share.stop
-      ),
-      M,
-    )
-  elif chosen == last:
+  if chosen == last:
     return _in_full(queries, rows, k)
   elif chosen == 1 and has_tiles:
     tiles.scan(best, tile_NWT, rows, rows.level_L[1], 1)
@@ -191,6 +186,11 @@ def _multiply(best, rows, level, keep=False) -> None:
   best.run(work, -(-len(rows.norm_B) // tile))
 
 
-def _queries(query_Qd) -> kernels.Queries:
+def _every(Q, database) -> np.ndarray:
+  """The ids of all rows, for each query."""
+  return np.tile(np.arange(database.shape[0]), (Q, 1))
+
+
+def _queries(query_Qd) -> stored.Queries:
   tail_QL = bounds.tails(query_Qd, bounds.levels(query_Qd.shape[1]))
-  return kernels.Queries(stored.read_only(query_Qd), tail_QL)
+  return stored.Queries(stored.read_only(query_Qd), tail_QL)

@@ -2,16 +2,14 @@
 
 They hold no lock of Python, so that threads run them side by side. The score of
 a row depends neither on its position nor on the other queries, so that equal
-rows tie whichever way a search takes.
+rows tie whichever way a search takes. All stand in one file: Numba compiles a
+loop again where its own file was changed, but not where those that it calls
+were. Queries, rows and best are a `stored.Queries`, `stored.Rows` and
+`best.Best`.
 """
 
-from typing import NamedTuple
-
+import numba
 import numpy as np
-
-from mrl_jax.retrieval.cpu.best import loop
-from mrl_jax.retrieval.cpu.best import push
-from mrl_jax.retrieval.cpu.best import sums
 
 # Rows compared with a threshold together, and dims summed together.
 TILE, LANE = 512, 8
@@ -20,35 +18,78 @@ ROUNDING = np.float32(1e-5)
 # Error of a comparison by products in place of quotients, as a share.
 _QUOTIENT = np.float32(1e-6)
 
-
-class Queries(NamedTuple):
-  """Queries [Q, d], and the norms of what lies beyond each level [Q, L]."""
-
-  vector_Qd: np.ndarray
-  tail_QL: np.ndarray
+_options = {'nogil': True, 'cache': True, 'error_model': 'numpy'}
+loop = numba.njit(fastmath={'contract', 'nsz'}, **_options)
+sums = numba.njit(fastmath={'contract', 'nsz', 'reassoc'}, **_options)
 
 
-class Rows(NamedTuple):
-  """Rows to score.
+@loop
+def _key(score, row):
+  """Rises as the score falls, and with the row where scores are equal."""
+  bits = np.float32(score + np.float32(0)).view(np.uint32)
+  if bits == np.uint32(0x80000000):
+    bits = np.uint32(0)  # -0 and 0 are equal.
+  # The bits of negative floats fall already while the floats rise.
+  if not bits >> np.uint32(31):
+    bits = ~bits & np.uint32(0x7FFFFFFF)
+  return (np.uint64(bits) << np.uint64(32)) | np.uint64(row)
 
-  Attributes:
-    vector_BD: float32, read-only and contiguous, at least as wide as queries.
-    norm_B: what products are divided by; 1 for dot products.
-    size_B: at least the norms, by which rounding is bounded.
-    tail_LB: norms of what lies beyond each level; [L, 0] if they are unknown.
-    level_L: widths up to which products are summed; the last is the queries'.
-    limit: scores are clipped to [-limit, limit], so that rounding takes no
-      cosine beyond 1.
-    first: the id of the first row.
-  """
 
-  vector_BD: np.ndarray
-  norm_B: np.ndarray
-  size_B: np.ndarray
-  tail_LB: np.ndarray
-  level_L: np.ndarray
-  limit: np.float32
-  first: int
+@loop
+def _score(key):
+  bits = np.uint32(key >> np.uint64(32))
+  if not bits >> np.uint32(31):
+    bits = ~bits & np.uint32(0x7FFFFFFF)
+  return np.uint32(bits).view(np.float32)
+
+
+@loop
+def push(best, q, score, row):
+  """Adds a row. Where there is no more room, all but the k best are dropped."""
+  key_C, count = best.key_QC[q], best.count_Q[q]
+  key_C[count] = _key(score, row)
+  count += 1
+  if count == len(key_C):
+    count = best.k
+    _select(key_C, count)
+    worst = key_C[0]
+    for i in range(count):
+      worst = max(worst, key_C[i])
+    best.least_Q[q] = max(best.least_Q[q], _score(worst))
+  best.count_Q[q] = count
+
+
+@loop
+def _select(key_C, k):
+  """Moves the k smallest keys to the front (Hoare's quickselect)."""
+  low, high = 0, len(key_C) - 1
+  while low < high:
+    a, b, c = key_C[low], key_C[(low + high) // 2], key_C[high]
+    pivot = max(min(a, b), min(max(a, b), c))
+    i, j = low, high
+    while i <= j:
+      while key_C[i] < pivot:
+        i += 1
+      while key_C[j] > pivot:
+        j -= 1
+      if i <= j:
+        key_C[i], key_C[j] = key_C[j], key_C[i]
+        i, j = i + 1, j - 1
+    if k - 1 <= j:
+      high = j
+    elif k - 1 >= i:
+      low = i
+    else:
+      return
+
+
+@loop
+def add(score_QK, ids_QK, left_QK, best):
+  """Adds rows whose scores are known, but for those that are left out."""
+  for q in range(len(ids_QK)):
+    for j in range(ids_QK.shape[1]):
+      if not left_QK[q, j]:
+        push(best, q, score_QK[q, j], ids_QK[q, j])
 
 
 @sums
@@ -119,39 +160,6 @@ def sift(product_BQ, queries, rows, best, begin, level):
           if score >= least_Q[q]:
             push(best, q, score, rows.first + b)
   return read
-
-
-@loop
-def _multiply(rows_WT, query_d, width, score_T):
-  for i in range(0, width, LANE):
-    q0, q1, q2, q3 = (
-      query_d[i],
-      query_d[i + 1],
-      query_d[i + 2],
-      query_d[i + 3],
-    )
-    q4, q5 = query_d[i + 4], query_d[i + 5]
-    q6, q7 = query_d[i + 6], query_d[i + 7]
-    for t in range(TILE):
-      part = (
-        (q0 * rows_WT[i, t] + q1 * rows_WT[i + 1, t])
-        + (q2 * rows_WT[i + 2, t] + q3 * rows_WT[i + 3, t])
-      ) + (
-        (q4 * rows_WT[i + 4, t] + q5 * rows_WT[i + 5, t])
-        + (q6 * rows_WT[i + 6, t] + q7 * rows_WT[i + 7, t])
-      )
-      score_T[t] = part if i == 0 else score_T[t] + part
-
-
-@loop
-def multiply_tiles(tile_NWT, begin, end, width, queries, product_BQ):
-  """Writes the products of some tiles' rows; arguments as in `scan_tiles`."""
-  score_T = np.empty(TILE, np.float32)
-  for n in range(begin, end):
-    for q in range(len(queries.vector_Qd)):
-      _multiply(tile_NWT[n], queries.vector_Qd[q], width, score_T)
-      for t in range(min(TILE, len(product_BQ) - n * TILE)):
-        product_BQ[n * TILE + t, q] = score_T[t]
 
 
 @loop
@@ -226,16 +234,6 @@ def scan_tiles(tile_NWT, places, width, queries, rows, best, level):
   return read
 
 
-@loop
-def scan_rows(queries, rows, best, begin, end):
-  """Scores these rows one by one, each up to the level that rules it out."""
-  read = 0
-  for b in range(begin, end):
-    for q in range(len(queries.vector_Qd)):
-      read += _finish(queries, rows, best, q, b, b, rows.first + b, 0)
-  return read
-
-
 @sums
 def _products(queries, rows, place_K, query, total_K):
   """Writes the products of a query and some rows, summed as in `_finish`."""
@@ -250,7 +248,7 @@ def _products(queries, rows, place_K, query, total_K):
 
 @loop
 def rank(queries, rows, place_QK, ids_QK, best):
-  """Scores the rows `ids_QK` of each query, -1 for none; see `scan_rows`.
+  """Scores the rows `ids_QK` of each query, -1 for none.
 
   `place_QK` says where in `rows.vector_BD` each lies.
   """

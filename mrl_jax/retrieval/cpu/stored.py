@@ -3,20 +3,50 @@
 from collections.abc import Iterator
 import ctypes
 import mmap
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mrl_jax.retrieval.cpu import bounds
 from mrl_jax.retrieval.cpu import kernels
 from mrl_jax.retrieval.cpu import threads
-from mrl_jax.retrieval.cpu.kernels import Rows
 
 # Dims of a tile, and bytes of all tiles, above which there are none.
 TILE_DIMS, TILE_BYTES = 32, 192 << 20
 # Bytes of rows worked on at a time.
 BLOCK_BYTES = 64 << 20
-_NONE_LB = np.zeros((16, 0), np.float32)
+# The tails of rows that nothing bounds.
+NONE_LB = np.zeros((16, 0), np.float32)
+
+
+class Queries(NamedTuple):
+  """Queries [Q, d], and the norms of what lies beyond each level [Q, L]."""
+
+  vector_Qd: np.ndarray
+  tail_QL: np.ndarray
+
+
+class Rows(NamedTuple):
+  """Rows to score.
+
+  Attributes:
+    vector_BD: float32, read-only and contiguous, at least as wide as queries.
+    norm_B: what products are divided by; 1 for dot products.
+    size_B: at least the norms, by which rounding is bounded.
+    tail_LB: norms of what lies beyond each level; [L, 0] if they are unknown.
+    level_L: widths up to which products are summed; the last is the queries'.
+    limit: scores are clipped to [-limit, limit], so that rounding takes no
+      cosine beyond 1.
+    first: the id of the first row.
+  """
+
+  vector_BD: np.ndarray
+  norm_B: np.ndarray
+  size_B: np.ndarray
+  tail_LB: np.ndarray
+  level_L: np.ndarray
+  limit: np.float32
+  first: int
 
 
 def is_file(database: Any) -> bool:
@@ -44,7 +74,7 @@ def rows(
 
   Their tails are there if they are known already, or if `bounded`.
   """
-  tail_LM = database.tails.get(dim, _NONE_LB)
+  tail_LM = database.tails.get(dim, NONE_LB)
   if bounded and not tail_LM.shape[1]:
     database.tails[dim] = tail_LM = squares_and_tails(
       database.embedding_MD, bounds.levels(dim)
@@ -73,7 +103,7 @@ def blocks(database: Any, dim: int, cosine: bool, most: int) -> Iterator[Rows]:
       ),
       norm_B=every.norm_B[part],
       size_B=every.size_B[part],
-      tail_LB=_NONE_LB,
+      tail_LB=NONE_LB,
       first=first,
     )
 

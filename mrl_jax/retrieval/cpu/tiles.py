@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 
-from mrl_jax.retrieval.cpu import best as best_lib
 from mrl_jax.retrieval.cpu import kernels
 from mrl_jax.retrieval.cpu import stored
 from mrl_jax.retrieval.cpu import threads
@@ -41,7 +40,7 @@ def in_tiles(queries, tile_NWT, rows, k, step=1) -> Found:
   scan(best, tile_NWT, rows, padded_Qd.shape[1], 0, step)
   found, left_Q = best.found(M * width), ~best.is_full_Q()
   if left_Q.any() and least_Q is not None:
-    left = kernels.Queries(
+    left = stored.Queries(
       stored.read_only(padded_Qd[left_Q]), queries.tail_QL[left_Q]
     )
     best = Search(left, k, work)
@@ -84,16 +83,17 @@ def few(queries, tile_NWT, rows, k) -> Found:
   """The best rows of few queries: tiles are multiplied once, for all steps."""
   Q, M = len(queries.vector_Qd), len(rows.norm_B)
   width, tile = rows.level_L[1], kernels.TILE
-  product_MQ = np.empty((M, Q), np.float32)
+  product_MQ = np.empty((len(tile_NWT) * tile, Q), np.float32)
+  query_Qd = queries.vector_Qd[:, :width]
 
   def multiply(queries, found, share):
-    kernels.multiply_tiles(
-      tile_NWT, share.start, share.stop, width, queries, product_MQ
-    )
+    product_NQT = query_Qd @ tile_NWT[share, :width]
+    part_BQ = product_MQ[share.start * tile : share.stop * tile]
+    part_BQ[:] = np.moveaxis(product_NQT, 1, 2).reshape(part_BQ.shape)
     return sift(queries, found, share, 0)
 
   def sift(queries, found, share, level=1):
-    part_BQ = product_MQ[share.start * tile : share.stop * tile]
+    part_BQ = product_MQ[share.start * tile : min(share.stop * tile, M)]
     return kernels.sift(
       part_BQ, queries, rows, found, share.start * tile, level
     )
@@ -149,7 +149,7 @@ def ranked(queries, rows, ids_QK, k, near_QK=None, score_QK=None) -> Found:
   best = Search(queries, k, work, by_query=by_query, spare=spare)
   if near_QK is not None:
     best = Search(queries, K, work, by_query=True)
-    best_lib.add(score_QK, ids_QK, near_QK, best.parts[0])
+    kernels.add(score_QK, ids_QK, near_QK, best.parts[0])
     ids_QK = np.where(near_QK, ids_QK, -1)
 
   def rank(queries, found, share):
