@@ -51,11 +51,14 @@ def nearest(
   """
   most = _ON_DISK if stored.is_file(database) else _IN_MEMORY
   group, Q = max(1, min(most, _FOUND // k)), len(query_Qd)
-  if Q * database.shape[0] * query_Qd.shape[1] <= choice.LITTLE:
-    rows = stored.rows(database, query_Qd.shape[1], cosine)
-    if len(rows.vector_BD):
-      rows = rows._replace(tail_LB=stored.NONE_LB)
-      return tiles.ranked(_queries(query_Qd), rows, _every(Q, database), k)
+  dim, tile_NWT = query_Qd.shape[1], database.tile_NWT
+  # Tiles sum otherwise, and do so for one query and for many.
+  in_tiles = tile_NWT is not None and dim <= tile_NWT.shape[1]
+  is_little = Q * database.shape[0] * dim <= choice.LITTLE
+  if is_little and not in_tiles and stored.is_at_hand(database):
+    rows = stored.rows(database, dim, cosine)._replace(tail_LB=stored.NONE_LB)
+    ids_QM = np.tile(np.arange(database.shape[0]), (Q, 1))
+    return tiles.ranked(_queries(query_Qd), rows, ids_QM, k)
   with threads.single_blas():
     parts = [
       _nearest(query_Qd[start : start + group], database, k, cosine, level)
@@ -184,11 +187,6 @@ def _multiply(best, rows, level, keep=False) -> None:
     return read
 
   best.run(work, -(-len(rows.norm_B) // tile))
-
-
-def _every(Q, database) -> np.ndarray:
-  """The ids of all rows, for each query."""
-  return np.tile(np.arange(database.shape[0]), (Q, 1))
 
 
 def _queries(query_Qd) -> stored.Queries:
