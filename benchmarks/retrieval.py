@@ -2,13 +2,17 @@
 
     python -m benchmarks.retrieval [--peer=faiss] [--json=FILE]
                                    [--rows=100000] [--memmap_gb=8]
+    python -m benchmarks.retrieval --peer=faiss --spectrum=1,0.5,0
+                                   --queries=200,1 --rows=50000 --width=1024
 
-Embeddings are class centres and noise, with a standard deviation of 1/j in dim
-j. Medians of alternating runs; `x exact` is how much faster than our own exact
-search of the same run, `x in full` than one that reads every row to its end, as
-it does where prefixes bound nothing. The rerank stands beside a copy of the
-rows it reads. With `memmap_gb`, rows of that many GB are searched on disk,
-beside reading the file, both with an empty cache.
+Embeddings are class centres and noise, with a standard deviation of 1/j**s in
+dim j, where s is 1 or the spectrum. With `--spectrum` only exact searches are
+timed, of the 10 and of the `shortlist` nearest, for every number of queries,
+beside every way to search. Medians of alternating runs; `x exact` is how much
+faster than our own exact search of the same run, `x in full` than one that
+reads every row to its end. The rerank stands beside a copy of the rows it
+reads. With `memmap_gb`, rows of that many GB are searched on disk, beside
+reading the file, both with an empty cache.
 """
 
 import argparse
@@ -23,12 +27,17 @@ import numpy as np
 from benchmarks import timing
 from mrl_jax import retrieval
 from mrl_jax.retrieval import metrics
+from mrl_jax.retrieval import prefixes
+from mrl_jax.retrieval.cpu import bounds
+from mrl_jax.retrieval.cpu import exact
 
 CLASSES, NOISE = 1000, 0.3
 FUNNELS = {
   (16, 32, 64, 128, 256, 2048): (200, 100, 50, 25, 10, 10),
   (16, 64, 2048): (200, 50, 10),
 }
+# The last of the levels, at which rows are multiplied in full.
+IN_FULL = -1
 METRICS = (50_000, 200)
 _CHUNK = 64 << 20
 
@@ -38,6 +47,14 @@ def main() -> None:
   packages = ['jax', 'numpy', *(['faiss-cpu'] if args.peer else [])]
   record = {'environment': timing.environment(*packages), **vars(args)}
   print(', '.join(f'{k} {v}' for k, v in record['environment'].items()))
+  if args.spectrum:
+    title = f'{args.rows:,} rows of {args.width}, ms'
+    record[title] = _spectra(args)
+    timing.show(title, record[title])
+    if args.json:
+      timing.write_json(args.json, record)
+    return
+  args.queries = args.queries[0]
   rows_MD, label_M, query_QD, query_label_Q = embeddings(
     args.rows, args.queries, args.width
   )
@@ -69,7 +86,10 @@ def _parse_args() -> argparse.Namespace:
   add('--peer', choices=('faiss',))
   add('--json', help='file for the figures')
   add('--rows', type=int, default=100_000)
-  add('--queries', type=int, default=500)
+  numbers = lambda text: [float(x) for x in text.split(',')]
+  counts = lambda text: [int(x) for x in text.split(',')]
+  add('--spectrum', type=numbers, help='exponents s: 0 is flat')
+  add('--queries', type=counts, default=[500])
   add('--width', type=int, default=2048)
   add('--shortlist', type=int, default=200)
   add('--rounds', type=int, default=7)
@@ -77,10 +97,12 @@ def _parse_args() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def embeddings(rows: int, queries: int, width: int, seed: int = 0):
+def embeddings(
+  rows: int, queries: int, width: int, seed: int = 0, power: float = 1
+):
   """Rows [M, D], their labels, queries [Q, D] and theirs."""
   rng = np.random.default_rng(seed)
-  scale_D = 1 / np.arange(1, width + 1, dtype=np.float32)
+  scale_D = np.arange(1, width + 1, dtype=np.float32) ** -np.float32(power)
   center_CD = rng.standard_normal((CLASSES, width), np.float32) * scale_D
   arrays = []
   for count in (rows, queries):
@@ -104,12 +126,12 @@ def _searches(args, rows_MD, label_M, query_QD, query_label_Q):
     searches[f'funnel {name}'] = dims, shortlists
   functions, found = {}, {}
   in_full = f'every row in full, top {args.shortlist}'
-  # Without the norms of a prefix no row is left unread beyond it.
-  norms = {width: database.norms[width]}
-  unbounded = dataclasses.replace(database, norms=norms)
+  unit_QD = prefixes.unit(query_QD, width)
 
   def run_in_full():
-    found[in_full] = retrieval.search(query_QD, unbounded, args.shortlist)
+    found[in_full] = exact.nearest(
+      unit_QD, database, args.shortlist, cosine=True, level=IN_FULL
+    )
 
   functions[in_full] = run_in_full
   for name, (dims, shortlists) in searches.items():
@@ -138,9 +160,64 @@ def _searches(args, rows_MD, label_M, query_QD, query_label_Q):
     if name in found:
       labels_QK = label_M[found[name].ids_QK]
       row['mAP@10'] = f'{_map(labels_QK, query_label_Q):.5f}'
+    if name in searches:
       row['MFLOPs/query'] = found[name].cost.mflops
     rows.append(row)
   return rows
+
+
+def _spectra(args):
+  """Exact searches, each way that one can be done, and those of Faiss."""
+  rows = []
+  for power in args.spectrum:
+    row_MD, _, query_QD, _ = embeddings(
+      args.rows, max(args.queries), args.width, power=power
+    )
+    database = retrieval.prepare(row_MD)
+    indices = _flat_indices(row_MD) if args.peer else {}
+    for Q in args.queries:
+      for k in (10, args.shortlist) if Q > 1 else (10,):
+        rows.append(
+          {'spectrum': power, 'queries': Q, 'k': k}
+          | _one_search(args, database, indices, query_QD[:Q], k)
+        )
+        print(rows[-1], flush=True)
+  return rows
+
+
+def _one_search(args, database, indices, query_QD, k):
+  unit_QD = prefixes.unit(query_QD, args.width)
+  functions = {'ours': lambda: retrieval.search(query_QD, database, k)}
+  for name, index in indices.items():
+    functions[name] = lambda index=index: index.search(unit_QD, k)
+  peers = list(functions)[1:]
+  widths = bounds.levels(args.width).tolist()
+  for i, width in enumerate(widths):
+    if i:
+      functions[f'to {width}'] = lambda i=i: exact.nearest(
+        unit_QD, database, k, cosine=True, level=i
+      )
+  ms = timing.medians(functions, args.rounds)
+  ours = ms['ours']
+  best = min((ms[name] for name in peers), default=ours)
+  ways = [ms[name] for name in functions if name.startswith('to ')]
+  names = ['ours', *peers, *(f'to {width}' for width in widths)]
+  ms = {name: ms.get(name) for name in names}
+  return ms | {'x best peer': best / ours, 'best way / ours': min(ways) / ours}
+
+
+def _flat_indices(row_MD):
+  import faiss
+
+  unit_MD = row_MD.copy()
+  faiss.normalize_L2(unit_MD)
+  width = row_MD.shape[1]
+  indices = {'IndexFlatIP': faiss.IndexFlatIP(width)}
+  if hasattr(faiss, 'IndexFlatIPPanorama'):
+    indices['Panorama'] = faiss.IndexFlatIPPanorama(width, 32)
+  for index in indices.values():
+    index.add(unit_MD)
+  return indices
 
 
 def _map(labels_QK, query_label_Q) -> float:
@@ -242,11 +319,11 @@ def _memmap(args, query_QD):
     start = time.perf_counter()
     database = retrieval.prepare(np.load(path, mmap_mode='r'))
     prepare = time.perf_counter() - start
-    norms = database.norms
-    del database  # What is mapped stays in the cache.
+    # What is mapped stays in the cache.
+    database = dataclasses.replace(database, embedding_MD=np.empty(0))
     _evict(path)
     rows_MD = np.load(path, mmap_mode='r')
-    database = retrieval.Database(rows_MD, norms, rows_MD.dtype)
+    database = dataclasses.replace(database, embedding_MD=rows_MD)
     start = time.perf_counter()
     retrieval.search(query_QD[:8], database, 10)
     search = time.perf_counter() - start

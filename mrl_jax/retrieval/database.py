@@ -2,25 +2,21 @@
 
 from collections.abc import Sequence
 import dataclasses
+import os
 from typing import Any
 
 import jax
-from jax import numpy as jnp
 import numpy as np
 
 from mrl_jax import checks
 from mrl_jax import forks
 from mrl_jax import nesting
 from mrl_jax.retrieval import inputs
+from mrl_jax.retrieval.cpu import bounds
 from mrl_jax.retrieval.cpu import exact
-from mrl_jax.retrieval.cpu import rerank
-from mrl_jax.retrieval.cpu.rerank import Found
+from mrl_jax.retrieval.cpu import stored
+from mrl_jax.retrieval.cpu.best import Found
 
-# Embeddings at least this wide get norms at 1/64 and 1/16 of their width, too,
-# by which an exact search bounds the scores of rows.
-_WIDE = 512
-# Bytes of rows worked on at a time.
-BLOCK_BYTES = 64 << 20
 _DTYPE = checks.dtype('bfloat16', 'float16', 'float32', 'float64')
 # A row's id has 32 bits while it is sorted.
 _MOST_ROWS = 1 << 32
@@ -35,11 +31,17 @@ class Database:
     norms: norm_M of the prefixes by width; `inputs.NO_DIRECTION` for a prefix
       shorter than `inputs.SHORTEST`, which so scores 0.
     dtype: the dtype that queries must have.
+    tile_NWT: a copy of the first dims, see `stored.tiles`; None: there is none.
+    tails: the norms of what lies beyond the levels of a width, float32 [L, M].
+    file: the file of a memmap, and when it was written; None: rows in memory.
   """
 
   embedding_MD: np.ndarray
   norms: dict[int, np.ndarray]
   dtype: np.dtype
+  tile_NWT: np.ndarray | None = None
+  tails: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+  file: tuple[str, int, int] | None = None
 
   @property
   def shape(self) -> tuple[int, int]:
@@ -52,7 +54,7 @@ class Database:
   def norm_M(self, dim: int) -> np.ndarray:
     """The norms at width `dim`, computed now if it was not prepared."""
     if dim not in self.norms:
-      self.norms.update(_prefix_norms(self.embedding_MD, (dim,)))
+      self.norms.update(_norms(self.embedding_MD, (dim,), check=False)[0])
     return self.norms[dim]
 
   def nearest(
@@ -66,21 +68,21 @@ class Database:
     """The k best rows at the queries' width; ties go to the lower id."""
     if recall is not None:
       raise ValueError(f'recall {recall}: needs a database prepared on a mesh')
-    if cosine:
-      self.norm_M(query_Qd.shape[1])
-    return exact.nearest(
-      query_Qd, self.embedding_MD, self.norms, k, cosine=cosine
-    )
+    self._check_file()
+    return exact.nearest(query_Qd, self, k, cosine=cosine)
 
   def rescore(
     self, query_Qd: np.ndarray, ids_QK: np.ndarray, k: int, *, cosine: bool
   ) -> Found:
     """The k best of the rows `ids_QK`, which may hold -1 for none."""
-    if cosine:
-      self.norm_M(query_Qd.shape[1])
-    return rerank.rescore(
-      query_Qd, self.embedding_MD, self.norms, ids_QK, k, cosine=cosine
-    )
+    self._check_file()
+    return exact.rescore(query_Qd, self, ids_QK, k, cosine=cosine)
+
+  def _check_file(self) -> None:
+    if self.file is not None and _stamp(self.embedding_MD) != self.file:
+      raise ValueError(
+        f'{self.file[0]} was changed since it was prepared: prepare it again'
+      )
 
 
 def host_database(
@@ -104,46 +106,48 @@ def host_database(
   dims = nesting.validate((width,) if dims is None else dims, width)
   original = database_MD.dtype
   try:
-    stored = original if dtype is None else _DTYPE('dtype', dtype)
+    kept = original if dtype is None else _DTYPE('dtype', dtype)
   except ValueError as error:
     raise ValueError(
       f'{error}; codes of int8 and of single bits are made by '
       'retrieval.quantized.quantize'
     ) from None
-  if stored != original:
+  if kept != original:
     with np.errstate(over='ignore'):  # Infinity is refused with the row's name.
-      database_MD = database_MD.astype(stored)
-  bounding = (width // 64, width // 16) if width >= _WIDE else ()
-  dims = tuple(sorted({*dims, *bounding, width}))
-  norms = _prefix_norms(database_MD, dims)
-  return Database(database_MD, norms, original)
+      database_MD = database_MD.astype(kept)
+  norms, tails = _norms(database_MD, tuple(sorted({*dims, width})))
+  return Database(
+    database_MD, norms, original, stored.tiles(database_MD), tails,
+    _stamp(database_MD),
+  )  # fmt: skip
 
 
-@jax.jit(static_argnames='dims')
-def block_norms(rows_BD: jax.Array, *, dims: tuple[int, ...]) -> jax.Array:
-  """Norms [B, G] of the prefixes, from the sums of squares between widths."""
-  squares = [
-    jnp.square(rows_BD[:, start:end].astype(jnp.float32)).sum(1)
-    for start, end in zip((0, *dims), dims, strict=False)
-  ]
-  return jnp.sqrt(jnp.cumsum(jnp.stack(squares, axis=1), axis=1))
-
-
-def _prefix_norms(
-  embedding_MD: np.ndarray, dims: tuple[int, ...]
-) -> dict[int, np.ndarray]:
+def _norms(
+  embedding_MD: np.ndarray, dims: tuple[int, ...], *, check: bool = True
+) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+  """Norms by width, and the tails of the last; `check` refuses bad rows."""
   forks.check()
-  M, D = embedding_MD.shape
-  size = max(1, BLOCK_BYTES // (4 * D))
-  blocks = []
-  for start in range(0, M, size):
-    norm_BG = block_norms(embedding_MD[start : start + size], dims=dims)
-    if dims[-1] == D:
-      check_norms(norm_BG[:, -1], 'database', start)
-    short_BG = norm_BG < inputs.SHORTEST
-    blocks.append(jnp.where(short_BG, inputs.NO_DIRECTION, norm_BG))
-  norm_GM = np.ascontiguousarray(np.concatenate(blocks).T)
-  return dict(zip(dims, norm_GM, strict=True))
+  level_L = bounds.levels(dims[-1])
+  width_L = np.unique([*level_L, *dims])
+  square_LM, tail_LM = stored.squares_and_tails(embedding_MD, width_L)
+  norms = {}
+  for dim in dims:
+    norm_M = np.sqrt(square_LM[np.searchsorted(width_L, dim)])
+    if check and dim == embedding_MD.shape[1]:
+      check_norms(norm_M, 'database')
+    norm_M[norm_M < inputs.SHORTEST] = inputs.NO_DIRECTION
+    norms[dim] = norm_M
+  tail_LM = tail_LM[np.searchsorted(width_L, level_L)]
+  return norms, {dims[-1]: tail_LM}
+
+
+def _stamp(rows_MD: np.ndarray) -> tuple[str, int, int] | None:
+  """The file of a memmap, its size and when it was written; None: no file."""
+  name = getattr(rows_MD, 'filename', None)
+  if not isinstance(rows_MD, np.memmap) or name is None:
+    return None
+  status = os.stat(name)
+  return str(name), status.st_size, status.st_mtime_ns
 
 
 def queries(query_QD: Any, database: Any, widest: int | None) -> np.ndarray:
@@ -169,21 +173,19 @@ def queries(query_QD: Any, database: Any, widest: int | None) -> np.ndarray:
       f'queries of {query_QD.dtype} for a database of {dtype}: must be the same'
     )
   forks.check()
-  norm_Q1 = block_norms(query_QD, dims=(shape[1],))
-  check_norms(norm_Q1[:, 0], 'queries')
+  with np.errstate(over='ignore', invalid='ignore'):
+    row_QD = query_QD.astype(np.float32, copy=False)
+    norm_Q = np.sqrt(np.einsum('QD,QD->Q', row_QD, row_QD))
+  check_norms(norm_Q, 'queries')
   return query_QD
 
 
-def check_norms(norm_N: jax.Array, name: str, first: int = 0) -> None:
-  """Raises ValueError for a row that is not finite, too short or too long.
-
-  `first` is the number of the first row.
-  """
-  norm_N = np.asarray(norm_N)
+def check_norms(norm_N: np.ndarray, name: str) -> None:
+  """Raises ValueError for a row that is not finite, too short or too long."""
   right_N = np.isfinite(norm_N) & (norm_N >= inputs.SHORTEST)
   if not right_N.all():
     row = right_N.argmin()
     fault = 'not finite, or its length is no float32'
     if norm_N[row] < inputs.SHORTEST:
       fault = f'all zero, or its length is below {inputs.SHORTEST}'
-    raise ValueError(f'row {first + row} of the {name} is {fault}')
+    raise ValueError(f'row {row} of the {name} is {fault}')

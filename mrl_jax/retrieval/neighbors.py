@@ -17,7 +17,7 @@ from mrl_jax.retrieval import mesh as mesh_lib
 from mrl_jax.retrieval import prefixes
 from mrl_jax.retrieval.cost import Cost
 from mrl_jax.retrieval.cost import Neighbors
-from mrl_jax.retrieval.cpu.rerank import Found
+from mrl_jax.retrieval.cpu.best import Found
 from mrl_jax.retrieval.database import Database
 from mrl_jax.retrieval.mesh import DeviceDatabase
 

@@ -6,6 +6,7 @@ to the lower id.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import time
 from typing import Literal
@@ -21,12 +22,11 @@ from mrl_jax.retrieval import neighbors
 from mrl_jax.retrieval import prefixes
 from mrl_jax.retrieval.cost import Cost
 from mrl_jax.retrieval.cost import Neighbors
-from mrl_jax.retrieval.cpu import candidates
 from mrl_jax.retrieval.cpu import exact
 from mrl_jax.retrieval.database import Database
 
-# Rows decoded at a time, and rows sampled for a median.
-_BLOCK, _MEDIAN_ROWS = 8192, 65536
+# Rows sampled for a median.
+_MEDIAN_ROWS = 65536
 # With int8 codes, 2 * k + _SPARE rows are ranked by the float prefix.
 _SPARE = 8
 
@@ -112,7 +112,7 @@ class Quantized:
     """(ids [Q, k], scores [Q, k]) of unit queries, without any float row."""
     if self.kind == 'int8':
       found = exact.nearest(
-        query_Qd * self.scale_d, self.code_MB, {}, k, cosine=False
+        query_Qd * self.scale_d, self._codes, k, cosine=False
       )
       of_center_Q1 = (query_Qd @ self.center_d)[:, None]
       return found.ids_QK, np.clip(found.score_QK + of_center_Q1, -1, 1)
@@ -126,15 +126,17 @@ class Quantized:
       )
       return ids_QK, 1 - 2 * distance_QK / np.float32(self.dim)
     sign_Qd = np.where(is_above_Qd, 1, -1).astype(np.float32)
-    any_Q = np.full(len(sign_Qd), -np.inf, np.float32)
-    found = candidates.Candidates(any_Q, k, block=_BLOCK)
-    for first in range(0, len(self.code_MB), _BLOCK):
-      code_BB = self.code_MB[first : first + _BLOCK]
-      bit_Bd = np.unpackbits(code_BB, axis=1, count=self.dim)
-      score_QB = sign_Qd @ (2 * bit_Bd.astype(np.float32) - 1).T
-      found.add_scores(score_QB, first, len(code_BB))
-    ids_QK, score_QK, _ = candidates.best([found.hits()], len(sign_Qd), k)
-    return ids_QK, score_QK / self.dim
+    found = exact.nearest(sign_Qd, self._codes, k, cosine=False)
+    return found.ids_QK, found.score_QK / self.dim
+
+  @functools.cached_property
+  def _codes(self) -> Database:
+    """The codes as rows: numbers of int8, or signs."""
+    rows_Md = self.code_MB
+    if self.kind == 'binary':
+      bit_Md = np.unpackbits(rows_Md, axis=1, count=self.dim)
+      rows_Md = 2 * bit_Md.astype(np.int8) - 1
+    return Database(rows_Md, {}, rows_Md.dtype)
 
 
 @checks.takes(

@@ -1,5 +1,5 @@
-import dataclasses
 import doctest
+import os
 
 import chex
 import jax
@@ -11,37 +11,29 @@ import pytest
 from mrl_jax import retrieval
 from mrl_jax.retrieval import cost
 from mrl_jax.retrieval import cpu
-from mrl_jax.retrieval import database as database_lib
 from mrl_jax.retrieval import mesh
+from mrl_jax.retrieval.cpu import best
 from mrl_jax.retrieval.cpu import bounds
-from mrl_jax.retrieval.cpu import candidates
+from mrl_jax.retrieval.cpu import choice
 from mrl_jax.retrieval.cpu import exact
 from mrl_jax.retrieval.cpu import kernels
-from mrl_jax.retrieval.cpu import rerank
-from mrl_jax.retrieval.cpu import scan
-from mrl_jax.retrieval.cpu import thresholds
+from mrl_jax.retrieval.cpu import stored
+from mrl_jax.retrieval.cpu import tiles
 
 
 def brute_force(query_QD, database_MD, k, dim):
   return cpu.nearest(query_QD[:, :dim], database_MD[:, :dim], k)
 
 
-WAYS = ['array', 'wide', 'memmap', 'mesh']
+WAYS = ['tiles', 'no tiles', 'memmap', 'mesh']
 
 
 @pytest.fixture(params=WAYS)
 def arrays(request, tmp_path, monkeypatch):
   """Queries, rows of several ragged blocks, and the database made of them."""
-  monkeypatch.setattr(database_lib, 'BLOCK_BYTES', 64 * 32 * 4)
-  for name, value in {
-    'NARROW': 0 if request.param == 'wide' else 48,
-    '_NARROW_ROWS': 16,
-    '_ROWS': 64,
-    '_QUERIES': 8,
-  }.items():
-    monkeypatch.setattr(scan, name, value)
-  monkeypatch.setattr(thresholds, '_QUERIES', 8)
-  monkeypatch.setattr(thresholds, '_SAMPLE', 40)
+  monkeypatch.setattr(stored, 'BLOCK_BYTES', 64 * 32 * 4)
+  if request.param == 'no tiles':
+    monkeypatch.setattr(stored, 'TILE_BYTES', 0)
   monkeypatch.setattr(mesh, '_QUERIES', 8)
   monkeypatch.setattr(mesh.kernels, '_ROWS', 16)
   monkeypatch.setattr(mesh, '_GATHER_BYTES', 1 << 14)
@@ -172,26 +164,9 @@ def test_an_all_zero_prefix_scores_zero():
   np.testing.assert_array_equal(neighbors.ids_QK, [[0, 1], [1, 0]])
 
 
-@pytest.mark.parametrize('narrow', [0, 48])
-def test_a_sample_that_misleads(monkeypatch, narrow):
-  """Nearly all rows reach the threshold, so that some have to be dropped."""
-  monkeypatch.setattr(scan, 'NARROW', narrow)
-  monkeypatch.setattr(scan, '_ROWS', 64)
-  monkeypatch.setattr(thresholds, '_SAMPLE', 40)
-  rng = np.random.default_rng(0)
-  database_MD = 1 + 0.3 * rng.normal(size=(4000, 4)).astype(np.float32)
-  database_MD[np.linspace(0, 3999, 40).astype(int)] *= -1
-  query_QD = np.ones((3, 4), np.float32)
-  ids_QK, _ = brute_force(query_QD, database_MD, 5, 4)
-  found = retrieval.search(query_QD, database_MD, 5)
-  np.testing.assert_array_equal(found.ids_QK, ids_QK)
-
-
 @pytest.fixture(params=['decaying', 'flat', 'behind zeros'])
-def shortlists(request, monkeypatch):
+def shortlists(request):
   """Queries, a database and ids to rank, some of them twice the same row."""
-  monkeypatch.setattr(rerank, '_NARROW', 64)
-  monkeypatch.setattr(rerank, '_QUERIES', 8)
   rng = np.random.default_rng(0)
   scale_D = np.ones(64) if request.param == 'flat' else 1 / np.arange(1, 65)
   query_QD, database_MD = (
@@ -207,25 +182,18 @@ def shortlists(request, monkeypatch):
 
 @pytest.mark.parametrize('metric', ['cosine', 'dot'])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_rows_out_of_reach_are_not_read_to_the_end(
-  shortlists, metric, dtype, monkeypatch
-):
+def test_rows_out_of_reach_are_not_read_to_the_end(shortlists, metric, dtype):
   kind, query_QD, database, ids_QK = shortlists
   database = retrieval.prepare(database.embedding_MD, (8, 64), dtype=dtype)
   rank = lambda: retrieval.rerank(query_QD, database, ids_QK, 5, metric=metric)
   found = rank()
-  monkeypatch.setattr(rerank, '_first_width', lambda *_: None)
-  whole = rank()
-  np.testing.assert_array_equal(found.ids_QK, whole.ids_QK)
-  np.testing.assert_array_equal(found.scores_QK, whole.scores_QK)
-  assert whole.cost.mflops == 150 * 64 / 1e6
-  if kind == 'decaying':
-    assert found.cost.mflops < 0.5 * whole.cost.mflops
-  if kind == 'flat':
-    # After the first queries it is not tried again.
-    assert found.cost.mflops == pytest.approx(
-      whole.cost.mflops * (1 + 8 / 20 / 8), rel=0.2
-    )
+  whole = 150 * 64 / 1e6
+  assert found.cost.mflops < (0.8 if kind == 'decaying' else 1.001) * whole
+  database.tails.clear()
+  in_full = rank()
+  np.testing.assert_array_equal(found.ids_QK, in_full.ids_QK)
+  np.testing.assert_array_equal(found.scores_QK, in_full.scores_QK)
+  assert in_full.cost.mflops == whole
 
 
 def test_dot_products(arrays):
@@ -369,171 +337,183 @@ def test_cost_is_the_papers():
   assert round(funnel, 3) == 0.065
 
 
-@pytest.fixture(params=['narrow', 'wide'])
-def decaying(request, monkeypatch):
-  """Queries and rows whose numbers become small, with equal rows among them."""
-  monkeypatch.setattr(scan, 'NARROW', 48 if request.param == 'narrow' else 0)
-  monkeypatch.setattr(scan, '_ROWS', 64)
-  monkeypatch.setattr(thresholds, '_QUERIES', 8)
-  monkeypatch.setattr(thresholds, '_WIDE_SAMPLE', 200)
-  monkeypatch.setattr(thresholds, '_WIDE', 1)
-  # So few rows are all at hand.
-  monkeypatch.setattr(exact, '_FETCH', 0)
-  monkeypatch.setattr(exact, '_FETCHED', 1)
-  rng = np.random.default_rng(0)
-  scale_D = 1 / np.arange(1, 65, dtype=np.float32) ** 2
-  query_QD = rng.normal(size=(21, 64)).astype(np.float32) * scale_D
-  row_MD = rng.normal(size=(2003, 64)).astype(np.float32) * scale_D
-  row_MD[700:740] = row_MD[5]
+KINDS = ['steep', 'flat', 'ties', 'zero prefixes', 'classes', 'one row']
+
+
+def embeddings(kind, queries, rows=1500, width=130):
+  rng = np.random.default_rng(1)
+  scale_D = 1 / np.arange(1, width + 1) ** (0 if kind == 'flat' else 1.5)
+  query_QD, row_MD = (
+    (rng.normal(size=(count, width)) * scale_D).astype(np.float32)
+    for count in (queries, rows)
+  )
+  if kind == 'classes':
+    center_CD = rng.normal(size=(20, width)).astype(np.float32)
+    query_QD += center_CD[rng.integers(0, 20, queries)]
+    row_MD += center_CD[rng.integers(0, 20, rows)]
+  if kind == 'ties':
+    row_MD = row_MD[rng.integers(0, 200, rows)]
+  if kind == 'one row':
+    row_MD[:] = row_MD[0]
+  if kind == 'zero prefixes':
+    row_MD[::3, :40], row_MD[::3, 50] = 0, 1
+    query_QD[::2, :40], query_QD[::2, 50] = 0, 1
   return query_QD, row_MD
 
 
 @pytest.mark.parametrize('metric', ['cosine', 'dot'])
-@pytest.mark.parametrize('k', [1, 10, 60])
-def test_rows_left_out_by_their_bounds(decaying, k, metric):
-  """The same rows are found, and most are not read to their end."""
-  query_QD, row_MD = decaying
-  database = retrieval.prepare(row_MD, (2, 8))
-  found = retrieval.search(query_QD, database, k, metric=metric)
-  in_full = dataclasses.replace(database, norms={64: database.norms[64]})
-  every = retrieval.search(query_QD, in_full, k, metric=metric)
-  np.testing.assert_array_equal(found.ids_QK, every.ids_QK)
-  np.testing.assert_allclose(found.scores_QK, every.scores_QK, rtol=1e-5)
-  assert every.cost.mflops == 2003 * 64 / 1e6
-  assert found.cost.mflops < every.cost.mflops / 3
-  if metric == 'cosine':
-    ids_QK, _ = brute_force(query_QD, row_MD, k, 64)
-    np.testing.assert_array_equal(found.ids_QK, ids_QK)
-
-
-@pytest.mark.parametrize('metric', ['cosine', 'dot'])
-@pytest.mark.parametrize(
-  'kind', ['steep', 'flat', 'ties', 'zero prefixes', 'one query']
-)
-def test_the_fast_search_finds_the_rows_of_the_plain_one(
-  monkeypatch, kind, metric
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('level', [None, 1, 2, 3, 4])
+def test_every_way_finds_the_rows_of_the_plain_one(
+  monkeypatch, kind, metric, level
 ):
-  # Prefixes are tried whatever they cost.
-  for name in ('_FETCH', '_FETCHED'):
-    monkeypatch.setattr(exact, name, 0)
-  monkeypatch.setattr(thresholds, '_WIDE_SAMPLE', 300)
-  monkeypatch.setattr(thresholds, '_WIDE', 1)
-  rng = np.random.default_rng(1)
-  scale_D = 1 / np.arange(1, 129) ** (0 if kind == 'flat' else 1.5)
-  query_QD, row_MD = (
-    (rng.normal(size=(count, 128)) * scale_D).astype(np.float32)
-    for count in (1 if kind == 'one query' else 30, 3000)
-  )
+  monkeypatch.setattr(choice, 'LITTLE', 0)
+  monkeypatch.setattr(best, '_WORK', 0)
+  if level is not None:
+    monkeypatch.setattr(choice, 'level', lambda *_: level)
+  query_QD, row_MD = embeddings(kind, 7)
   if metric == 'dot':  # Whole numbers, whose products are not rounded.
     query_QD, row_MD = np.rint(30 * query_QD), np.rint(30 * row_MD)
     query_QD[:, 0], row_MD[:, 0] = 30, 30
-  if kind == 'ties':
-    row_MD = row_MD[rng.integers(0, 200, 3000)]
-  if kind == 'zero prefixes':
-    row_MD[::3, :16], row_MD[::3, 20] = 0, 1
-    query_QD[::2, :16], query_QD[::2, 20] = 0, 1
   database = retrieval.prepare(row_MD, (2, 8, 16))
   every_QM, score_QM = cpu.nearest(
     query_QD, row_MD, len(row_MD), cosine=metric == 'cosine'
   )
-  for k in (1, 10, 100):
+  for k in (1, 5, 100):
     found = retrieval.search(query_QD, database, k, metric=metric)
-    if metric == 'dot' or kind == 'ties':
+    if metric == 'dot' or kind in ('ties', 'one row'):
       np.testing.assert_array_equal(found.ids_QK, every_QM[:, :k])
     # Rounding may exchange rows of almost equal cosines.
     place_QK = np.take_along_axis(np.argsort(every_QM), found.ids_QK, axis=1)
     by_id_QK = np.take_along_axis(score_QM, place_QK, axis=1)
     for scores_QK in (found.scores_QK, by_id_QK):
       np.testing.assert_allclose(
-        scores_QK, score_QM[:, :k], rtol=1e-6, atol=1e-6
+        scores_QK, score_QM[:, :k], rtol=1e-6, atol=2e-6
       )
+    # The same rows, one query at a time.
+    if kind != 'flat' or k == 1:
+      alone = retrieval.search(query_QD[3:4], database, k, metric=metric)
+      np.testing.assert_array_equal(alone.ids_QK, found.ids_QK[3:4])
 
 
 def test_the_worked_example_of_a_bound():
   assert doctest.testmod(bounds) == (0, 4)
 
 
-def test_bounds_that_leave_out_nothing(arrays, monkeypatch):
-  """A flat spectrum, were it scanned by a prefix."""
-  query_QD, database_MD, database = arrays
-  monkeypatch.setattr(exact, '_FETCH', 0)
-  monkeypatch.setattr(exact, '_FETCHED', 0)
-  found = retrieval.search(query_QD, database, 10)
-  ids_QK, scores_QK = brute_force(query_QD, database_MD, 10, 32)
-  np.testing.assert_array_equal(found.ids_QK, ids_QK)
-  np.testing.assert_allclose(found.scores_QK, scores_QK, atol=1e-6)
+def test_rows_are_left_out_by_their_bounds(monkeypatch):
+  monkeypatch.setattr(choice, 'LITTLE', 0)
+  query_QD, row_MD = embeddings('steep', 3)
+  found = retrieval.search(query_QD, retrieval.prepare(row_MD), 5)
+  assert found.cost.mflops < 0.4 * 1500 * 130 / 1e6
 
 
-def test_a_query_that_no_bound_helps(decaying, monkeypatch):
-  """Its rows would not fit: it is compared with all of them in full."""
-  query_QD, row_MD = decaying
-  query_QD[3, :8] = 0
-  database = retrieval.prepare(row_MD, (2, 8))
-  expected, _ = brute_force(query_QD, row_MD, 10, 64)
-  for room in (candidates.ROOM, 1000, 100, 1):
-    monkeypatch.setattr(candidates, 'ROOM', room)
-    monkeypatch.setattr(exact, 'ROOM', room)
-    found = retrieval.search(query_QD, database, 10)
-    np.testing.assert_array_equal(found.ids_QK, expected)
-
-
-def test_more_rows_than_there_is_room_for(monkeypatch):
-  monkeypatch.setattr(candidates, 'ROOM', 2 * kernels.TILE)
-  part = candidates.Candidates(np.full(2, -np.inf, np.float32), None)
-  row_MD = np.arange(3 * kernels.TILE, dtype=np.float32)[:, None]
-  query_Qd = np.eye(2, kernels.LANE, dtype=np.float32)
-  norm_M = np.ones(len(row_MD), np.float32)
-  rows = kernels.Rows(row_MD, norm_M, kernels.UNLIMITED)
-  tile = rows._replace(vector_BD=row_MD[: kernels.TILE])
-  part.add_rows(query_Qd, tile, 7)
-  query_N, id_N, score_N = part.hits()
-  first = query_N == 0
-  np.testing.assert_array_equal(id_N[first], 7 + np.arange(kernels.TILE))
-  np.testing.assert_array_equal(score_N[first], row_MD[: kernels.TILE, 0])
-  with pytest.raises(candidates.TooManyError):
-    part.add_rows(query_Qd, rows, 0)
-
-
-def test_rows_that_bounds_leave_no_part_of(decaying, tmp_path):
-  """On disk, or in another dtype, they are scored in full."""
-  query_QD, row_MD = decaying
+def test_rows_on_disk_or_of_another_dtype_are_scored_in_full(tmp_path):
+  query_QD, row_MD = embeddings('steep', 9)
   np.save(tmp_path / 'x.npy', row_MD)
   on_disk = np.load(tmp_path / 'x.npy', mmap_mode='r')
-  expected, _ = brute_force(query_QD, row_MD, 5, 64)
+  expected, _ = brute_force(query_QD, row_MD, 5, 130)
   for rows, dtype in ((on_disk, np.float32), (row_MD, np.float64)):
     database = retrieval.prepare(rows.astype(dtype, copy=False), (2, 8))
     found = retrieval.search(query_QD.astype(dtype), database, 5)
-    assert found.cost.mflops == 2003 * 64 / 1e6
+    assert found.cost.mflops == 1500 * 130 / 1e6
     np.testing.assert_array_equal(found.ids_QK, expected)
+
+
+def test_blocks_of_a_file_are_not_bounded_by_other_rows(tmp_path, monkeypatch):
+  """Tails of the first block, which are short, would rule out later rows."""
+  monkeypatch.setattr(exact, '_ROWS', 64)
+  query_QD, row_MD = embeddings('flat', 9)
+  row_MD[:600, 32:] *= 1e-3
+  np.save(tmp_path / 'x.npy', row_MD)
+  on_disk = np.load(tmp_path / 'x.npy', mmap_mode='r')
+  expected, _ = brute_force(query_QD, row_MD, 5, 130)
+  for rows, dtype in ((on_disk, np.float32), (row_MD, np.float64)):
+    database = retrieval.prepare(rows.astype(dtype, copy=False))
+    found = retrieval.search(query_QD.astype(dtype), database, 5)
+    np.testing.assert_array_equal(found.ids_QK, expected)
+
+
+@pytest.mark.parametrize('step', [1, 2])
+def test_thresholds_of_a_sample_lose_no_row(monkeypatch, step):
+  """Rows of the sample are all near, or far: too few rows reach it, or most."""
+  monkeypatch.setattr(tiles, '_SAMPLE', 512)
+  query_QD, row_MD = embeddings('flat', 40, rows=6000, width=12)
+  N, stride = -(-6000 // kernels.TILE), None
+  for near in (True, False):
+    x = row_MD.copy()
+    stride = -(-N // step) * kernels.TILE // 512
+    ids = np.arange(N)[::step, None] * kernels.TILE
+    ids = (ids + np.arange(0, kernels.TILE, stride)).ravel()
+    x[ids[ids < 6000]] = query_QD[0] * (1 if near else -1)
+    database = retrieval.prepare(x)
+    queries, rows = exact._queries(query_QD), stored.rows(database, 12, False)
+    found = tiles.in_tiles(queries, database.tile_NWT, rows, 50, step)
+    kept = np.arange(6000) // kernels.TILE % step == 0
+    score_QM = np.where(kept, query_QD @ x.T, -np.inf)
+    best_QK = -np.sort(-score_QM, axis=1)[:, :50]
+    np.testing.assert_allclose(found.score_QK, best_QK, rtol=1e-5, atol=1e-5)
+    by_id_QK = np.take_along_axis(score_QM, found.ids_QK, 1)
+    np.testing.assert_allclose(by_id_QK, best_QK, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('rows', [257, 512, 513, 1025])
+def test_few_tiles(monkeypatch, rows):
+  """Of one tile, or of three, every second is looked at for thresholds."""
+  monkeypatch.setattr(choice, 'LITTLE', 0)
+  query_QD, row_MD = embeddings('steep', 9, rows, 64)
+  found = retrieval.search(query_QD, row_MD, 1)
+  expected, _ = brute_force(query_QD, row_MD, 1, 64)
+  np.testing.assert_array_equal(found.ids_QK, expected)
+
+
+def test_where_rows_are_too_few_there_is_none():
+  """A shortlist has no id that is not one of a row, and a rerank skips -1."""
+  query_QD, row_MD = embeddings('steep', 9, 50, 64)
+  queries, database = exact._queries(query_QD), retrieval.prepare(row_MD)
+  search = best.Search(queries, 5, 0)
+  kernels.add(np.ones((9, 3), np.float32), np.tile(np.arange(3), (9, 1)),
+           np.zeros((9, 3), bool), search.parts[0])  # fmt: skip
+  found = search.found()
+  np.testing.assert_array_equal(found.ids_QK, [[0, 1, 2, -1, -1]] * 9)
+  np.testing.assert_array_equal(found.score_QK[:, 3:], -np.inf)
+  again = exact.rescore(query_QD, database, found.ids_QK, 4, cosine=True)
+  assert (np.sort(again.ids_QK) == [-1, 0, 1, 2]).all()
 
 
 def test_where_bounds_would_not_pay():
   """Flat spectra are scored in full."""
-  rng = np.random.default_rng(0)
-  flat = rng.normal(size=(3000, 64)).astype(np.float32)
-  found = retrieval.search(flat[:9], retrieval.prepare(flat, (2, 8)), 5)
-  assert found.cost.mflops == 3000 * 64 / 1e6
-  assert (found.ids_QK[:, 0] == np.arange(9)).all()
+  query_QD, row_MD = embeddings('flat', 9, rows=5000)
+  found = retrieval.search(query_QD, retrieval.prepare(row_MD, (2, 8)), 5)
+  assert found.cost.mflops == pytest.approx(5000 * 130 / 1e6)
 
 
-def test_rows_of_a_zero_prefix_are_not_lost(monkeypatch):
-  """A prefix of zeros bounds nothing: all is behind it."""
-  # More than k rows reach the threshold, so that the count misses no lost one.
-  monkeypatch.setattr(thresholds, '_SAMPLE', 500)
-  monkeypatch.setattr(exact, '_FETCH', 0)
-  monkeypatch.setattr(exact, '_FETCHED', 0)
-  rng = np.random.default_rng(0)
-  scale_D = 1 / np.arange(1, 65, dtype=np.float32) ** 2
-  row_MD = rng.normal(size=(2000, 64)).astype(np.float32) * scale_D
-  row_MD[77, :8] = 0
-  query_QD = row_MD[77:78].copy()
-  query_QD[0, 0] = 1e-3
-  found = retrieval.search(query_QD, retrieval.prepare(row_MD, (2, 8)), 3)
-  np.testing.assert_array_equal(
-    found.ids_QK, brute_force(query_QD, row_MD, 3, 64)[0]
-  )
+def test_a_file_that_was_changed_is_refused(tmp_path):
+  query_QD, row_MD = embeddings('steep', 2, rows=50)
+  np.save(tmp_path / 'x.npy', row_MD)
+  on_disk = np.load(tmp_path / 'x.npy', mmap_mode='r')
+  database = retrieval.prepare(on_disk)
+  retrieval.search(query_QD, database, 5)
+  os.utime(tmp_path / 'x.npy', ns=(1, 1))
+  for call in (
+    lambda: retrieval.search(query_QD, database, 5),
+    lambda: retrieval.rerank(query_QD, database, np.zeros((2, 3), int), 1),
+  ):
+    with pytest.raises(ValueError, match=r'x\.npy was changed since'):
+      call()
+  retrieval.search(query_QD, retrieval.prepare(on_disk), 5)
 
 
-def test_wide_rows_are_prepared_for_bounds():
-  row_MD = np.ones((3, 512), np.float32)
-  assert set(retrieval.prepare(row_MD).norms) == {8, 32, 512}
+def test_nothing_is_compiled_for_a_shape():
+  """One compiled form of each loop, whatever is searched."""
+  for rows, width, queries, k in ((700, 300, 1, 3), (90, 40, 33, 90)):
+    query_QD, row_MD = embeddings('steep', queries, rows, width)
+    for x in (row_MD, row_MD.astype(np.float64), np.asfortranarray(row_MD)):
+      x.flags.writeable = width == 300
+      database = retrieval.prepare(x)
+      for dim in (8, width):
+        some = query_QD.astype(x.dtype)
+        found = retrieval.search(some, database, k, dim=dim)
+        retrieval.rerank(some, database, found.ids_QK, 1)
+  loops = [getattr(kernels, x) for x in ('scan_tiles', 'sift')]
+  for loop in (*loops, kernels.rank, kernels.squares, kernels.add):
+    assert len(loop.signatures) <= 1

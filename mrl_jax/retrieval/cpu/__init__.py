@@ -1,15 +1,16 @@
 """Exact search on a CPU that reads most rows only up to a prefix.
 
 `nearest` below is the definition: it scores every row and sorts. The modules
-find the same rows faster, in the order in which a search uses them:
+find the same rows faster, without XLA and compiled for no shape:
 
-  thresholds  a score for each query that about k rows reach, from a sample
-  bounds      the most that a row can score, from a prefix and two norms
-  scan        which rows, or bounds, reach the thresholds
-  candidates  what was found so far, and the k best of it
-  exact       the whole search
-  rerank      the k best of a shortlist, by the same bounds
-  kernels     the loops of these, compiled by Numba
+  exact    the whole search, and the k best of a shortlist
+  tiles    searches by the first dims, and what they tell a longer one
+  choice   the width up to which all rows are multiplied, by a cost model
+  bounds   the most that a row can score, from a prefix and two norms
+  stored   the rows of a database, in tiles and in blocks
+  best     the best rows so far of each query
+  threads  those that share the work
+  kernels  the loops, compiled by Numba
 """
 
 import numpy as np

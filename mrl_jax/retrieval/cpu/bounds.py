@@ -9,42 +9,32 @@ With q = (2, 1, 2, 0) and x = (1, 2, 0, 2) and d = 2, the prefixes give 2 + 2 =
 If k other rows score more than 8, x need not be read beyond its prefix.
 
 >>> q, x = np.float32([[2, 1, 2, 0]]), np.float32([[1, 2, 0, 2]])
->>> norm = lambda rows: np.linalg.norm(rows, axis=1)
->>> tail_q, tail_x = query_tails(q, 2), row_tails(norm(x), norm(x[:, :2]))
->>> print(q[0] @ x[0], (q[:, :2] @ x[:, :2].T + tail_q @ tail_x.T).round(2))
-4.0 [[8.]]
-
-Two numbers behind each prefix make the bound a plain product of longer vectors:
-the norm of the tail, and the norm of the whole times what rounding may cost.
+>>> tail_q, tail_x = tails(q, (0, 2, 4)), tails(x, (0, 2, 4))
+>>> print(tail_q, tail_x)
+[[3. 2. 0.]] [[3. 2. 0.]]
+>>> print(q[0] @ x[0], q[0, :2] @ x[0, :2] + tail_q[0, 1] * tail_x[0, 1])
+4.0 8.0
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
-from mrl_jax.retrieval import inputs
-
-# Numbers behind a prefix.
-TAIL = 2
-# Rounding error of a float32 dot product, as a share of the product of norms.
-_ROUNDING = 1e-5
+# The narrowest width that rows are bounded at; the others are its doubles.
+NARROWEST = 32
 
 
-def query_tails(query_Qd: np.ndarray, width: int) -> np.ndarray:
-  """Numbers to append to query prefixes of this width, float32 [Q, TAIL]."""
-  norm = lambda x_Nd: np.linalg.norm(x_Nd, axis=1, keepdims=True)
-  parts = [norm(query_Qd[:, width:]), _ROUNDING * norm(query_Qd)]
-  return np.concatenate(parts, axis=1).astype(np.float32)
+def levels(dim: int) -> np.ndarray:
+  """The widths at which rows of this width are bounded, from 0 to it."""
+  widths = [0]
+  while (width := NARROWEST << (len(widths) - 1)) < dim:
+    widths.append(width)
+  return np.array([*widths, dim])
 
 
-def row_tails(norm: np.ndarray, prefix_norm: np.ndarray) -> np.ndarray:
-  """Numbers to append to row prefixes, from the rows' norms: [..., TAIL]."""
-  # NO_DIRECTION stands for any norm below SHORTEST.
-  norm = np.where(norm == inputs.NO_DIRECTION, inputs.SHORTEST, norm)
-  prefix_norm = np.where(prefix_norm == inputs.NO_DIRECTION, 0, prefix_norm)
-  squares = np.maximum(norm**2 - prefix_norm**2, 0)
-  return np.stack([np.sqrt(squares + _ROUNDING * norm**2), norm], axis=-1)
-
-
-def extend(query_Qd: np.ndarray, width: int) -> np.ndarray:
-  """Query prefixes with their tails, whose products with rows are bounds."""
-  tail_QA = query_tails(query_Qd, width)
-  return np.concatenate([query_Qd[:, :width], tail_QA], axis=1)
+def tails(vector_Nd: np.ndarray, level_L: Sequence[int]) -> np.ndarray:
+  """The norms of what lies beyond each level, float32 [N, L]."""
+  tail_NL = np.zeros((len(vector_Nd), len(level_L)), np.float32)
+  square_NL = np.add.reduceat(np.square(vector_Nd), level_L[:-1], axis=1)
+  tail_NL[:, :-1] = np.cumsum(square_NL[:, ::-1], axis=1)[:, ::-1]
+  return np.sqrt(tail_NL)

@@ -1,209 +1,194 @@
-"""Exact search on a CPU that reads most rows only up to a prefix.
+"""Exact search on a CPU in the way that is expected to be the fastest.
 
-A sample of the rows gives each query a threshold that about k rows reach. Rows
-whose upper bound (`bounds`) at a prefix stays below it are read no further. A
-query for which fewer than k rows reach the threshold is searched again with a
-lower one, so that the result is exact. Where the sample shows that prefixes
-leave too many rows, as with a flat spectrum, all rows are scored in full.
+Rows in memory are first multiplied up to some width only, in tiles or by the
+BLAS; those that may still be among the k best are read on, up to the level that
+rules them out. `choice` says which width that is; it may be the full one. A
+shortlist by the tiles tells from the start what score a row has to reach.
 """
 
-import concurrent.futures
+from typing import Any
 
 import numpy as np
 
-from mrl_jax import cores
-from mrl_jax.retrieval.cpu import bounds as bounds_lib
+from mrl_jax.retrieval.cpu import bounds
+from mrl_jax.retrieval.cpu import choice
 from mrl_jax.retrieval.cpu import kernels
-from mrl_jax.retrieval.cpu import scan
-from mrl_jax.retrieval.cpu import thresholds
-from mrl_jax.retrieval.cpu.candidates import best
-from mrl_jax.retrieval.cpu.candidates import read_only
-from mrl_jax.retrieval.cpu.candidates import ROOM
-from mrl_jax.retrieval.cpu.candidates import TooManyError
-from mrl_jax.retrieval.cpu.kernels import Hits
-from mrl_jax.retrieval.cpu.rerank import Found
+from mrl_jax.retrieval.cpu import stored
+from mrl_jax.retrieval.cpu import threads
+from mrl_jax.retrieval.cpu import tiles
+from mrl_jax.retrieval.cpu.best import Best
+from mrl_jax.retrieval.cpu.best import Found
+from mrl_jax.retrieval.cpu.best import Search
 
 # Neighbours found in one pass over the rows, and queries of a pass.
 _FOUND, _IN_MEMORY, _ON_DISK = 1 << 21, 2048, 4096
-# Queries and rows by which a prefix is chosen.
-_TRIED_QUERIES, _TRIED_ROWS = 64, 512
-# The cost of a row, in multiply-adds of a matrix product: of comparing its
-# score with the threshold, at wide widths; of sorting and fetching it if it may
-# reach the threshold; and of each multiply-add then.
-_COMPARE, _FETCH, _FETCHED = 280, 9000, 36
+# Products of the BLAS that are looked at together, and rows of them.
+_PRODUCTS, _ROWS = 1 << 18, 8192
+# Rows that are ranked once more beside the k best.
+_SPARE = 32
+# What rounding may take from a score, as a share of the norms.
+_ROUNDING = np.float32(1e-5)
 
 
 def nearest(
   query_Qd: np.ndarray,
-  embedding_MD: np.ndarray,
-  norms: dict[int, np.ndarray],
+  database: Any,
   k: int,
   *,
   cosine: bool,
+  level: int | None = None,
 ) -> Found:
   """The k best rows of each query; ties go to the lower id.
 
   Args:
     query_Qd: float32 prefixes, whose width is that of the search.
-    embedding_MD: rows. A memmap is read once for some thousand queries, and in
-      full, since a disk gives no part of a row sooner.
-    norms: norm_M of the rows' prefixes by width, among them d for the cosine.
-      Rows may be left unread beyond such a prefix.
+    database: a `Database`. A file is read once for some thousand queries, and
+      in full, since a disk gives no part of a row sooner.
     k: at most M.
     cosine: whether scores are divided by the norms.
+    level: the one of `bounds.levels` up to which all rows are multiplied; -1
+      for the last; None: what `choice` expects to be the fastest.
   """
-  most = _ON_DISK if isinstance(embedding_MD, np.memmap) else _IN_MEMORY
-  group = max(1, min(most, _FOUND // k))
-  source = scan.Source(
-    embedding_MD, norms[query_Qd.shape[1]] if cosine else None
-  )
-  parts = [
-    _nearest(query_Qd[start : start + group], source, dict(norms), k)
-    for start in range(0, len(query_Qd), group)
-  ]
-  products = sum(part.products * len(part.ids_QK) for part in parts)
+  most = _ON_DISK if stored.is_file(database) else _IN_MEMORY
+  group, Q = max(1, min(most, _FOUND // k)), len(query_Qd)
+  dim, tile_NWT = query_Qd.shape[1], database.tile_NWT
+  # Tiles sum otherwise, and do so for one query and for many.
+  in_tiles = tile_NWT is not None and dim <= tile_NWT.shape[1]
+  is_little = Q * database.shape[0] * dim <= choice.LITTLE
+  if is_little and not in_tiles and stored.is_at_hand(database):
+    rows = stored.rows(database, dim, cosine)._replace(tail_LB=stored.NONE_LB)
+    ids_QM = np.tile(np.arange(database.shape[0]), (Q, 1))
+    return tiles.ranked(_queries(query_Qd), rows, ids_QM, k)
+  with threads.single_blas():
+    parts = [
+      _nearest(query_Qd[start : start + group], database, k, cosine, level)
+      for start in range(0, Q, group)
+    ]
+  products = sum(part.products * len(part.ids_QK) for part in parts) / Q
   return Found(
-    np.concatenate([part.ids_QK for part in parts]),
-    np.concatenate([part.score_QK for part in parts]),
-    products / len(query_Qd),
+    *map(np.concatenate, list(zip(*parts, strict=True))[:2]), products
   )
 
 
-def _nearest(query_Qd, source, norms, k) -> Found:
-  (Q, dim), M = query_Qd.shape, len(source.embedding_MD)
-  ids_QK = np.zeros((Q, k), np.int64)
-  score_QK = np.zeros((Q, k), np.float32)
-  left, products = np.arange(Q), 0
-  # The rows lie in memory as they are scored.
-  is_at_hand = source.embedding_MD.dtype == np.float32
-  is_at_hand &= not isinstance(source.embedding_MD, np.memmap)
-  sample = thresholds.sample_rows(source, dim)
-  with concurrent.futures.ThreadPoolExecutor(cores.count()) as pool:
-    for threshold_Q in thresholds.falling(query_Qd, sample, M, k, pool):
-      query_Ld, threshold_L = query_Qd[left], threshold_Q[left]
-      prefix = hits = None
-      if dim in norms and is_at_hand:
-        prefix = _prefix(query_Ld, sample, norms, threshold_L, M, k)
-      if prefix:
-        hits, more = _bounded(
-          query_Ld, source, norms, threshold_L, k, prefix, pool
-        )
-        products += more
-      if hits is None:
-        hits = scan.reaching(query_Ld, source, threshold_L, k, pool)
-        products += M * dim * len(left)
-      ids_LK, score_LK, count_L = best(hits, len(left), k)
-      # All rows that reach the threshold are among the hits; so may others be.
-      enough_L = (count_L >= k) & (score_LK[:, -1] >= threshold_L)
-      done = left[enough_L]
-      ids_QK[done], score_QK[done] = ids_LK[enough_L], score_LK[enough_L]
-      left = left[~enough_L]
-      if not len(left):
-        break
-  return Found(ids_QK, score_QK, products / Q)
+def rescore(
+  query_Qd: np.ndarray,
+  database: Any,
+  ids_QK: np.ndarray,
+  k: int,
+  *,
+  cosine: bool,
+) -> Found:
+  """The k best of the rows `ids_QK` (-1 for none), best first if known.
 
-
-def _prefix(query_Qd, sample, norms, threshold_Q, M, k) -> int | None:
-  """The prepared width with the cheapest scan; None: score all rows in full."""
-  dim = query_Qd.shape[1]
-  if dim <= scan.NARROW:
-    return None  # Scoring such rows in full costs no more than fetching them.
-  tried = _spread(len(query_Qd), _TRIED_QUERIES)
-  rows = _spread(len(sample.ids_S), _TRIED_ROWS)
-  sample = thresholds.Sample(*(x_S[rows] for x_S in sample[:3]), sample.limit)
-  reach = {
-    width: M * _share(query_Qd[tried], threshold_Q[tried], sample, norms, width)
-    for width in _widths(norms, dim)
-  }
-  costs = {None: M * (dim + _COMPARE)}
-  for width, rows in reach.items():
-    if rows > ROOM / 4:
-      continue
-    second = max(reach)
-    products = rows * second + max(k, reach[second]) * dim
-    compare = 0 if width + bounds_lib.TAIL <= scan.NARROW else _COMPARE
-    costs[width] = M * (width + compare) + rows * _FETCH + products * _FETCHED
-  return min(costs, key=costs.get)
-
-
-def _spread(count: int, most: int) -> np.ndarray:
-  """At most `most` of the numbers below `count`, evenly spaced."""
-  return np.linspace(0, count - 1, min(count, most)).astype(int)
-
-
-def _share(query_Td, threshold_T, sample, norms, width) -> float:
-  """The share of the sample whose bounds at this width reach the thresholds."""
-  norm_S = norms[query_Td.shape[1]][sample.ids_S]
-  tail_SA = bounds_lib.row_tails(norm_S, norms[width][sample.ids_S])
-  rows_SA = np.concatenate([sample.rows_Sd[:, :width], tail_SA], axis=1)
-  bound_TS = bounds_lib.extend(query_Td, width) @ rows_SA.T / sample.norm_S
-  return (bound_TS >= threshold_T[:, None]).mean()
-
-
-def _widths(norms, dim: int) -> list[int]:
-  """Widths to scan by; at the last one a fetched row is bounded once more."""
-  return sorted(width for width in norms if width <= dim / 8)
-
-
-def _bounded(
-  query_Qd, source, norms, threshold_Q, k, width, pool
-) -> tuple[list[Hits] | None, int]:
-  """(rows that may be among the k best, scored in full; multiply-adds).
-
-  None in place of the rows if more reach the thresholds than there is room for.
-  A single query for which that is so gets no rows.
+  The other arguments are those of `nearest`. Where a query has fewer rows than
+  k, its last entries have no meaning.
   """
-  (Q, dim), M = query_Qd.shape, len(source.embedding_MD)
-  tail_MA = bounds_lib.row_tails(norms[dim], norms[width])
-  try:
-    hits = scan.reaching(
-      bounds_lib.extend(query_Qd, width),
-      source._replace(tail_MA=tail_MA),
-      threshold_Q,
-      None,
-      pool,
-    )
-  except TooManyError:
-    return None, Q * M * width
-  query_N, id_N, bound_N = map(np.concatenate, zip(*hits, strict=True))
-  count_Q = np.bincount(query_N, minlength=Q)
-  if count_Q.max() > ROOM:
-    fits_N = (count_Q <= ROOM)[query_N]
-    query_N, id_N, bound_N = query_N[fits_N], id_N[fits_N], bound_N[fits_N]
-    count_Q[count_Q > ROOM] = 0
-  most = max(1, count_Q.max())
-  ids_QK, bound_QK, _ = best([Hits(query_N, id_N, bound_N)], Q, most)
-  ids_QK[np.arange(most) >= count_Q[:, None]] = -1
-  score_QK, products = _score(
-    query_Qd, source, norms, ids_QK, bound_QK, k, pool
-  )
-  found_QK = score_QK > -np.inf
-  query_N = np.nonzero(found_QK)[0].astype(np.int32)
-  scored = Hits(query_N, ids_QK[found_QK], score_QK[found_QK])
-  return [scored], products + Q * M * width
+  dim, K = query_Qd.shape[1], ids_QK.shape[1]
+  rows = stored.rows(database, dim, cosine)
+  queries = _queries(query_Qd)
+  if stored.is_at_hand(database):
+    return tiles.ranked(queries, rows, ids_QK, k)
+  best = Search(queries, k, ids_QK.size * dim, by_query=True)
+
+  def convert_and_rank(queries, found, share):
+    place_1K, read = np.arange(K)[None], 0
+    for q, ids_K in enumerate(ids_QK[share]):
+      vectors = rows._replace(vector_BD=stored.read(database, ids_K, dim))
+      one = stored.Queries(*(x[q : q + 1] for x in queries))
+      part = Best(*(x[q : q + 1] for x in found[:3]), k)
+      read += kernels.rank(one, vectors, place_1K, ids_K[None].copy(), part)
+    return read
+
+  best.run(convert_and_rank, 0)
+  return best.found()
 
 
-def _score(query_Qd, source, norms, ids_QK, bound_QK, k, pool):
-  """(scores [Q, K], multiply-adds) of rows that come by falling bounds."""
-  (Q, dim), M = query_Qd.shape, len(source.embedding_MD)
-  norm_M = source.norm_M
-  rows = kernels.Rows(
-    read_only(source.embedding_MD),
-    np.ones(M, np.float32) if norm_M is None else norm_M,
-    source.limit,
-  )
-  second = _widths(norms, dim)[-1]
-  row_MA = bounds_lib.row_tails(norms[dim], norms[second])
-  query_QA = bounds_lib.query_tails(query_Qd, second)
-  score_QK = np.empty(ids_QK.shape, np.float32)
+def _nearest(query_Qd, database, k, cosine, level) -> Found:
+  """`nearest` for a group of queries."""
+  (Q, dim), M = query_Qd.shape, len(database.embedding_MD)
+  queries, tile_NWT = _queries(query_Qd), database.tile_NWT
+  if tile_NWT is not None and dim <= tile_NWT.shape[1]:
+    rows = stored.rows(database, dim, cosine)
+    return tiles.in_tiles(queries, tile_NWT, rows, k)
+  best = Search(queries, k, Q * M * dim)
+  if not stored.is_at_hand(database):
+    for rows in stored.blocks(database, dim, cosine, _ROWS * threads.count()):
+      _multiply(best, rows, len(rows.level_L) - 1)
+    return best.found(M * dim)
+  rows = stored.rows(database, dim, cosine, bounded=True)
+  last, has_tiles = len(rows.level_L) - 1, tile_NWT is not None
+  least_Q = None
+  if has_tiles and last > 1 and 256 * k <= M and level not in (-1, last):
+    if Q < choice.FEW and level in (None, 1):
+      return tiles.few(queries, tile_NWT, rows, k)
+    least_Q = tiles.seed(queries, tile_NWT, rows, k)
+    best = Search(queries, k, Q * M * dim, least_Q)
+  chosen = level if level != -1 else last
+  if level is None:
+    chosen = choice.level(queries, rows, k, has_tiles, least_Q)
+  if chosen == last:
+    return _in_full(queries, rows, k)
+  elif chosen == 1 and has_tiles:
+    tiles.scan(best, tile_NWT, rows, rows.level_L[1], 1)
+  else:
+    _multiply(best, rows, chosen)
+  return best.found(M * rows.level_L[chosen])
 
-  def work(start, end):
-    part = slice(start, end)
-    tails = kernels.Tails(second, query_QA[part], row_MA)
-    return kernels.best_dots(
-      query_Qd[part], rows, tails, ids_QK[part], bound_QK[part], k,
-      score_QK[part],
-    )  # fmt: skip
 
-  ends = np.linspace(0, Q, cores.count() + 1).astype(int)
-  return score_QK, sum(pool.map(work, ends, ends[1:]))
+def _in_full(queries, rows, k) -> Found:
+  """Multiplies all rows in full by the BLAS, whose scores may be rounded apart.
+
+  Scores that are as near as rounding is are computed once more, by the loop
+  that all other ways use, so that equal rows tie. Where that may leave out one
+  of the k best, as with many equal rows, every row in question is.
+  """
+  (Q, dim), M = queries.vector_Qd.shape, len(rows.norm_B)
+  last, work = len(rows.level_L) - 1, Q * M * dim
+  kept = Search(queries, min(M, k + max(_SPARE, k // 8)), work)
+  _multiply(kept, rows, last, keep=True)
+  kept = kept.found(M * dim)
+  largest = (rows.size_B / rows.norm_B).max()
+  margin_Q1 = _ROUNDING * queries.tail_QL[:, :1] * largest
+  near_QK = np.zeros(kept.ids_QK.shape, bool)
+  near_QK[:, 1:] = -np.diff(kept.score_QK, axis=1) <= margin_Q1
+  near_QK[:, :-1] |= near_QK[:, 1:]
+  found = Found(kept.ids_QK[:, :k], kept.score_QK[:, :k], kept.products)
+  if near_QK.any():
+    found = tiles.ranked(queries, rows, kept.ids_QK, k, near_QK, kept.score_QK)
+  if kept.ids_QK.shape[1] == M:
+    return found
+  unsure_Q = (kept.score_QK[:, -1:] + margin_Q1 >= found.score_QK[:, -1:])[:, 0]
+  if unsure_Q.any():
+    best = Search(_queries(queries.vector_Qd[unsure_Q]), k, work)
+    _multiply(best, rows, last)
+    for array, values in zip(found[:2], best.found()[:2], strict=True):
+      array[unsure_Q] = values
+  return found._replace(products=M * dim)
+
+
+def _multiply(best, rows, level, keep=False) -> None:
+  """Multiplies rows up to a level by the BLAS, and sifts the products.
+
+  With `keep` the products are taken as the scores.
+  """
+  width, tile = rows.level_L[level], kernels.TILE
+
+  def work(queries, found, share):
+    query_Qd = np.ascontiguousarray(queries.vector_Qd[:, :width])
+    size = max(1, min(_ROWS, _PRODUCTS // len(query_Qd)) // tile) * tile
+    stop = min(share.stop * tile, len(rows.norm_B))
+    read, product_BQ = 0, np.empty((size, len(query_Qd)), np.float32)
+    for begin in range(share.start * tile, stop, size):
+      row_Bd = rows.vector_BD[begin : min(begin + size, stop), :width]
+      part_BQ = np.matmul(row_Bd, query_Qd.T, out=product_BQ[: len(row_Bd)])
+      read += kernels.sift(
+        part_BQ, queries, rows, found, begin, 0 if keep else level
+      )
+    return read
+
+  best.run(work, -(-len(rows.norm_B) // tile))
+
+
+def _queries(query_Qd) -> stored.Queries:
+  tail_QL = bounds.tails(query_Qd, bounds.levels(query_Qd.shape[1]))
+  return stored.Queries(stored.read_only(query_Qd), tail_QL)

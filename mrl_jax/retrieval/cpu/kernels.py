@@ -1,164 +1,32 @@
-"""Loops of the search on a CPU, compiled by Numba without the GIL.
+"""Loops of the search on a CPU, compiled by Numba once for all shapes.
 
-The score of a row does not depend on its position, so that equal rows tie.
+They hold no lock of Python, so that threads run them side by side. The score of
+a row depends neither on its position nor on the other queries, so that equal
+rows tie whichever way a search takes. All stand in one file: Numba compiles a
+loop again where its own file was changed, but not where those that it calls
+were. Queries, rows and best are a `stored.Queries`, `stored.Rows` and
+`best.Best`.
 """
-
-from typing import NamedTuple
 
 import numba
 import numpy as np
 
-# Rows scored, and dims summed, at a time: both stay in the L1 cache.
+# Rows compared with a threshold together, and dims summed together.
 TILE, LANE = 512, 8
-# Margin of a comparison by products instead of quotients, as a share.
-_ROUNDING = np.float32(1e-6)
-# The limit of scores that are no cosines.
-UNLIMITED = np.float32(np.inf)
-
-
-class Rows(NamedTuple):
-  """Rows to score.
-
-  Attributes:
-    vector_BD: float32, read-only: one compiled function serves files as well.
-    norm_B: float32 divisors of the scores.
-    limit: scores are clipped to [-limit, limit], so that rounding takes no
-      cosine beyond 1.
-  """
-
-  vector_BD: np.ndarray
-  norm_B: np.ndarray
-  limit: np.float32
-
-
-class Hits(NamedTuple):
-  """Rows that reached a threshold: query, row id and score of each."""
-
-  query_N: np.ndarray
-  id_N: np.ndarray
-  score_N: np.ndarray
-
-
-class Tails(NamedTuple):
-  """Columns that `bounds` appends to prefixes (`width`) of queries and rows."""
-
-  width: int
-  query_QA: np.ndarray
-  row_MA: np.ndarray
-
+# Rounding error of a float32 dot product, as a share of the product of norms.
+ROUNDING = np.float32(1e-5)
+# Error of a comparison by products in place of quotients, as a share.
+_QUOTIENT = np.float32(1e-6)
 
 _options = {'nogil': True, 'cache': True, 'error_model': 'numpy'}
-_loop = numba.njit(fastmath={'contract', 'nsz'}, **_options)
-_sum = numba.njit(fastmath={'contract', 'nsz', 'reassoc'}, **_options)
+loop = numba.njit(fastmath={'contract', 'nsz'}, **_options)
+sums = numba.njit(fastmath={'contract', 'nsz', 'reassoc'}, **_options)
 
 
-@_loop
-def scan_rows(query_Qd, rows, first, threshold_Q, hits, count):
-  """Adds the rows whose score reaches a query's threshold to the hits.
-
-  Queries are padded with zeros to a multiple of LANE; `first` is the id of the
-  first row, `count` the number of hits so far. Thresholds are at most the
-  limit. Returns (rows that were scored, count): fewer rows than given if the
-  hits of another TILE might not fit.
-  """
-  rows_Bd, norm_B, limit = rows
-  query_N, id_N, score_N = hits
-  Q, B, dim = len(query_Qd), len(rows_Bd), rows_Bd.shape[1]
-  rows_dT = np.zeros((query_Qd.shape[1], TILE), np.float32)
-  norm_T = np.ones(TILE, np.float32)
-  score_T = np.empty(TILE, np.float32)
-  passes_T = np.empty(TILE, np.uint8)
-  # Eight rows are looked at together.
-  any_T8 = passes_T.view(np.uint64)
-  for start in range(0, B, TILE):
-    if count + Q * TILE > len(id_N):
-      return start, count
-    size = min(TILE, B - start)
-    for t in range(size):
-      norm_T[t] = norm_B[start + t]
-      for i in range(dim):
-        rows_dT[i, t] = rows_Bd[start + t, i]
-    for q in range(Q):
-      threshold = threshold_Q[q]
-      least = threshold - abs(threshold) * _ROUNDING
-      for i in range(0, query_Qd.shape[1], LANE):
-        a, b = query_Qd[q, i], query_Qd[q, i + 1]
-        c, d = query_Qd[q, i + 2], query_Qd[q, i + 3]
-        e, f = query_Qd[q, i + 4], query_Qd[q, i + 5]
-        g, h = query_Qd[q, i + 6], query_Qd[q, i + 7]
-        for t in range(TILE):
-          part = (
-            (a * rows_dT[i, t] + b * rows_dT[i + 1, t])
-            + (c * rows_dT[i + 2, t] + d * rows_dT[i + 3, t])
-          ) + (
-            (e * rows_dT[i + 4, t] + f * rows_dT[i + 5, t])
-            + (g * rows_dT[i + 6, t] + h * rows_dT[i + 7, t])
-          )
-          score_T[t] = part if i == 0 else score_T[t] + part
-      for t in range(TILE):
-        passes_T[t] = score_T[t] >= least * norm_T[t]
-      for w in range(TILE // 8):
-        if any_T8[w]:
-          for t in range(8 * w, min(8 * w + 8, size)):
-            if not passes_T[t]:
-              continue
-            score = min(max(score_T[t] / norm_T[t], -limit), limit)
-            if score >= threshold:
-              query_N[count], id_N[count] = q, first + start + t
-              score_N[count] = score
-              count += 1
-  return B, count
-
-
-@_loop
-def scan_scores(score_QB, threshold_Q, begin, first, size, hits, count):
-  """Adds the scores that reach their threshold, from query `begin` on.
-
-  The first `size` columns are rows, `first` is the id of the first. Returns
-  (the query to go on with, count), as `scan_rows` does.
-  """
-  query_N, id_N, score_N = hits
-  Q, B = len(threshold_Q), score_QB.shape[1]
-  passes_B = np.zeros((B + 7) // 8 * 8, np.uint8)
-  any_B8 = passes_B.view(np.uint64)
-  for q in range(begin, Q):
-    if count + B > len(id_N):
-      return q, count
-    threshold = threshold_Q[q]
-    for b in range(B):
-      passes_B[b] = score_QB[q, b] >= threshold
-    for w in range(len(any_B8)):
-      if any_B8[w]:
-        for b in range(8 * w, min(8 * w + 8, size)):
-          if passes_B[b]:
-            query_N[count], id_N[count] = q, first + b
-            score_N[count] = score_QB[q, b]
-            count += 1
-  return Q, count
-
-
-@_loop
-def group(hits, Q):
-  """Sort keys [N] of hits, grouped by query; where each group begins [Q + 1].
-
-  Keys increase as the score falls, and with the id where scores are equal.
-  """
-  query_N, id_N, score_N = hits
-  begin = np.zeros(Q + 1, np.int64)
-  for query in query_N:
-    begin[query + 1] += 1
-  for q in range(Q):
-    begin[q + 1] += begin[q]
-  bits_N = score_N.view(np.uint32)
-  place_Q, key_N = begin[:-1].copy(), np.empty(len(id_N), np.uint64)
-  for n in range(len(id_N)):
-    key_N[place_Q[query_N[n]]] = _key(bits_N[n], id_N[n])
-    place_Q[query_N[n]] += 1
-  return key_N, begin
-
-
-@_loop
-def _key(bits, row):
+@loop
+def _key(score, row):
+  """Rises as the score falls, and with the row where scores are equal."""
+  bits = np.float32(score + np.float32(0)).view(np.uint32)
   if bits == np.uint32(0x80000000):
     bits = np.uint32(0)  # -0 and 0 are equal.
   # The bits of negative floats fall already while the floats rise.
@@ -167,67 +35,250 @@ def _key(bits, row):
   return (np.uint64(bits) << np.uint64(32)) | np.uint64(row)
 
 
-@_sum
-def best_dots(query_Qd, rows, tails, ids_QK, bound_QK, k, score_QK):
-  """Scores the rows that may be among the k best of each query.
+@loop
+def _score(key):
+  bits = np.uint32(key >> np.uint64(32))
+  if not bits >> np.uint32(31):
+    bits = ~bits & np.uint32(0x7FFFFFFF)
+  return np.uint32(bits).view(np.float32)
 
-  `ids_QK` are in the order of falling bounds, with -1 behind the last. Reading
-  stops once k scores exceed the next bound; a row whose bound at the wider
-  prefix of `tails` falls short is not read beyond that. Such rows get -inf in
-  `score_QK`, which is written to. Returns the number of multiply-adds.
-  """
-  rows_MD, norm_M, limit = rows
-  width, tail_QA, tail_MA = tails
-  dim, products = query_Qd.shape[1], 0
-  for query in range(len(query_Qd)):
-    heap_k = np.full(k, -np.inf, np.float32)  # The least at the top.
-    score_QK[query] = -np.inf
+
+@loop
+def push(best, q, score, row):
+  """Adds a row. Where there is no more room, all but the k best are dropped."""
+  key_C, count = best.key_QC[q], best.count_Q[q]
+  key_C[count] = _key(score, row)
+  count += 1
+  if count == len(key_C):
+    count = best.k
+    _select(key_C, count)
+    worst = key_C[0]
+    for i in range(count):
+      worst = max(worst, key_C[i])
+    best.least_Q[q] = max(best.least_Q[q], _score(worst))
+  best.count_Q[q] = count
+
+
+@loop
+def _select(key_C, k):
+  """Moves the k smallest keys to the front (Hoare's quickselect)."""
+  low, high = 0, len(key_C) - 1
+  while low < high:
+    a, b, c = key_C[low], key_C[(low + high) // 2], key_C[high]
+    pivot = max(min(a, b), min(max(a, b), c))
+    i, j = low, high
+    while i <= j:
+      while key_C[i] < pivot:
+        i += 1
+      while key_C[j] > pivot:
+        j -= 1
+      if i <= j:
+        key_C[i], key_C[j] = key_C[j], key_C[i]
+        i, j = i + 1, j - 1
+    if k - 1 <= j:
+      high = j
+    elif k - 1 >= i:
+      low = i
+    else:
+      return
+
+
+@loop
+def add(score_QK, ids_QK, left_QK, best):
+  """Adds rows whose scores are known, but for those that are left out."""
+  for q in range(len(ids_QK)):
     for j in range(ids_QK.shape[1]):
-      row = ids_QK[query, j]
-      if row < 0 or bound_QK[query, j] < heap_k[0]:
-        break
-      total = np.float32(0)
-      for i in range(width):
-        total += query_Qd[query, i] * rows_MD[row, i]
-      products += width
-      bound = total
-      for a in range(tail_QA.shape[1]):
-        bound += tail_QA[query, a] * tail_MA[row, a]
-      if bound / norm_M[row] < heap_k[0]:
-        continue
-      for i in range(width, dim):
-        total += query_Qd[query, i] * rows_MD[row, i]
-      products += dim - width
-      score = min(max(total / norm_M[row], -limit), limit)
-      score_QK[query, j] = score
-      if score > heap_k[0]:
-        _replace_top(heap_k, score)
-  return products
+      if not left_QK[q, j]:
+        push(best, q, score_QK[q, j], ids_QK[q, j])
 
 
-@_loop
-def _replace_top(heap_k, value):
-  place = 0
-  while True:
-    child = 2 * place + 1
-    if child + 1 < len(heap_k) and heap_k[child + 1] < heap_k[child]:
-      child += 1
-    if child >= len(heap_k) or heap_k[child] >= value:
-      break
-    heap_k[place] = heap_k[child]
-    place = child
-  heap_k[place] = value
+@sums
+def _dot(x_ND, n, y_ND, m, start, end):
+  """The product of two rows between these dims, all of which are unsigned."""
+  total = np.float32(0)
+  for i in range(start, end):
+    total += x_ND[n, i] * y_ND[m, i]
+  return total
 
 
-@_sum
-def dots(query_Qd, rows_MD, ids_QK, dot_QK):
-  """Writes the dot products of queries and their rows; -inf for an id of -1."""
-  dim = query_Qd.shape[1]
-  for query in range(len(query_Qd)):
-    for k in range(ids_QK.shape[1]):
-      row = ids_QK[query, k]
-      total = np.float32(0)
+@sums
+def _finish(queries, rows, best, q, b, place, row, level):
+  """Scores row b in full unless a bound at a level is below what is needed.
+
+  `place` is that of its vector, `row` its id. Returns the multiply-adds beyond
+  the given level, up to which the caller has paid.
+  """
+  # Unsigned indices are not looked at whether they count from the end.
+  q, b, place = np.uintp(q), np.uintp(b), np.uintp(place)
+  least, norm = best.least_Q[q], rows.norm_B[b]
+  needed = least * norm - ROUNDING * queries.tail_QL[q, 0] * rows.size_B[b]
+  total, start, read = np.float32(0), np.uintp(0), 0
+  bounded = rows.tail_LB.shape[1] > 0
+  for i in range(1, len(rows.level_L)):
+    end = np.uintp(rows.level_L[i])
+    total += _dot(queries.vector_Qd, q, rows.vector_BD, place, start, end)
+    if i > level:
+      read += rows.level_L[i] - rows.level_L[i - 1]
+    start = end
+    if bounded and total + queries.tail_QL[q, i] * rows.tail_LB[i, b] < needed:
+      return read
+  score = min(max(total / norm, -rows.limit), rows.limit)
+  if score >= least:
+    push(best, q, score, row)
+  return read
+
+
+@loop
+def sift(product_BQ, queries, rows, best, begin, level):
+  """Keeps the rows that may be among the best, by products up to a level.
+
+  The products are those of the rows from `begin` on. With level 0 they are the
+  scores; otherwise rows that are not ruled out are scored anew. Returns the
+  multiply-adds beyond the level.
+  """
+  B, Q = product_BQ.shape
+  passes_Q, read = np.empty(Q, np.uint8), 0
+  tail_Q = queries.tail_QL[:, level].copy()
+  rounding_Q = ROUNDING * queries.tail_QL[:, 0]
+  least_Q, bounded = best.least_Q, level > 0 and rows.tail_LB.shape[1] > 0
+  for i in range(B):
+    b, count = begin + i, 0
+    norm, size = rows.norm_B[b], rows.size_B[b]
+    tail = rows.tail_LB[level, b] if bounded else np.float32(0)
+    for q in range(Q):
+      most = product_BQ[i, q] + tail_Q[q] * tail + rounding_Q[q] * size
+      passes_Q[q] = most >= least_Q[q] * norm
+      count += passes_Q[q]
+    if not count:
+      continue
+    for q in range(Q):
+      if passes_Q[q]:
+        if level:
+          read += _finish(queries, rows, best, q, b, b, rows.first + b, level)
+        else:
+          score = min(max(product_BQ[i, q] / norm, -rows.limit), rows.limit)
+          if score >= least_Q[q]:
+            push(best, q, score, rows.first + b)
+  return read
+
+
+@loop
+def scan_tiles(tile_NWT, places, width, queries, rows, best, level):
+  """Scores the rows of some tiles by their first `width` numbers.
+
+  `places`: the first tile, the one behind the last, and the step. Products and
+  level are those of `sift`. Queries are padded with zeros to a multiple of
+  LANE. Returns the multiply-adds beyond the level.
+  """
+  # One loop over arrays of its own: calls for its steps take three times as
+  # long, since LLVM then asks whether they overlap.
+  rows_dT, score_T = (
+    np.empty((width, TILE), np.float32),
+    np.empty(TILE, np.float32),
+  )
+  norm_T, size_T = np.ones(TILE, np.float32), np.zeros(TILE, np.float32)
+  tail_T, passes_T = np.zeros(TILE, np.float32), np.zeros(TILE, np.uint8)
+  # Eight rows are looked at together.
+  any_T8 = passes_T.view(np.uint64)
+  query_Qd, least_Q, read = queries.vector_Qd, best.least_Q, 0
+  bounded = level > 0 and rows.tail_LB.shape[1] > 0
+  for n in range(places[0], places[1], places[2]):
+    begin = n * TILE
+    size = min(TILE, len(rows.norm_B) - begin)
+    for t in range(size):
+      norm_T[t], size_T[t] = rows.norm_B[begin + t], rows.size_B[begin + t]
+      if bounded:
+        tail_T[t] = rows.tail_LB[level, begin + t]
+    for i in range(width):
+      for t in range(TILE):
+        rows_dT[i, t] = tile_NWT[n, i, t]
+    for q in range(len(query_Qd)):
+      for i in range(0, width, LANE):
+        q0, q1 = query_Qd[q, i], query_Qd[q, i + 1]
+        q2, q3 = query_Qd[q, i + 2], query_Qd[q, i + 3]
+        q4, q5 = query_Qd[q, i + 4], query_Qd[q, i + 5]
+        q6, q7 = query_Qd[q, i + 6], query_Qd[q, i + 7]
+        for t in range(TILE):
+          part = (
+            (q0 * rows_dT[i, t] + q1 * rows_dT[i + 1, t])
+            + (q2 * rows_dT[i + 2, t] + q3 * rows_dT[i + 3, t])
+          ) + (
+            (q4 * rows_dT[i + 4, t] + q5 * rows_dT[i + 5, t])
+            + (q6 * rows_dT[i + 6, t] + q7 * rows_dT[i + 7, t])
+          )
+          score_T[t] = part if i == 0 else score_T[t] + part
+      least = least_Q[q]
+      if level:
+        tail = queries.tail_QL[q, level]
+        rounding = ROUNDING * queries.tail_QL[q, 0]
+        for t in range(TILE):
+          most = score_T[t] + tail * tail_T[t] + rounding * size_T[t]
+          passes_T[t] = most >= least * norm_T[t]
+      else:
+        needed = least - abs(least) * _QUOTIENT
+        for t in range(TILE):
+          passes_T[t] = score_T[t] >= needed * norm_T[t]
+      for w in range(TILE // 8):
+        if not any_T8[w]:
+          continue
+        for t in range(8 * w, min(8 * w + 8, size)):
+          if not passes_T[t]:
+            continue
+          b = begin + t
+          if level:
+            read += _finish(queries, rows, best, q, b, b, rows.first + b, level)
+          else:
+            score = min(max(score_T[t] / norm_T[t], -rows.limit), rows.limit)
+            if score >= least_Q[q]:
+              push(best, q, score, rows.first + b)
+  return read
+
+
+@sums
+def _products(queries, rows, place_K, query, total_K):
+  """Writes the products of a query and some rows, summed as in `_finish`."""
+  q = np.uintp(query)
+  for j in range(len(place_K)):
+    total, place = np.float32(0), np.uintp(max(place_K[j], 0))
+    for i in range(1, len(rows.level_L)):
+      start, end = np.uintp(rows.level_L[i - 1]), np.uintp(rows.level_L[i])
+      total += _dot(queries.vector_Qd, q, rows.vector_BD, place, start, end)
+    total_K[j] = total
+
+
+@loop
+def rank(queries, rows, place_QK, ids_QK, best):
+  """Scores the rows `ids_QK` of each query, -1 for none.
+
+  `place_QK` says where in `rows.vector_BD` each lies.
+  """
+  read, total_K = 0, np.empty(ids_QK.shape[1], np.float32)
+  if rows.tail_LB.shape[1]:
+    for q in range(len(ids_QK)):
+      for j in range(len(total_K)):
+        row = ids_QK[q, j]
+        if row >= 0:
+          read += _finish(queries, rows, best, q, row, place_QK[q, j], row, 0)
+    return read
+  # Rows that nothing bounds are fetched while others are multiplied.
+  for q in range(len(ids_QK)):
+    _products(queries, rows, place_QK[q], q, total_K)
+    for j in range(len(total_K)):
+      row = ids_QK[q, j]
       if row >= 0:
-        for i in range(dim):
-          total += query_Qd[query, i] * rows_MD[row, i]
-      dot_QK[query, k] = total if row >= 0 else -np.inf
+        read += rows.level_L[-1]
+        score = total_K[j] / rows.norm_B[row]
+        score = min(max(score, -rows.limit), rows.limit)
+        if score >= best.least_Q[q]:
+          push(best, q, score, row)
+  return read
+
+
+@sums
+def squares(rows_BD, width_L, square_GB, begin, end):
+  """Writes the sums of squares of the dims between widths, for these rows."""
+  for b in range(begin, end):
+    for g in range(len(square_GB)):
+      start, end = np.uintp(width_L[g]), np.uintp(width_L[g + 1])
+      place = np.uintp(b)
+      square_GB[g, b] = _dot(rows_BD, place, rows_BD, place, start, end)

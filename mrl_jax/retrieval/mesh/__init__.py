@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
-from mrl_jax.retrieval.cpu.rerank import Found
+from mrl_jax.retrieval.cpu.best import Found
 from mrl_jax.retrieval.database import host_database
 from mrl_jax.retrieval.mesh import kernels
 from mrl_jax.retrieval.mesh.kernels import Shards

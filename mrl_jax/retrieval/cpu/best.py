@@ -1,0 +1,115 @@
+"""The best rows of each query so far, and the threads that find them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mrl_jax.retrieval.cpu import threads
+
+# Multiply-adds that are worth another thread.
+_WORK = 1 << 19
+# The key of no row, behind all others.
+_NO_ROW = np.uint64(np.iinfo(np.uint64).max)
+
+
+class Found(NamedTuple):
+  """The best rows of each query, and the multiply-adds of a query.
+
+  Where fewer than K rows were looked at, the last ids are -1 and their scores
+  -inf.
+  """
+
+  ids_QK: np.ndarray
+  score_QK: np.ndarray
+  products: float
+
+
+class Best(NamedTuple):
+  """The best rows of each query so far, as sort keys, in any order.
+
+  Attributes:
+    key_QC: the keys, of which the first count_Q are set, see `kernels`.
+    least_Q: what a score must reach: the k-th best so far, or a lower number.
+      Threads share it; what one may undo of another's only costs time.
+    k: how many are wanted, less than C.
+  """
+
+  key_QC: np.ndarray
+  count_Q: np.ndarray
+  least_Q: np.ndarray
+  k: int
+
+
+class Search:
+  """The best rows so far of some queries, and the threads that find them.
+
+  Each thread has its share of the rows, or with `by_query` of the queries.
+  Little work is done by one thread. `spare` is the room beside the k best: with
+  less of it a score has to reach the k-th best sooner.
+  """
+
+  def __init__(
+    self,
+    queries: Any,
+    k: int,
+    work: int,
+    least_Q: np.ndarray | None = None,
+    *,
+    by_query: bool = False,
+    spare: int | None = None,
+  ):
+    Q, room = len(queries.vector_Qd), k + (k + 64 if spare is None else spare)
+    if least_Q is None:
+      least_Q = np.full(Q, -np.inf, np.float32)
+    self._queries, self._k, self._products = queries, k, 0
+    self._threads = threads.count() if work > _WORK else 1
+    self.by_query = by_query
+    self.parts = [
+      Best(np.full((Q, room), _NO_ROW), np.zeros(Q, np.int64), least_Q, k)
+      for _ in range(1 if by_query else self._threads)
+    ]
+
+  def run(self, work: Callable, count: int) -> None:
+    """Calls work(queries, best, share of `count`) by each thread.
+
+    With `by_query` the share is one of the queries, which are those given.
+    """
+    calls = []
+    if self.by_query:
+      count = len(self._queries.vector_Qd)
+    for i, share in enumerate(threads.split(count, self._threads)):
+      queries, part = self._queries, self.parts[0 if self.by_query else i]
+      if self.by_query:
+        queries = type(queries)(*(x[share] for x in queries))
+        part = Best(*(x[share] for x in part[:3]), self._k)
+      calls.append((queries, part, share))
+    self._products += sum(threads.run(work, calls))
+
+  def is_full_Q(self) -> np.ndarray:
+    """Which queries have k rows."""
+    return sum(part.count_Q for part in self.parts) >= self._k
+
+  def found(self, products: float = 0) -> Found:
+    keys = [
+      part.key_QC[:, : max(self._k, part.count_Q.max())] for part in self.parts
+    ]
+    key_QC = keys[0] if len(keys) == 1 else np.concatenate(keys, axis=1)
+    if self._threads == 1:
+      key_QC.sort(axis=1)
+    else:
+      threads.run(
+        lambda share: key_QC[share].sort(axis=1),
+        [(x,) for x in threads.split(len(key_QC), self._threads)],
+      )
+    key_QK = key_QC[:, : self._k]
+    falling_QK = (key_QK >> np.uint64(32)).astype(np.uint32)
+    bits_QK = np.where(
+      falling_QK >> 31, falling_QK, ~falling_QK & np.uint32(0x7FFFFFFF)
+    )
+    ids_QK = (key_QK & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    score_QK = bits_QK.view(np.float32)
+    if (none_QK := key_QK == _NO_ROW).any():
+      ids_QK[none_QK], score_QK[none_QK] = -1, -np.inf
+    products += self._products / len(key_QC)
+    return Found(ids_QK, score_QK, products)

@@ -1,0 +1,162 @@
+"""Searches by the first dims of all rows, in tiles, and shortlists of them."""
+
+import math
+
+import numpy as np
+
+from mrl_jax.retrieval.cpu import kernels
+from mrl_jax.retrieval.cpu import stored
+from mrl_jax.retrieval.cpu import threads
+from mrl_jax.retrieval.cpu.best import Found
+from mrl_jax.retrieval.cpu.best import Search
+
+# One in so many tiles is looked at for a shortlist that yields thresholds.
+_STEP = 2
+# Queries of each thread from which on they are shared out in place of rows.
+_MANY = 8
+# Rows sampled for thresholds, and how many scores a maximum stands for.
+_SAMPLE, _FOLD = 8192, 8
+# Room for rows beside the k best of a list, longer than this multiple of k.
+_SPARE, _SHORT = 6, 3
+# What rounding may take from a score, as a share of the norms.
+_ROUNDING = np.float32(1e-5)
+
+
+def in_tiles(queries, tile_NWT, rows, k, step=1) -> Found:
+  """The best rows by as many dims as tiles have, or fewer.
+
+  With a step, only one in so many tiles is looked at. Many queries are shared
+  out between the threads, and each starts with an estimate of what its k-th
+  best row scores; those for which fewer than k rows reach it start anew.
+  """
+  (Q, width), M = queries.vector_Qd.shape, len(rows.norm_B)
+  padded_Qd = np.pad(queries.vector_Qd, ((0, 0), (0, -width % kernels.LANE)))
+  queries = queries._replace(vector_Qd=stored.read_only(padded_Qd))
+  by_query, work = _MANY * threads.count() <= Q, Q * M * width // step
+  least_Q = None
+  if by_query and M // step > 2 * _SAMPLE:
+    least_Q = _estimate(queries, tile_NWT[::step], rows.norm_B, k, step)
+  best = Search(queries, k, work, least_Q, by_query=by_query)
+  scan(best, tile_NWT, rows, padded_Qd.shape[1], 0, step)
+  found, left_Q = best.found(M * width), ~best.is_full_Q()
+  if left_Q.any() and least_Q is not None:
+    left = stored.Queries(
+      stored.read_only(padded_Qd[left_Q]), queries.tail_QL[left_Q]
+    )
+    best = Search(left, k, work)
+    scan(best, tile_NWT, rows, padded_Qd.shape[1], 0, step)
+    found.ids_QK[left_Q], found.score_QK[left_Q] = best.found()[:2]
+  return found
+
+
+def _estimate(queries, tile_NWT, norm_M, k, step) -> np.ndarray:
+  """A score that about k rows of each query reach, and some more; by a sample.
+
+  Rows of the sample lie apart, since adjacent ones often are of one class.
+  """
+  N, _, tile = tile_NWT.shape
+  Q, width = queries.vector_Qd.shape
+  stride = N * tile // _SAMPLE
+  ids_NT = np.arange(N)[:, None] * step * tile + np.arange(0, tile, stride)
+  is_row_S = (ids_S := ids_NT.ravel()) < len(norm_M)
+  row_WNT = np.moveaxis(tile_NWT[:, :width, ::stride], 1, 0)
+  row_WS = row_WNT.reshape(width, -1)[:, is_row_S] / norm_M[ids_S[is_row_S]]
+  expected = k * row_WS.shape[1] / (N * tile)
+  # With five standard deviations one query in thousands falls short.
+  rank = math.ceil(expected + 5 * math.sqrt(expected) + 3)
+  fold = _FOLD if 8 * rank * _FOLD <= row_WS.shape[1] else 1
+  size = row_WS.shape[1] // fold
+  least_Q = np.full(Q, -np.inf, np.float32)
+  if rank >= size:
+    return least_Q
+
+  def work(share):
+    score_QS = queries.vector_Qd[share] @ row_WS[:, : fold * size]
+    most_QS = score_QS.reshape(-1, fold, size).max(1)
+    least_Q[share] = np.partition(most_QS, size - rank, axis=1)[:, size - rank]
+
+  threads.run(work, [(x,) for x in threads.split(Q, threads.count())])
+  return least_Q - _ROUNDING * np.abs(least_Q)
+
+
+def few(queries, tile_NWT, rows, k) -> Found:
+  """The best rows of few queries: tiles are multiplied once, for all steps."""
+  Q, M = len(queries.vector_Qd), len(rows.norm_B)
+  width, tile = rows.level_L[1], kernels.TILE
+  product_MQ = np.empty((len(tile_NWT) * tile, Q), np.float32)
+  query_Qd = queries.vector_Qd[:, :width]
+
+  def multiply(queries, found, share):
+    product_NQT = query_Qd @ tile_NWT[share, :width]
+    part_BQ = product_MQ[share.start * tile : share.stop * tile]
+    part_BQ[:] = np.moveaxis(product_NQT, 1, 2).reshape(part_BQ.shape)
+    return sift(queries, found, share, 0)
+
+  def sift(queries, found, share, level=1):
+    part_BQ = product_MQ[share.start * tile : min(share.stop * tile, M)]
+    return kernels.sift(
+      part_BQ, queries, rows, found, share.start * tile, level
+    )
+
+  search = Search(queries, 2 * k, Q * M * width)
+  search.run(multiply, len(tile_NWT))
+  least_Q = _least(queries, rows, search.found().ids_QK, k)
+  search = Search(queries, k, Q * M * width, least_Q)
+  search.run(sift, len(tile_NWT))
+  return search.found(M * width)
+
+
+def scan(best, tile_NWT, rows, width, level, step=1) -> None:
+  """Adds the rows of one in `step` tiles to the best."""
+  N = len(tile_NWT)
+  count = -(-N // step)
+
+  def work(queries, found, share):
+    if best.by_query:
+      share = slice(0, count)
+    places = share.start * step, min(share.stop * step, N), step
+    return kernels.scan_tiles(
+      tile_NWT, places, width, queries, rows, found, level
+    )
+
+  best.run(work, count)
+
+
+def seed(queries, tile_NWT, rows, k) -> np.ndarray:
+  """What the k-th best row of each query scores at least."""
+  cut = queries._replace(
+    vector_Qd=np.ascontiguousarray(queries.vector_Qd[:, : rows.level_L[1]])
+  )
+  ids_QK = in_tiles(cut, tile_NWT, rows, 2 * k, _STEP).ids_QK
+  return _least(queries, rows, ids_QK, k)
+
+
+def _least(queries, rows, ids_QK, k) -> np.ndarray:
+  """What the k-th best of these rows scores, or slightly less."""
+  least_Q = ranked(queries, rows, ids_QK, k).score_QK[:, -1]
+  return least_Q - _ROUNDING * np.abs(least_Q)
+
+
+def ranked(queries, rows, ids_QK, k, near_QK=None, score_QK=None) -> Found:
+  """The k best of the rows `ids_QK`, which are at hand.
+
+  With `near_QK` only those are scored; the others have scores already.
+  """
+  work, K = ids_QK.size * queries.vector_Qd.shape[1], ids_QK.shape[1]
+  by_query = len(ids_QK) >= threads.count()
+  # Of a short list every row has room, and is sorted once.
+  spare = K - k + 1 if _SHORT * k >= K else _SPARE + k // 4
+  best = Search(queries, k, work, by_query=by_query, spare=spare)
+  if near_QK is not None:
+    best = Search(queries, K, work, by_query=True)
+    kernels.add(score_QK, ids_QK, near_QK, best.parts[0])
+    ids_QK = np.where(near_QK, ids_QK, -1)
+
+  def rank(queries, found, share):
+    part = share if best.by_query else (slice(None), share)
+    ids_qK = np.ascontiguousarray(ids_QK[part])
+    return kernels.rank(queries, rows, ids_qK, ids_qK, found)
+
+  best.run(rank, K)
+  found = best.found()
+  return Found(found.ids_QK[:, :k], found.score_QK[:, :k], found.products)
