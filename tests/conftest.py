@@ -47,6 +47,15 @@ QUICK = (
 _TESTS = pathlib.Path(__file__).parent
 
 
+def pytest_configure(config):
+  """Has files tested in their order by several processes.
+
+  By default those of few tests come last, and among them are the longest.
+  """
+  if hasattr(config.option, 'loadscopereorder'):
+    config.option.loadscopereorder = False
+
+
 def pytest_ignore_collect(collection_path, config):
   """Spares `-m quick` the imports of the other files."""
   is_other = collection_path.name.startswith('test_') and not _is_quick(

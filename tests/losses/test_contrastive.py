@@ -98,7 +98,7 @@ def test_gradients(normalize, monkeypatch):
 
   args = query_ND, key_ND, jnp.float32(0.7)
   with jax.enable_x64(True):
-    exact = jax.grad(plain_loss, argnums=(0, 1, 2))(
+    exact = jax.jit(jax.grad(plain_loss, argnums=(0, 1, 2)))(
       *(jnp.asarray(np.asarray(x, np.float64)) for x in args)
     )
   actual = jax.jit(jax.grad(fused_loss, argnums=(0, 1, 2)))(*args)
@@ -112,7 +112,7 @@ def test_gradients(normalize, monkeypatch):
 def test_numerical_gradients():
   query_ND, key_ND = pairs(5, 20)
   chex.assert_numerical_grads(
-    lambda *args: loss_fn(*args[:2], temperature=args[2])[0],
+    jax.jit(lambda *args: loss_fn(*args[:2], temperature=args[2])[0]),
     (query_ND, key_ND, jnp.float32(1.0)),
     order=1,
     modes=['rev'],
@@ -131,8 +131,8 @@ def test_bfloat16():
 def test_a_prefix_of_zeros_has_a_gradient():
   query_ND, key_ND = pairs(4)
   query_ND = query_ND.at[0, :4].set(0)
-  loss, grad_ND = jax.value_and_grad(
-    lambda x: loss_fn(x, key_ND, temperature=0.2)[0]
+  loss, grad_ND = jax.jit(
+    jax.value_and_grad(lambda x: loss_fn(x, key_ND, temperature=0.2)[0])
   )(query_ND)
   assert jnp.isfinite(loss) and jnp.isfinite(grad_ND).all()
 
@@ -158,8 +158,8 @@ def test_eight_devices_equal_one(way, monkeypatch):
       query_ND, key_ND, temperature=temperature, axis_name=axis_name
     )
 
-  expected = value_and_gradients(loss, *args)
   function = functools.partial(value_and_gradients, loss)
+  expected = jax.jit(function)(*args)
   if way == 'shard_map':
     data = P('data')
     function = jax.shard_map(
@@ -267,7 +267,7 @@ def test_more_keys_and_a_mask_equal_float64(symmetric, monkeypatch):
   args = *args, jnp.float32(0.3)
   grad = lambda f: jax.value_and_grad(f, argnums=(0, 1, 2), has_aux=True)
   with jax.enable_x64(True):
-    exact = grad(exact_loss)(
+    exact = jax.jit(grad(exact_loss))(
       *(jnp.asarray(np.asarray(x, np.float64)) for x in args)
     )
   actual = jax.jit(grad(loss))(*args)
@@ -292,7 +292,7 @@ def test_hard_negatives_of_eight_devices_are_gathered(monkeypatch):
 
   args = query_ND, key_MD[:16], more_MD
   grad = lambda f: jax.value_and_grad(f, argnums=(0, 1, 2), has_aux=True)
-  (_, loss_G), *grads = grad(loss)(*args, mask_NM)
+  (_, loss_G), *grads = jax.jit(grad(loss))(*args, mask_NM)
   # Each device has two pairs and four more keys: columns come device by device.
   columns = np.concatenate(
     [

@@ -21,11 +21,11 @@ torch_resnet = pytest.importorskip('benchmarks.torch_resnet')
 VARIANT = resnet.Variant((2, 1, 1), (16, 32, 512))
 DIMS = nesting.doubling(8, 2048)
 NUM_CLASSES, BATCH_SIZE, SIZE = 10, 16, 64
-STEPS, PEAK_STEP = 20, 5
+STEPS, PEAK_STEP = 8, 2
 # The recipe's 0.425 at a batch of 1024, scaled linearly.
 LEARNING_RATE = 0.425 * BATCH_SIZE / 1024
 MOMENTUM, LABEL_SMOOTHING = 0.9, 0.1
-# The recipe's 1e-4 would hardly show in 20 steps.
+# The recipe's 1e-4 would hardly show in a few steps.
 WEIGHT_DECAY = 1e-2
 
 
@@ -84,9 +84,9 @@ def create(head, optimizer):
   rng = np.random.default_rng(0)
 
   # An activation that rounding alone carries over the kink of its ReLU changes
-  # the gradient at once; from torch's initialisation, 20 steps in float32 and
-  # in float64 end tens of per cent apart, in torch too. These norms keep most
-  # activations away from the kink.
+  # the gradient at once; from torch's initialisation, 20 steps in float32
+  # and in float64 end tens of per cent apart, in torch too. These norms keep
+  # most activations away from the kink.
   def draw(path, leaf):
     bounds = {'scale': (0.1, 0.15), 'bias': (0.4, 0.6)}.get(path[-1].key)
     if bounds is None:
