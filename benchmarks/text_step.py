@@ -14,6 +14,7 @@ memory that they need beside parameters and optimizer state.
 
 import argparse
 from collections.abc import Callable, Sequence
+import contextlib
 import itertools
 from typing import Any
 
@@ -37,6 +38,8 @@ PEERS = ('sentence-transformers',)
 RATE = 2e-5
 TEMPERATURE = 0.05
 PARTS = 16
+# Batches that all take turns with.
+BATCHES = 3
 
 
 def main() -> None:
@@ -109,18 +112,16 @@ def _made(folder, dims: Sequence[int], parts: int = 1):
 def _ours(folder, mix, tokens, dims) -> Callable[[], Any]:
   step, state = _made(folder, dims)
   batches = TextBatches(mix, tokens, mesh=sharding.make_mesh(1)).batches(0)
-  # Those of one shape, as most of a training have been compiled before.
-  first = next(batches)
-  alike = [first, *itertools.islice(batches, 6)]
-  alike = [x for x in alike if x['token'].shape == first['token'].shape]
-  turns = itertools.cycle(alike)
+  with contextlib.closing(batches):
+    turns = itertools.cycle([*itertools.islice(batches, BATCHES)])
 
   def run():
     nonlocal state
     state, values = step(state, next(turns))
     return jax.block_until_ready(values)
 
-  run()
+  for _ in range(BATCHES):  # All their shapes are compiled.
+    run()
   return run
 
 
@@ -138,7 +139,7 @@ def _theirs(folder, mix, tokens, dims) -> Callable[[], Any]:
   optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.01)
   model.train()
   (source,), features = mix.sources, []
-  for step in range(3):
+  for step in range(BATCHES):
     rows = source.text_NC[mix.rows(step)[1]].T
     columns = []
     for numbers in rows:
@@ -161,7 +162,8 @@ def _theirs(folder, mix, tokens, dims) -> Callable[[], Any]:
     optimizer.step()
     return found.item()
 
-  run()
+  for _ in range(BATCHES):
+    run()
   return run
 
 
@@ -172,7 +174,8 @@ def _memory(folder, source, batch_size: int, parts: int) -> timing.Row:
   batches = TextBatches(
     mix, folder.tokens(), mesh=sharding.make_mesh(1), parts=parts
   ).batches(0)
-  compiled = step.lower(state, next(batches)).compile()
+  with contextlib.closing(batches):
+    compiled = step.lower(state, next(batches)).compile()
   found = compiled.memory_analysis()
   return {
     'batch': batch_size,

@@ -65,8 +65,9 @@ def get_config():
   # Put before the texts of each column, as 'query: ','passage: '; the last one
   # stands for all further columns. None: nothing.
   config.text.prompts = ()
-  # Further datasets, and the share of the steps that each has, dataset first;
-  # without weights, by their sizes. A batch is of one dataset.
+  # Further datasets, [objective:]path[?columns=a,b,score&range=0,5], where they
+  # differ from the fields above, and the share of the steps that each has,
+  # dataset first; without weights, by their sizes. A batch is of one dataset.
   config.text.more = ()
   config.text.weights = ()
   # A tokenizer.json; empty: made of the texts, with so many tokens at most.

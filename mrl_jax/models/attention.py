@@ -4,6 +4,7 @@ import jax
 from jax import numpy as jnp
 from jax.extend import backend
 
+from mrl_jax.models import dropout as dropout_lib
 from mrl_jax.models import packed
 
 # Rows up to this length are in the cache together.
@@ -101,8 +102,7 @@ def _dropped(query, key, value, mask, bias, dropout, rng) -> jax.Array:
   # Finite, so that a text of padding alone has no NaN.
   logits_NHTT = jnp.where(mask, logits_NHTT, jnp.finfo(jnp.float32).min)
   weights_NHTT = jax.nn.softmax(logits_NHTT)
-  keeps_NHTT = jax.random.bernoulli(rng, 1 - dropout, weights_NHTT.shape)
-  weights_NHTT = jnp.where(keeps_NHTT, weights_NHTT / (1 - dropout), 0)
+  weights_NHTT = dropout_lib.dropout(weights_NHTT, dropout, rng)
   return jnp.einsum('NHTS,NSHE->NTHE', weights_NHTT.astype(value.dtype), value)
 
 

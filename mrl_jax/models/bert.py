@@ -16,6 +16,7 @@ from jax import numpy as jnp
 import numpy as np
 
 from mrl_jax.models import attention
+from mrl_jax.models import dropout
 from mrl_jax.models import encoder
 from mrl_jax.models import initializers
 from mrl_jax.models import packed
@@ -109,9 +110,9 @@ class Block(nnx.Module):
       keys = jax.random.split(jax.random.fold_in(key, self.index), 3)
     rate = self.variant.dropout
     mixed = self._attend(x, mask_NT, bias, keys[0])
-    x = self.norm1(x + encoder.dropout(mixed, rate, keys[1]))
+    x = self.norm1(x + dropout.dropout(mixed, rate, keys[1]))
     hidden = ACTIVATIONS[self.variant.activation](self.fc1(x))
-    return self.norm2(x + encoder.dropout(self.fc2(hidden), rate, keys[2]))
+    return self.norm2(x + dropout.dropout(self.fc2(hidden), rate, keys[2]))
 
   def _attend(self, x, mask_NT, bias, key) -> jax.Array:
     mixed = attention.attend(
@@ -185,7 +186,7 @@ class Bert(nnx.Module):
     x = self._embed(token_NT, mask_NT)
     if key is not None:
       drop_key = jax.random.fold_in(key, self.variant.depth)
-      x = encoder.dropout(x, self.variant.dropout, drop_key)
+      x = dropout.dropout(x, self.variant.dropout, drop_key)
     yield x
     bias = self._bias(token_NT.shape[1])
     for block in self.blocks:

@@ -70,18 +70,6 @@ def drop_path(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
   return jnp.where(keeps, x / (1 - rate), 0)
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-  """Zeroes numbers with probability `rate`, and scales up the others.
-
-  Without a key, as in evaluation, returns `x`.
-  """
-  if key is None or not rate:
-    return x
-  return jnp.where(
-    jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0
-  )
-
-
 def layer_norm(
   width: int,
   dtype: jnp.dtype,

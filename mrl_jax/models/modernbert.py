@@ -12,6 +12,7 @@ from jax import numpy as jnp
 import numpy as np
 
 from mrl_jax.models import attention
+from mrl_jax.models import dropout
 from mrl_jax.models import encoder
 from mrl_jax.models import initializers
 from mrl_jax.models import packed
@@ -114,11 +115,11 @@ class Block(nnx.Module):
     if key is not None:
       keys = jax.random.split(jax.random.fold_in(key, self.index), 3)
     mixed = self._attend(self.norm1(x) if self.index else x, mask_NT, keys[0])
-    x += encoder.dropout(mixed, self.variant.attention_dropout, keys[1])
+    x += dropout.dropout(mixed, self.variant.attention_dropout, keys[1])
     value, gate = jnp.split(self.fc1(self.norm2(x)), 2, axis=-1)
     hidden = nnx.gelu(value, approximate=False) * gate
     return x + self.fc2(
-      encoder.dropout(hidden, self.variant.mlp_dropout, keys[2])
+      dropout.dropout(hidden, self.variant.mlp_dropout, keys[2])
     )
 
   def _attend(self, x, mask_NT, key) -> jax.Array:
@@ -195,7 +196,7 @@ class ModernBert(nnx.Module):
     x = self.norm1(self.word_embedding[...][token_NT])
     if key is not None:
       drop_key = jax.random.fold_in(key, self.variant.depth)
-      x = encoder.dropout(x, self.variant.embedding_dropout, drop_key)
+      x = dropout.dropout(x, self.variant.embedding_dropout, drop_key)
     yield x
     for block in self.blocks:
       x = encoder.run_block(block, x, mask_NT, key, remat=self.remat)

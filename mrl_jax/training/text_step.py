@@ -32,6 +32,7 @@ class Objective:
     nesting_dims: prefix widths.
     temperature: divides the similarities.
     symmetric: see `losses.matryoshka_contrastive`.
+    of_scores: the loss of batches of scored pairs, where `kind` is contrastive.
     weights_G: the loss weight of each nesting dim.
     granularities_per_step: see `nesting.sample_weights`; 0 means all.
     label_smoothing: of classification.
@@ -41,6 +42,7 @@ class Objective:
   nesting_dims: tuple[int, ...]
   temperature: float = 0.05
   symmetric: bool = False
+  of_scores: Literal['cosent', 'angle'] = 'cosent'
   weights_G: Any = None
   granularities_per_step: int = 0
   label_smoothing: float = 0.0
@@ -66,7 +68,7 @@ class Objective:
       'temperature': self.temperature,
       'weights_G': weights_G,
     }
-    if self.kind == 'contrastive':
+    if self.kind == 'contrastive' and 'score' not in batch:
       # Column by column, so that the queries' own keys come first.
       key_MD = jnp.swapaxes(key_NKD, 0, 1).reshape(-1, key_NKD.shape[-1])
       return losses.matryoshka_contrastive(
@@ -79,7 +81,7 @@ class Objective:
     ranked = {
       'cosent': losses.matryoshka_cosent,
       'angle': losses.matryoshka_angle,
-    }[self.kind]
+    }[self.of_scores if self.kind == 'contrastive' else self.kind]
     return ranked(query_ND, key_NKD[:, 0], batch['score'], **options)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from mrl_jax.models import attention
 from mrl_jax.models import bert
+from mrl_jax.models import dropout
 from mrl_jax.models import modernbert
 from mrl_jax.models import text
 
@@ -75,6 +76,25 @@ def test_dropout_bfloat16_and_remat(kind):
   ]
   for x, y in zip(*map(jax.tree.leaves, gradients), strict=True):
     np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+def test_masks_of_dropout_are_fair_and_independent():
+  draw = jax.jit(lambda key: dropout.keeps(key, 0.25, (64, 32, 32)))
+  masks = [np.asarray(draw(jax.random.key(seed)), float) for seed in range(4)]
+  for mask in masks:
+    # Five standard deviations: of all draws, and of those of each place …
+    assert abs(mask.mean() - 0.75) < 5 * np.sqrt(0.25 * 0.75 / mask.size)
+    for axes in ((0, 1), (0, 2), (1, 2)):
+      share = mask.mean(axes)
+      size = mask.size / share.size
+      assert np.abs(share - 0.75).max() < 5 * np.sqrt(0.25 * 0.75 / size)
+  # … and of products of two masks, or of a mask and itself moved.
+  others = [*masks[1:], *(np.roll(masks[0], 1, axis) for axis in range(3))]
+  for other in others:
+    both = (masks[0] - 0.75) * (other - 0.75)
+    assert abs(both.mean()) < 5 * 0.25 * 0.75 / np.sqrt(both.size)
+  x = dropout.dropout(jnp.full((8, 8), 3.0), 0.25, jax.random.key(0))
+  assert set(np.unique(x)) == {0.0, 4.0}
 
 
 @pytest.mark.parametrize('window', [None, 2])

@@ -252,6 +252,10 @@ def test_other_objectives_train(objective, tmp_path, capsys):
     ({'text.columns': ('anchor', 'key')}, "no column 'key'; there are: anchor"),
     ({'text.tokenizer': 'no.json'}, r'no\.json: there is no such file'),
     ({'text.weights': (1.0, 2.0)}, '1 datasets need one each'),
+    ({'text.more': ('cosent:a', 'angle:a')}, 'angle, contrastive, cosent can'),
+    ({'text.more': ('classification:a',)}, 'cannot be in one training'),
+    ({'text.more': ('a?rows=3',)}, "text.more 'a.rows=3': 'rows' must be col"),
+    ({'text.more': ('cosent:?range=0,1',)}, r'must be \[objective:\]path'),
     ({'eval_sets': ('sts:no.csv',)}, r'no\.csv: must be a file'),
     ({'eval_sets': ('sts=no.csv',)}, r"eval_sets 'sts=no\.csv'"),
     ({'batch_size': 512}, 'batch_size 512: there are only 130'),
@@ -283,9 +287,13 @@ def test_a_static_encoder_is_exported(finished):
 def test_a_mix_of_datasets_trains(tmp_path, capsys):
   config = shrunk(tmp_path)
   write_pairs(tmp_path / 'more.jsonl', 40, seed=2)
-  config.text.more = (str(tmp_path / 'more.jsonl'),)
-  config.text.weights = (0.5, 0.5)
+  path = tmp_path / 'scored.csv'
+  path.write_text('\n'.join(f'a man,{"so " * i},{i % 5}' for i in range(1, 41)))
+  scored = f'cosent:{path}?columns=0,1,2&range=0,4'
+  config.text.more = (str(tmp_path / 'more.jsonl'), scored)
+  config.text.weights = (0.5, 0.5, 0.5)
   config.num_epochs, config.peak_epoch = 1, 0.0
   stages.run(config, tmp_path / 'run', ('train',))
-  assert 'train: 40 pairs of' in capsys.readouterr().out
-  assert rows_of(tmp_path / 'run')[-1]['step'] == 5
+  said = capsys.readouterr().out
+  assert 'train: 40 pairs of' in said and f'train: 40 scored of {path}' in said
+  assert rows_of(tmp_path / 'run')[-1]['step'] == 6

@@ -74,9 +74,12 @@ def batch(count=8, keys=2, parts=1, devices=1):
     'token': np.array(token, np.int32),
     'owner': np.array(owner, np.int32),
     'text': np.arange(count * (keys + 1), dtype=np.int32).reshape(count, -1),
-    'score': rng.random(count, np.float32),
     'label': rng.integers(0, 3, count, np.int32),
   }
+
+
+def scored():
+  return batch() | {'score': np.linspace(0, 1, 8, dtype=np.float32)}
 
 
 def step_of(kind='contrastive', head='none', made=None, **options):
@@ -107,10 +110,20 @@ def test_the_mask_of_negatives():
   np.testing.assert_array_equal(jax.jit(negatives.mask)(text_NC), expected)
 
 
-@pytest.mark.parametrize('kind', ['contrastive', 'cosent', 'angle'])
-def test_the_loss_is_that_of_the_whole_batch(kind):
+@pytest.mark.parametrize(
+  ('kind', 'of_scores'),
+  [
+    ('contrastive', ''),
+    ('contrastive', 'cosent'),
+    ('contrastive', 'angle'),
+    ('cosent', ''),
+    ('angle', ''),
+  ],
+)
+def test_the_loss_is_that_of_the_whole_batch(kind, of_scores):
   """Without a key there is no dropout: the loss by hand."""
-  found, step_model = batch(), model()
+  step_model = model()
+  found = batch() if (kind, of_scores) == ('contrastive', '') else scored()
   embedding_SD = jnp.stack(
     [
       step_model.encoder(
@@ -124,17 +137,19 @@ def test_the_loss_is_that_of_the_whole_batch(kind):
   embedded = text_step._embed_part(step_model.encoder, found, None)
   np.testing.assert_allclose(embedded['query'], query_ND, atol=1e-6)
   np.testing.assert_allclose(embedded['key'], key_NKD, atol=1e-6)
-  objective = text_step.Objective(kind, DIMS, temperature=0.2)
+  objective = text_step.Objective(
+    kind, DIMS, temperature=0.2, of_scores=of_scores or 'cosent'
+  )
   loss, _ = objective.loss(
     step_model, {'query': query_ND, 'key': key_NKD}, found, None
   )
-  if kind == 'contrastive':
+  if 'score' not in found:
     keys = jnp.concatenate([key_NKD[:, 0], key_NKD[:, 1]])
     right, _ = losses.matryoshka_contrastive(
       query_ND, keys, nesting_dims=DIMS, temperature=0.2, symmetric=False
     )
   else:
-    ranked = getattr(losses, f'matryoshka_{kind}')
+    ranked = getattr(losses, f'matryoshka_{of_scores or kind}')
     right, _ = ranked(
       query_ND,
       key_NKD[:, 0],

@@ -200,3 +200,33 @@ def numbers(
         f'[{span[0]:g}, {span[1]:g}]'
       )
   return found
+
+
+def options(text: str, query: str, where: str) -> dict[str, Any]:
+  """Parses `columns=a,b,score&range=0,5`, either or none of the two.
+
+  Returns `columns`, names or positions, and `span`, the lowest and the highest
+  score, as far as they are given. Raises ValueError that cites `text`, an entry
+  of the field `where`.
+  """
+  found: dict[str, Any] = {}
+  for part in filter(None, query.split('&')):
+    option, _, value = part.partition('=')
+    if option == 'columns':
+      names = value.split(',')
+      found['columns'] = tuple(int(x) if x.isdecimal() else x for x in names)
+    elif option == 'range':
+      found['span'] = _span(f'{where} {text!r}', value)
+    else:
+      raise ValueError(f'{where} {text!r}: {option!r} must be columns or range')
+  return found
+
+
+def _span(where: str, value: str) -> tuple[float, float]:
+  try:
+    low, high = map(float, value.split(','))
+  except ValueError:
+    low = high = 0.0
+  if not low < high:
+    raise ValueError(f'{where}: range must be as in range=0,5')
+  return low, high

@@ -66,18 +66,7 @@ def parse(text: str) -> Entry:
     )
   if '/' in name or '@' in name:
     raise ValueError(f'eval_sets {text!r}: a name must have no / and no @')
-  options: dict[str, Any] = {}
-  for part in filter(None, query.split('&')):
-    option, _, value = part.partition('=')
-    if option == 'columns':
-      names = value.split(',')
-      options['columns'] = tuple(int(x) if x.isdecimal() else x for x in names)
-    elif option == 'range':
-      options['span'] = _span(text, value)
-    else:
-      raise ValueError(
-        f'eval_sets {text!r}: {option!r} must be columns or range'
-      )
+  options = columns_lib.options(text, query, 'eval_sets')
   entry = Entry(name or kind, kind, path, **options)
   wanted = len(_COLUMNS.get(kind, ()))
   if entry.columns and len(entry.columns) != wanted:
@@ -85,16 +74,6 @@ def parse(text: str) -> Entry:
       f'eval_sets {text!r}: must have {wanted} columns for {kind}'
     )
   return entry
-
-
-def _span(text: str, value: str) -> tuple[float, float]:
-  try:
-    low, high = map(float, value.split(','))
-  except ValueError:
-    low = high = 0.0
-  if not low < high:
-    raise ValueError(f'eval_sets {text!r}: range must be as in range=0,5')
-  return low, high
 
 
 def check(entries: Sequence[str]) -> None:

@@ -29,8 +29,8 @@ class Mix:
     """Takes the datasets, and the share of the steps that each one has.
 
     Weights need not sum to 1; without any, each has as many batches an epoch
-    as its size gives. Raises ValueError for weights that do not fit, a dataset
-    of another kind, or one that is smaller than a batch.
+    as its size gives. Raises ValueError for weights that do not fit, labelled
+    texts among pairs, or a dataset that is smaller than a batch.
     """
     if weights and len(weights) != len(sources):
       raise ValueError(
@@ -38,9 +38,10 @@ class Mix:
       )
     if weights and not all(0 < x < np.inf for x in weights):
       raise ValueError(f'weights {(*weights,)}: must be positive')
-    if len({source.kind for source in sources}) > 1:
+    kinds = {source.kind for source in sources}
+    if len(kinds) > 1 and 'labelled' in kinds:
       kinds = ', '.join(source.kind for source in sources)
-      raise ValueError(f'datasets of {kinds}: must be of one kind')
+      raise ValueError(f'datasets of {kinds}: must all be labelled or none')
     self.sources = tuple(sources)
     self._batch_size, self._seed = batch_size, seed
     self._steps_S = [order.steps_per_epoch(len(x), batch_size) for x in sources]

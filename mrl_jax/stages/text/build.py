@@ -11,6 +11,7 @@ from mrl_jax.interop.text import folder as folder_lib
 from mrl_jax.models import static_text
 from mrl_jax.models import text as text_models
 from mrl_jax.stages import init_from
+from mrl_jax.stages.text import datasets
 from mrl_jax.stages.text import pretrained
 from mrl_jax.training.text_step import Objective
 from mrl_jax.workdir import Workdir
@@ -69,6 +70,7 @@ def objective(config: ConfigDict) -> Objective:
     tuple(config.nesting_dims),
     temperature=config.text.temperature,
     symmetric=config.text.symmetric,
+    of_scores=datasets.of_scores(config),
     weights_G=tuple(config.nesting_weights),
     granularities_per_step=config.granularities_per_step,
     label_smoothing=config.label_smoothing,

@@ -8,17 +8,11 @@ from ml_collections import ConfigDict
 from mrl_jax import nesting
 from mrl_jax.data.text import eval_sets
 from mrl_jax.stages.fields import require
+from mrl_jax.stages.text import datasets
 from mrl_jax.stages.text import pretrained
 from mrl_jax.training import text_step
 
 ENCODERS = ('static', 'pretrained')
-# The kind of examples that each objective trains on.
-KINDS = {
-  'contrastive': 'pairs',
-  'cosent': 'scored',
-  'angle': 'scored',
-  'classification': 'labelled',
-}
 _NUMBERS = {
   'max_tokens': 1,
   'vocabulary_size': 3,
@@ -72,6 +66,7 @@ def check(config: ConfigDict) -> None:
   right = "'none' but for classification, which needs another"
   require('head', config.head, is_head == (config.head != 'none'), right)
   require('dataset', config.dataset, bool(config.dataset), 'given')
+  datasets.of_scores(config)
   eval_sets.check(config.eval_sets)
   _check_dims(config)
 
@@ -79,7 +74,7 @@ def check(config: ConfigDict) -> None:
 def _check_dims(config: ConfigDict) -> None:
   dims = nesting.validate(config.nesting_dims, _width(config))
   odd = [dim for dim in dims if dim % 2]
-  ok = config.text.objective != 'angle' or not odd
+  ok = datasets.of_scores(config) != 'angle' or not odd
   require('nesting_dims', dims, ok, 'even for the objective angle')
   nesting.validate_weights(config.nesting_weights, len(dims))
   nesting.validate_per_step(config.granularities_per_step, len(dims))

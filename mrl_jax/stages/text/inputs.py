@@ -14,7 +14,7 @@ from mrl_jax.data.text import tokens as tokens_lib
 from mrl_jax.data.text.eval_sets import TextSet
 from mrl_jax.data.text.examples import Texts
 from mrl_jax.data.text.tokens import Tokens
-from mrl_jax.stages.text import check
+from mrl_jax.stages.text import datasets
 from mrl_jax.stages.text import pretrained
 from mrl_jax.training import sharding
 from mrl_jax.workdir import files
@@ -26,16 +26,16 @@ _TOKENIZER = 'tokenizer.json'
 
 def open_training(config: ConfigDict) -> list[Texts]:
   """Opens the datasets to train on; prints a line on each."""
-  text, opened = config.text, []
-  kind = check.KINDS[text.objective]
-  for path in (config.dataset, *text.more):
+  opened = []
+  for objective, path, columns, target, span in datasets.entries(config):
+    kind = datasets.KINDS[objective]
     source = examples.open_texts(
       path,
       kind,
-      tuple(text.columns),
-      target=text.target,
-      score_range=tuple(text.score_range),
-      prompts=tuple(text.prompts),
+      columns,
+      target=target,
+      score_range=span,
+      prompts=tuple(config.text.prompts),
     )
     line = f'train: {len(source):,} {kind} of {path}'
     if source.left_out:
