@@ -51,13 +51,8 @@ def open_split(
   for folders (see `open_source`).
   """
   if not config.embeddings:
-    opened = open_source(
-      config.dataset,
-      split,
-      config.data_dir,
-      as_seen=config.as_seen,
-      check=check,
-    )
+    where = config.dataset, split, config.data_dir
+    opened = open_source(*where, as_seen=config.as_seen, check=check)
     _check_names(opened.class_names)
     return opened
   return open_vectors(
