@@ -191,18 +191,15 @@ def _one_search(args, database, indices, query_QD, k):
   for name, index in indices.items():
     functions[name] = lambda index=index: index.search(unit_QD, k)
   peers = list(functions)[1:]
-  widths = bounds.levels(args.width).tolist()
-  for i, width in enumerate(widths):
-    if i:
-      functions[f'to {width}'] = lambda i=i: exact.nearest(
-        unit_QD, database, k, cosine=True, level=i
-      )
+  widths = bounds.levels(args.width).tolist()[1:]
+  for i, width in enumerate(widths, 1):
+    functions[f'to {width}'] = lambda i=i: exact.nearest(
+      unit_QD, database, k, cosine=True, level=i
+    )
   ms = timing.medians(functions, args.rounds)
   ours = ms['ours']
   best = min((ms[name] for name in peers), default=ours)
   ways = [ms[name] for name in functions if name.startswith('to ')]
-  names = ['ours', *peers, *(f'to {width}' for width in widths)]
-  ms = {name: ms.get(name) for name in names}
   return ms | {'x best peer': best / ours, 'best way / ours': min(ways) / ours}
 
 

@@ -21,7 +21,6 @@ from mrl_jax.models import encoder
 from mrl_jax.models import initializers
 from mrl_jax.models import packed
 
-ACTIVATIONS = encoder.ACTIVATIONS
 # Tokens further apart than this share MPNet's last bucket.
 _FARTHEST = 128
 
@@ -43,7 +42,7 @@ class Variant:
       RoBERTa's is the padding token's id plus 1.
     relative_buckets: number of buckets of relative positions; 0 without.
     epsilon: what layer norms add to the variance.
-    activation: the function inside the perceptron, a key of `ACTIVATIONS`.
+    activation: the function inside the perceptron, of `encoder.ACTIVATIONS`.
     dropout: share of the states that training zeroes at random.
     attention_dropout: share of the attention weights that training zeroes.
   """
@@ -63,14 +62,7 @@ class Variant:
   attention_dropout: float = 0.1
 
   def __post_init__(self):
-    if self.num_heads < 1 or self.width % self.num_heads:
-      raise ValueError(
-        f'num_heads {self.num_heads}: must divide the width {self.width}'
-      )
-    if self.activation not in ACTIVATIONS:
-      raise ValueError(
-        f'activation {self.activation!r}: must be one of {tuple(ACTIVATIONS)}'
-      )
+    encoder.check_block(self)
 
   def create(self, **options) -> 'Bert':
     """The encoder with random parameters; see `Bert` for the options."""
@@ -111,7 +103,7 @@ class Block(nnx.Module):
     rate = self.variant.dropout
     mixed = self._attend(x, mask_NT, bias, keys[0])
     x = self.norm1(x + dropout.dropout(mixed, rate, keys[1]))
-    hidden = ACTIVATIONS[self.variant.activation](self.fc1(x))
+    hidden = encoder.ACTIVATIONS[self.variant.activation](self.fc1(x))
     return self.norm2(x + dropout.dropout(self.fc2(hidden), rate, keys[2]))
 
   def _attend(self, x, mask_NT, bias, key) -> jax.Array:
@@ -126,7 +118,7 @@ class Block(nnx.Module):
     return self.proj(mixed)
 
 
-class Bert(nnx.Module):
+class Bert(encoder.TokenEncoder):
   """Token ids [N, T] to states [N, T, D], float32 or of `dtype`.
 
   The stages are `embed`, `block1`, `block2`, …, with states [N, T, D].
@@ -160,27 +152,6 @@ class Bert(nnx.Module):
       Block(variant, index=i, dtype=dtype, rngs=rngs)
       for i in range(variant.depth)
     )
-
-  def __call__(
-    self,
-    token_NT: jax.Array,
-    mask_NT: jax.Array,
-    *,
-    key: jax.Array | None = None,
-  ) -> jax.Array:
-    """The states of the last block; `key` draws the dropout of training.
-
-    `mask_NT` is False on padding, or numbers of texts, see `packed`.
-    """
-    *_, last = self._states(token_NT, mask_NT, key)
-    return last
-
-  def features(
-    self, token_NT: jax.Array, mask_NT: jax.Array
-  ) -> dict[str, jax.Array]:
-    """The states after each stage, by its name."""
-    names = ['embed', *(f'block{i + 1}' for i in range(self.variant.depth))]
-    return dict(zip(names, self._states(token_NT, mask_NT, None), strict=True))
 
   def _states(self, token_NT, mask_NT, key) -> Iterator[jax.Array]:
     x = self._embed(token_NT, mask_NT)

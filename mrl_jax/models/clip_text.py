@@ -50,15 +50,7 @@ class Variant:
   activation: Literal['gelu', 'gelu_new', 'quick_gelu', 'relu'] = 'quick_gelu'
 
   def __post_init__(self):
-    if self.num_heads < 1 or self.width % self.num_heads:
-      raise ValueError(
-        f'num_heads {self.num_heads}: must divide the width {self.width}'
-      )
-    if self.activation not in encoder.ACTIVATIONS:
-      raise ValueError(
-        f'activation {self.activation!r}: must be one of '
-        f'{tuple(encoder.ACTIVATIONS)}'
-      )
+    encoder.check_block(self)
 
   def create(self, **options) -> 'ClipText':
     """The encoder with random parameters; see `ClipText` for the options."""
@@ -92,12 +84,14 @@ class Block(vit.Block):
     )
 
 
-class ClipText(nnx.Module):
+class ClipText(encoder.TokenEncoder):
   """Token ids [N, T] to states [N, T, D] of `dtype`, the last one normalised.
 
   The stages are `embed`, `block1`, `block2`, …, `norm`. Where padding is read
   the states are those of all `max_tokens`, to be pooled by `final`.
   """
+
+  last_stages = ('norm',)
 
   def __init__(
     self,
@@ -121,29 +115,8 @@ class ClipText(nnx.Module):
     )
     self.norm = encoder.layer_norm(variant.width, dtype, rngs, variant.epsilon)
 
-  def __call__(
-    self,
-    token_NT: jax.Array,
-    mask_NT: jax.Array,
-    *,
-    key: jax.Array | None = None,
-  ) -> jax.Array:
-    """The normalised states; nothing is random.
-
-    `mask_NT` is False on padding, or numbers of texts, see `packed`.
-    """
-    *_, last = self._states(token_NT, mask_NT)
-    return last
-
-  def features(
-    self, token_NT: jax.Array, mask_NT: jax.Array
-  ) -> dict[str, jax.Array]:
-    """The states after each stage, by its name."""
-    blocks = (f'block{i + 1}' for i in range(self.variant.depth))
-    names = ['embed', *blocks, 'norm']
-    return dict(zip(names, self._states(token_NT, mask_NT), strict=True))
-
-  def _states(self, token_NT, mask_NT) -> Iterator[jax.Array]:
+  def _states(self, token_NT, mask_NT, key) -> Iterator[jax.Array]:
+    del key  # Nothing is random.
     variant, is_packed = self.variant, packed.is_packed(mask_NT)
     if variant.max_tokens < token_NT.shape[1] and not is_packed:
       raise ValueError(

@@ -1,6 +1,7 @@
-"""Base class of the encoders: a chain of named stages, then pooling."""
+"""Base classes of the encoders, and what their blocks share."""
 
 from collections.abc import Callable
+from typing import Any
 
 from flax import nnx
 import jax
@@ -56,6 +57,50 @@ class Encoder(nnx.Module):
     for name in names[names.index(stage) + 1 :]:
       x = self._run(name, x, None)
     return self._pool(x)
+
+
+class TokenEncoder(nnx.Module):
+  """Token ids [N, T] to states [N, T, D]: the backbone of a text encoder.
+
+  A subclass defines `_states`, which yields the states after each stage, and
+  sets `variant`, whose `depth` is the number of blocks.
+  """
+
+  last_stages: tuple[str, ...] = ()  # Those that follow the blocks.
+
+  def __call__(
+    self,
+    token_NT: jax.Array,
+    mask_NT: jax.Array,
+    *,
+    key: jax.Array | None = None,
+  ) -> jax.Array:
+    """The last states; `key` draws the dropout of training, if there is one.
+
+    `mask_NT` is False on padding, or numbers of texts, see `packed`.
+    """
+    *_, last = self._states(token_NT, mask_NT, key)
+    return last
+
+  def features(
+    self, token_NT: jax.Array, mask_NT: jax.Array
+  ) -> dict[str, jax.Array]:
+    """The states after each stage, by its name."""
+    blocks = (f'block{i + 1}' for i in range(self.variant.depth))
+    names = ['embed', *blocks, *self.last_stages]
+    return dict(zip(names, self._states(token_NT, mask_NT, None), strict=True))
+
+
+def check_block(variant: Any) -> None:
+  """Raises ValueError for heads or an activation that a variant cannot have."""
+  if variant.num_heads < 1 or variant.width % variant.num_heads:
+    raise ValueError(
+      f'num_heads {variant.num_heads}: must divide the width {variant.width}'
+    )
+  if variant.activation not in ACTIVATIONS:
+    raise ValueError(
+      f'activation {variant.activation!r}: must be one of {tuple(ACTIVATIONS)}'
+    )
 
 
 def drop_path(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

@@ -140,11 +140,13 @@ class Block(nnx.Module):
     return self.proj(mixed)
 
 
-class ModernBert(nnx.Module):
+class ModernBert(encoder.TokenEncoder):
   """Token ids [N, T] to states [N, T, D] of `dtype`, the last one normalised.
 
   The stages are `embed`, `block1`, `block2`, …, `norm`.
   """
+
+  last_stages = ('norm',)
 
   def __init__(
     self,
@@ -169,28 +171,6 @@ class ModernBert(nnx.Module):
       for i in range(variant.depth)
     )
     self.norm = norm()
-
-  def __call__(
-    self,
-    token_NT: jax.Array,
-    mask_NT: jax.Array,
-    *,
-    key: jax.Array | None = None,
-  ) -> jax.Array:
-    """The normalised states; `key` draws the dropout of training.
-
-    `mask_NT` is False on padding, or numbers of texts, see `packed`.
-    """
-    *_, last = self._states(token_NT, mask_NT, key)
-    return last
-
-  def features(
-    self, token_NT: jax.Array, mask_NT: jax.Array
-  ) -> dict[str, jax.Array]:
-    """The states after each stage, by its name."""
-    blocks = (f'block{i + 1}' for i in range(self.variant.depth))
-    names = ['embed', *blocks, 'norm']
-    return dict(zip(names, self._states(token_NT, mask_NT, None), strict=True))
 
   def _states(self, token_NT, mask_NT, key) -> Iterator[jax.Array]:
     x = self.norm1(self.word_embedding[...][token_NT])

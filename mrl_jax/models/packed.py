@@ -12,6 +12,11 @@ import jax
 from jax import numpy as jnp
 
 
+def mask(token_NT: jax.Array, length_N: jax.Array) -> jax.Array:
+  """The mask of rows of one text each: True for their first tokens, [N, T]."""
+  return jnp.arange(token_NT.shape[1])[None] < length_N[:, None]
+
+
 def is_packed(mask_NT: jax.Array) -> bool:
   """Whether rows hold several texts, by the dtype of the mask."""
   return mask_NT.dtype != jnp.bool_

@@ -50,15 +50,7 @@ class Variant:
       raise ValueError(
         f'pooling {self.pooling!r}: must be {" or ".join(right)}'
       )
-    if self.activation not in encoder.ACTIVATIONS:
-      raise ValueError(
-        f'activation {self.activation!r}: must be one of '
-        f'{tuple(encoder.ACTIVATIONS)}'
-      )
-    if self.num_heads < 1 or self.width % self.num_heads:
-      raise ValueError(
-        f'num_heads {self.num_heads}: must divide the width {self.width}'
-      )
+    encoder.check_block(self)
 
   @property
   def num_features(self) -> int:

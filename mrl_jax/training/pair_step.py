@@ -9,6 +9,7 @@ from jax import numpy as jnp
 import optax
 
 from mrl_jax import nesting
+from mrl_jax.models import packed
 from mrl_jax.training import trainable as trainable_lib
 from mrl_jax.training.state import State
 from mrl_jax.training.train_step import update
@@ -58,11 +59,10 @@ def make_pair_step(
     G = len(model.nesting_dims)
     all_weights_G = nesting.validate_weights(weights_G, G)
     per_step = nesting.validate_per_step(granularities_per_step, G)
-    place_1T = jnp.arange(batch['token'].shape[1])[None]
     loss, loss_G = model.loss(
       image_NHWC,
       batch['token'],
-      place_1T < batch['length'][:, None],
+      packed.mask(batch['token'], batch['length']),
       key=jax.random.fold_in(key, 2**31),
       weights_G=nesting.sample_weights(key, all_weights_G, per_step),
       mesh=mesh,
@@ -88,12 +88,9 @@ def make_pair_step(
       image_NHWC,
       batch,
     )
-    new_state, norms = update(
-      optimizer, state, (trained, frozen), grads, batch_stats
+    new_state, measured = update(
+      optimizer, state, (trained, frozen), grads, batch_stats, schedule
     )
-    values |= norms
-    if schedule is not None:
-      values['learning_rate'] = schedule(state.step)
-    return new_state, values
+    return new_state, values | measured
 
   return jax.jit(pair_step, donate_argnums=0, out_shardings=sharding)

@@ -12,6 +12,7 @@ import optax
 from mrl_jax import losses
 from mrl_jax import nesting
 from mrl_jax.losses import negatives
+from mrl_jax.models import packed
 from mrl_jax.training import cached_gradient
 from mrl_jax.training import trainable as trainable_lib
 from mrl_jax.training.state import State
@@ -141,13 +142,10 @@ def make_text_step(
     grads, values = cached_gradient.gradient(
       embed, loss, trained, batch, dropout_key, parts
     )
-    new_state, norms = update(
-      optimizer, state, (trained, frozen), grads, state.batch_stats
+    new_state, measured = update(
+      optimizer, state, (trained, frozen), grads, state.batch_stats, schedule
     )
-    values |= norms
-    if schedule is not None:
-      values['learning_rate'] = schedule(state.step)
-    return new_state, values
+    return new_state, values | measured
 
   return jax.jit(text_step, donate_argnums=0, out_shardings=sharding)
 
@@ -163,8 +161,7 @@ def make_embed_step(
   def embed_step(params, batch_stats, batch):
     encoder = nnx.merge(graphdef, params, batch_stats).encoder
     token_NL = batch['token']
-    place_1L = jnp.arange(token_NL.shape[1])[None, :]
-    return encoder(token_NL, place_1L < batch['length'][:, None])
+    return encoder(token_NL, packed.mask(token_NL, batch['length']))
 
   return jax.jit(embed_step, out_shardings=sharding)
 

@@ -91,13 +91,10 @@ def make_train_step(
     grads, values, batch_stats = gradients(
       trained, frozen, state.batch_stats, granularity_key, image_NHWC, label_N
     )
-    new_state, norms = update(
-      optimizer, state, (trained, frozen), grads, batch_stats
+    new_state, measured = update(
+      optimizer, state, (trained, frozen), grads, batch_stats, schedule
     )
-    values |= norms
-    if schedule is not None:
-      values['learning_rate'] = schedule(state.step)
-    return new_state, values
+    return new_state, values | measured
 
   return jax.jit(train_step, donate_argnums=0, out_shardings=sharding)
 
@@ -108,11 +105,12 @@ def update(
   params: tuple[Arrays, Arrays],
   grads: Arrays,
   batch_stats: Arrays,
-) -> tuple[State, dict[str, jax.Array]]:
-  """The state after a step, and the norms of its gradient and its update.
+  schedule: optax.Schedule | None = None,
+) -> tuple[State, dict[str, Any]]:
+  """The state after a step, and the metrics `grad_norm` and `update_norm`.
 
   `params` are the trainable parameters, to which the gradient belongs, and the
-  frozen ones.
+  frozen ones. With a schedule, `learning_rate` is among the metrics, too.
   """
   trained, frozen = params
   updates, opt_state = optimizer.update(grads, state.opt_state, trained)
@@ -123,11 +121,13 @@ def update(
     batch_stats=batch_stats,
     opt_state=opt_state,
   )
-  norms = {
+  measured = {
     'grad_norm': optax.tree.norm(grads),
     'update_norm': optax.tree.norm(updates),
   }
-  return new_state, norms
+  if schedule is not None:
+    measured['learning_rate'] = schedule(state.step)
+  return new_state, measured
 
 
 def _gradients(loss_fn: Callable, micro_batches: int) -> Callable:

@@ -15,6 +15,7 @@ from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.pairs import batches
 from mrl_jax.data.pairs import sources
 from mrl_jax.data.text import tokens as tokens_lib
+from mrl_jax.models import packed
 from mrl_jax.training import sharding
 
 CAPTIONS = {
@@ -168,7 +169,7 @@ def test_batches_resume_and_draw_captions(folder):
   jax.tree.map(np.testing.assert_array_equal, take(7, 3), found[7:10])
   read = {}
   for batch in found:
-    mask_NL = np.asarray(batches.mask(batch))
+    mask_NL = np.asarray(packed.mask(batch['token'], batch['length']))
     for row, label in enumerate(batch['label']):
       ids = batch['token'][row][mask_NL[row]].tolist()
       (text,) = (x for x in texts if tokens.ids([x])[0] == ids)

@@ -1,6 +1,5 @@
 """Training batches of pictures, each with one of its captions."""
 
-import jax
 import numpy as np
 
 from mrl_jax.data.batches.stream import Place
@@ -58,12 +57,6 @@ class PairBatches(StreamBatches):
     token_NL = np.full(index_NL.shape, self._pad, np.int32)
     token_NL[is_token_NL] = self._token[index_NL[is_token_NL]]
     return batch | {'token': token_NL, 'length': length_N}
-
-
-def mask(batch) -> jax.Array:
-  """Where the tokens of a batch are no padding, bool [N, L]; traced."""
-  place_1L = jax.numpy.arange(batch['token'].shape[1])[None]
-  return place_1L < batch['length'][:, None]
 
 
 def _numbers(seed: int, epoch: int, position_N: np.ndarray) -> np.ndarray:

@@ -26,8 +26,6 @@ _FOUND, _IN_MEMORY, _ON_DISK = 1 << 21, 2048, 4096
 _PRODUCTS, _ROWS = 1 << 18, 8192
 # Rows that are ranked once more beside the k best.
 _SPARE = 32
-# What rounding may take from a score, as a share of the norms.
-_ROUNDING = np.float32(1e-5)
 
 
 def nearest(
@@ -148,7 +146,7 @@ def _in_full(queries, rows, k) -> Found:
   _multiply(kept, rows, last, keep=True)
   kept = kept.found(M * dim)
   largest = (rows.size_B / rows.norm_B).max()
-  margin_Q1 = _ROUNDING * queries.tail_QL[:, :1] * largest
+  margin_Q1 = kernels.ROUNDING * queries.tail_QL[:, :1] * largest
   near_QK = np.zeros(kept.ids_QK.shape, bool)
   near_QK[:, 1:] = -np.diff(kept.score_QK, axis=1) <= margin_Q1
   near_QK[:, :-1] |= near_QK[:, 1:]

@@ -18,8 +18,6 @@ _MANY = 8
 _SAMPLE, _FOLD = 8192, 8
 # Room for rows beside the k best of a list, longer than this multiple of k.
 _SPARE, _SHORT = 6, 3
-# What rounding may take from a score, as a share of the norms.
-_ROUNDING = np.float32(1e-5)
 
 
 def in_tiles(queries, tile_NWT, rows, k, step=1) -> Found:
@@ -76,7 +74,7 @@ def _estimate(queries, tile_NWT, norm_M, k, step) -> np.ndarray:
     least_Q[share] = np.partition(most_QS, size - rank, axis=1)[:, size - rank]
 
   threads.run(work, [(x,) for x in threads.split(Q, threads.count())])
-  return least_Q - _ROUNDING * np.abs(least_Q)
+  return least_Q - kernels.ROUNDING * np.abs(least_Q)
 
 
 def few(queries, tile_NWT, rows, k) -> Found:
@@ -134,7 +132,7 @@ def seed(queries, tile_NWT, rows, k) -> np.ndarray:
 def _least(queries, rows, ids_QK, k) -> np.ndarray:
   """What the k-th best of these rows scores, or slightly less."""
   least_Q = ranked(queries, rows, ids_QK, k).score_QK[:, -1]
-  return least_Q - _ROUNDING * np.abs(least_Q)
+  return least_Q - kernels.ROUNDING * np.abs(least_Q)
 
 
 def ranked(queries, rows, ids_QK, k, near_QK=None, score_QK=None) -> Found:
