@@ -7,6 +7,9 @@ import signal
 import subprocess
 import sys
 
+from flax import nnx
+import jax
+from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 import pytest
@@ -14,6 +17,16 @@ import pytest
 from configs import emoji_clip_mrl
 import mrl_jax
 from mrl_jax import stages
+from mrl_jax.interop.text import folder as text_folder
+from mrl_jax.models import static_text
+from mrl_jax.models import text as text_models
+from mrl_jax.stages import check
+from mrl_jax.stages import init_from
+from mrl_jax.stages.pairs import build
+from mrl_jax.stages.pairs import start
+from mrl_jax.training.checkpoint import Checkpoints
+from mrl_jax.training.state import arrays_of
+from tests.interop import test_towers_hand_over
 from tests.stages import test_texts
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -161,6 +174,76 @@ def test_a_killed_training_goes_on_to_the_same_bits(finished, tmp_path):
   assert killed.latest_step() == 3
   stages.run(config, tmp_path / 'run', ('train',))
   assert killed.checkpoint(6) == there.checkpoint(6)
+
+
+def test_towers_start_from_a_run_and_one_is_frozen(finished, tmp_path, capsys):
+  config, path = finished
+  config = shrunk(path.parent)
+  config.init_from.image = config.init_from.text = str(path)
+  config.pairs.frozen = ('image',)
+  config.num_epochs, config.mesh.data, config.eval_sets = 1, 1, ()
+  stages.run(config, tmp_path / 'run', ('train',))
+  said = capsys.readouterr().out
+  for name in ('image', 'text'):
+    assert f'train: the {name} tower starts from {path}' in said
+  tokenizers = [
+    (x / 'tokenizer.json').read_text() for x in (path, tmp_path / 'run')
+  ]
+  assert tokenizers[0] == tokenizers[1]
+  before, after = (read_params(x) for x in (path, tmp_path / 'run'))
+  jax.tree.map(np.testing.assert_array_equal, before['image'], after['image'])
+  changed = jax.tree.map(
+    lambda x, y: bool((x != y).any()), before['text'], after['text']
+  )
+  assert any(jax.tree.leaves(changed))
+
+
+def read_params(workdir):
+  directory, step = init_from.find_run(str(workdir))
+  with Checkpoints(directory) as checkpoints:
+    return checkpoints.restore_model(checkpoints.model_shapes(step), step)[
+      'params'
+    ]
+
+
+def test_towers_start_from_a_folder_of_clip(tmp_path):
+  made = test_towers_hand_over.make('contrastive')
+  test_towers_hand_over.write(made, tmp_path)
+  fresh = test_towers_hand_over.make('contrastive', seed=1)
+  config = ConfigDict({'nesting_dims': (4, 16)})
+  config.init_from = ConfigDict({'image': str(tmp_path), 'text': str(tmp_path)})
+  config.pairs = ConfigDict({'text': 'clip'})
+  start.initialise(config, fresh)
+  found, expected = (arrays_of(x)['params'] for x in (fresh, made))
+  # Every width begins with the folder's temperature.
+  np.testing.assert_array_equal(found.pop('log_scale'), [2.0, 2.0])
+  expected.pop('log_scale')
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  assert start.tokenizer(config) == str(tmp_path / 'tokenizer.json')
+  config.init_from.image = ''
+  other = test_towers_hand_over.make('sigmoid')
+  other.text = text_models.create(
+    text_models.Settings(static_text.Variant(9, 12)), rngs=nnx.Rngs(0)
+  )
+  with pytest.raises(ValueError, match=r'init_from\.text .*: another encoder'):
+    start.initialise(config, other)
+
+
+def test_a_text_tower_from_a_folder_of_texts(tmp_path):
+  test_texts.write_encoder(tmp_path / 'bert')
+  config = shrunk(tmp_path)
+  config.pairs.text, config.init_from.text = (
+    'pretrained',
+    str(tmp_path / 'bert'),
+  )
+  check.check(config)
+  model = build.model(config)
+  start.initialise(config, model)
+  loaded = text_folder.open_folder(tmp_path / 'bert').load()
+  jax.tree.map(
+    np.testing.assert_array_equal, arrays_of(model.text), arrays_of(loaded)
+  )
+  assert start.tokenizer(config) == str(tmp_path / 'bert' / 'tokenizer.json')
 
 
 @pytest.mark.parametrize(
