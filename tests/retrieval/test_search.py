@@ -18,6 +18,7 @@ from mrl_jax.retrieval.cpu import choice
 from mrl_jax.retrieval.cpu import exact
 from mrl_jax.retrieval.cpu import kernels
 from mrl_jax.retrieval.cpu import stored
+from mrl_jax.retrieval.cpu import threads
 from mrl_jax.retrieval.cpu import tiles
 
 
@@ -190,6 +191,7 @@ def test_rows_out_of_reach_are_not_read_to_the_end(shortlists, metric, dtype):
   whole = 150 * 64 / 1e6
   assert found.cost.mflops < (0.8 if kind == 'decaying' else 1.001) * whole
   database.tails.clear()
+  database.views.clear()
   in_full = rank()
   np.testing.assert_array_equal(found.ids_QK, in_full.ids_QK)
   np.testing.assert_array_equal(found.scores_QK, in_full.scores_QK)
@@ -368,7 +370,7 @@ def test_every_way_finds_the_rows_of_the_plain_one(
   monkeypatch, kind, metric, level
 ):
   monkeypatch.setattr(choice, 'LITTLE', 0)
-  monkeypatch.setattr(best, '_WORK', 0)
+  monkeypatch.setattr(threads, 'WORK', 0)
   if level is not None:
     monkeypatch.setattr(choice, 'level', lambda *_: level)
   query_QD, row_MD = embeddings(kind, 7)
@@ -397,7 +399,7 @@ def test_every_way_finds_the_rows_of_the_plain_one(
 
 
 def test_the_worked_example_of_a_bound():
-  assert doctest.testmod(bounds) == (0, 4)
+  assert doctest.testmod(bounds) == (0, 5)
 
 
 def test_rows_are_left_out_by_their_bounds(monkeypatch):
@@ -515,5 +517,5 @@ def test_nothing_is_compiled_for_a_shape():
         found = retrieval.search(some, database, k, dim=dim)
         retrieval.rerank(some, database, found.ids_QK, 1)
   loops = [getattr(kernels, x) for x in ('scan_tiles', 'sift')]
-  for loop in (*loops, kernels.rank, kernels.squares, kernels.add):
+  for loop in (*loops, kernels.rank, bounds.squares, kernels.add):
     assert len(loop.signatures) <= 1

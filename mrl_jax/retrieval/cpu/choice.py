@@ -17,9 +17,9 @@ from mrl_jax.retrieval.cpu.stored import Rows
 # comparison with a threshold; of fetching a row, and of a multiply-add then.
 BLAS, READ, TILES, COMPARE, FETCH, ADD = 0.015, 0.18, 0.035, 0.15, 150, 0.6
 # Queries and rows that are tried; fewer queries, and fewer rows, are too few.
-_QUERIES, _ROWS, FEW = 16, 512, 4
+_QUERIES, _ROWS, FEW = 16, 512, 5
 # Multiply-adds that one loop does at once, and rows that the BLAS multiplies.
-LITTLE, _FEW_ROWS = 1 << 20, 4096
+LITTLE, _FEW_ROWS = 1 << 24, 4096
 
 
 def level(
