@@ -448,7 +448,7 @@ def test_thresholds_of_a_sample_lose_no_row(monkeypatch, step):
     ids = (ids + np.arange(0, kernels.TILE, stride)).ravel()
     x[ids[ids < 6000]] = query_QD[0] * (1 if near else -1)
     database = retrieval.prepare(x)
-    queries, rows = exact._queries(query_QD), stored.rows(database, 12, False)
+    queries, rows = stored.queries(query_QD), stored.rows(database, 12, False)
     found = tiles.in_tiles(queries, database.tile_NWT, rows, 50, step)
     kept = np.arange(6000) // kernels.TILE % step == 0
     score_QM = np.where(kept, query_QD @ x.T, -np.inf)
@@ -471,7 +471,7 @@ def test_few_tiles(monkeypatch, rows):
 def test_where_rows_are_too_few_there_is_none():
   """A shortlist has no id that is not one of a row, and a rerank skips -1."""
   query_QD, row_MD = embeddings('steep', 9, 50, 64)
-  queries, database = exact._queries(query_QD), retrieval.prepare(row_MD)
+  queries, database = stored.queries(query_QD), retrieval.prepare(row_MD)
   search = best.Search(queries, 5, 0)
   kernels.add(np.ones((9, 3), np.float32), np.tile(np.arange(3), (9, 1)),
            np.zeros((9, 3), bool), search.parts[0])  # fmt: skip

@@ -145,26 +145,29 @@ def sift(product_BQ, queries, rows, best, begin, level):
   multiply-adds beyond the level.
   """
   B, Q = product_BQ.shape
-  passes_Q, read = np.empty(Q, np.uint8), 0
+  passes_Q, read = np.zeros((Q + 7) // 8 * 8, np.uint8), 0
+  # Eight queries are looked at together.
+  any_Q8 = passes_Q.view(np.uint64)
   tail_Q = queries.tail_QL[:, level].copy()
   rounding_Q = ROUNDING * queries.tail_QL[:, 0]
   least_Q, bounded = best.least_Q, level > 0 and rows.tail_LB.shape[1] > 0
   for i in range(B):
-    b, count = begin + i, 0
+    b, product_Q = begin + i, product_BQ[i]
     norm, size = rows.norm_B[b], rows.size_B[b]
     tail = rows.tail_LB[level, b] if bounded else np.float32(0)
     for q in range(Q):
-      most = product_BQ[i, q] + tail_Q[q] * tail + rounding_Q[q] * size
+      most = product_Q[q] + tail_Q[q] * tail + rounding_Q[q] * size
       passes_Q[q] = most >= least_Q[q] * norm
-      count += passes_Q[q]
-    if not count:
-      continue
-    for q in range(Q):
-      if passes_Q[q]:
+    for w in range(len(any_Q8)):
+      if not any_Q8[w]:
+        continue
+      for q in range(8 * w, min(8 * w + 8, Q)):
+        if not passes_Q[q]:
+          continue
         if level:
           read += _finish(queries, rows, best, q, b, b, rows.first + b, level)
         else:
-          score = min(max(product_BQ[i, q] / norm, -rows.limit), rows.limit)
+          score = min(max(product_Q[q] / norm, -rows.limit), rows.limit)
           if score >= least_Q[q]:
             push(best, q, score, rows.first + b)
   return read

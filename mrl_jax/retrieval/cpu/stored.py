@@ -64,6 +64,13 @@ def is_at_hand(database: Any) -> bool:
   return is_float32 and not is_file(database)
 
 
+def queries(query_Qd: np.ndarray) -> Queries:
+  """Queries, and the norms of what lies beyond each level."""
+  query_Qd = read_only(query_Qd)
+  level_L = bounds.levels(query_Qd.shape[1])
+  return Queries(query_Qd, bounds.tails(query_Qd, level_L))
+
+
 def rows(
   database: Any, dim: int, cosine: bool, *, bounded: bool = False
 ) -> Rows:
