@@ -69,6 +69,8 @@ def nearest(
   ):
     rows = stored.rows(database, dim, cosine, bounded=True)
     return tiles.few(stored.queries(query_Qd), tile_NWT, rows, k, level)
+  if in_tiles and Q < choice.FEW:
+    return _nearest(query_Qd, database, k, cosine, level)
   with threads.single_blas():
     parts = [
       _nearest(query_Qd[start : start + group], database, k, cosine, level)

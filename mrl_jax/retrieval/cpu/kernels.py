@@ -200,9 +200,12 @@ def scan_tiles(tile_NWT, places, width, queries, rows, best, level):
       norm_T[t], size_T[t] = rows.norm_B[begin + t], rows.size_B[begin + t]
       if bounded:
         tail_T[t] = rows.tail_LB[level, begin + t]
-    for i in range(width):
-      for t in range(TILE):
-        rows_dT[i, t] = tile_NWT[n, i, t]
+    rows_WT = tile_NWT[n]
+    if len(query_Qd) > 1:
+      for i in range(width):
+        for t in range(TILE):
+          rows_dT[i, t] = tile_NWT[n, i, t]
+      rows_WT = rows_dT
     for q in range(len(query_Qd)):
       for i in range(0, width, LANE):
         q0, q1 = query_Qd[q, i], query_Qd[q, i + 1]
@@ -211,11 +214,11 @@ def scan_tiles(tile_NWT, places, width, queries, rows, best, level):
         q6, q7 = query_Qd[q, i + 6], query_Qd[q, i + 7]
         for t in range(TILE):
           part = (
-            (q0 * rows_dT[i, t] + q1 * rows_dT[i + 1, t])
-            + (q2 * rows_dT[i + 2, t] + q3 * rows_dT[i + 3, t])
+            (q0 * rows_WT[i, t] + q1 * rows_WT[i + 1, t])
+            + (q2 * rows_WT[i + 2, t] + q3 * rows_WT[i + 3, t])
           ) + (
-            (q4 * rows_dT[i + 4, t] + q5 * rows_dT[i + 5, t])
-            + (q6 * rows_dT[i + 6, t] + q7 * rows_dT[i + 7, t])
+            (q4 * rows_WT[i + 4, t] + q5 * rows_WT[i + 5, t])
+            + (q6 * rows_WT[i + 6, t] + q7 * rows_WT[i + 7, t])
           )
           score_T[t] = part if i == 0 else score_T[t] + part
       least = least_Q[q]
