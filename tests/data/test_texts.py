@@ -365,11 +365,46 @@ def test_scores_and_labels_come_with_the_texts(tokens):
   scored = examples.open_texts('sentences', 'scored', ())
   batch = first(batches([scored], tokens), 0, 1)[0]
   rows = batches([scored], tokens)._mix.rows(0)[1]
-  np.testing.assert_array_equal(batch['score'], scored.score_N[rows])
+  np.testing.assert_array_equal(batch['score'], scored.targets(rows)['score'])
   labelled = examples.open_texts('sentences', 'labelled', ())
   batch = first(batches([labelled], tokens), 0, 1)[0]
   assert batch.keys() == {'text', 'token', 'owner', 'label'}
   assert labelled.class_names[0] == 'animals 15'
+
+
+def test_a_teachers_vectors_come_with_the_texts(tokens, tmp_path):
+  # The second row has no text, and its vector is left out, too.
+  write_jsonl(tmp_path / 'x.jsonl', [{'t': x} for x in ('a', '', 'b', 'c')])
+  teacher_ME = np.arange(12, dtype=np.float16).reshape(4, 3)
+  path = tmp_path / 'teacher.npy'
+  np.save(path, teacher_ME)
+  open_ = lambda: examples.open_texts(
+    tmp_path / 'x.jsonl', 'taught', ('t',), teacher=str(path)
+  )
+  source = open_()
+  assert (len(source), source.left_out, source.teacher_width) == (3, 1, 3)
+  found = batches([source], tokens, size=3)
+  (batch,) = first(found, 0, 1)
+  assert batch['teacher'].dtype == np.float32
+  rows = found._mix.rows(0)[1]
+  np.testing.assert_array_equal(batch['teacher'], teacher_ME[[0, 2, 3]][rows])
+  before = source.listing()
+  np.save(path, teacher_ME + 1)
+  assert open_().listing() != before
+  teacher_ME[2, 1] = np.nan
+  for wrong, match in (
+    (teacher_ME[1:], r'has 3 rows, and .*x\.jsonl 4$'),
+    (teacher_ME, 'row 2 is not finite'),
+    (teacher_ME[0], r'of shape \(3,\), and must hold floats'),
+    (np.zeros((4, 3), int), 'holds int64'),
+  ):
+    np.save(path, wrong)
+    with pytest.raises(ValueError, match=match) as error:
+      open_()
+    assert '\n' not in str(error.value) and str(path) in str(error.value)
+  path.unlink()
+  with pytest.raises(ValueError, match=r'teacher .*: cannot be read'):
+    open_()
 
 
 @pytest.mark.parametrize(

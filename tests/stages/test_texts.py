@@ -214,7 +214,9 @@ def test_a_pretrained_encoder_goes_in_and_out(tmp_path, capsys):
     stages.run(config, tmp_path / 'third', ('train',))
 
 
-@pytest.mark.parametrize('objective', ['cosent', 'classification'])
+@pytest.mark.parametrize(
+  'objective', ['cosent', 'classification', 'distillation']
+)
 def test_other_objectives_train(objective, tmp_path, capsys):
   config = shrunk(tmp_path)
   config.dataset, config.num_epochs = str(tmp_path / 'sts.csv'), 1
@@ -226,10 +228,20 @@ def test_other_objectives_train(objective, tmp_path, capsys):
   if objective == 'classification':
     config.head = 'mrl'
     config.text.columns, config.text.target = ('sentence1',), 'score'
+  if objective == 'distillation':
+    config.text.columns = ('sentence1',)
+    config.text.teacher = str(tmp_path / 'teacher.npy')
+    teacher_NE = np.random.default_rng(0).normal(size=(60, 8))
+    np.save(tmp_path / 'teacher.npy', teacher_NE)
+    with pytest.raises(ValueError, match=r'teacher\.npy: is of width 8, and'):
+      stages.run(config, tmp_path / 'run', ('train',))
+    config.text.similarity_share = 1.0
   config.text.max_tokens = 12
   stages.run(config, tmp_path / 'run', ('train', 'evaluate'))
   said = capsys.readouterr().out
-  kind = {'cosent': 'scored', 'classification': 'labelled'}[objective]
+  kind = {'cosent': 'scored', 'classification': 'labelled'}.get(
+    objective, 'taught'
+  )
   assert f'train: 60 {kind} of {config.dataset}' in said
   assert 'texts are cut to max_tokens=12' in said
   assert '% padding' in said
@@ -243,6 +255,10 @@ def test_other_objectives_train(objective, tmp_path, capsys):
     ({'text.temperature': float('inf')}, 'temperature inf'),
     ({'text.score_range': (5.0, 0.0)}, 'score_range .*lower first'),
     ({'text.max_tokens': 0}, 'max_tokens 0'),
+    ({'text.dropout': 1.0}, r'dropout 1\.0: must be in \[0, 1\), or -1'),
+    ({'text.similarity_share': 2.0}, r'share 2\.0: must be in \[0, 1\]'),
+    ({'text.objective': 'distillation'}, "teacher '': must be given for"),
+    ({'text.more': ('a?teacher=b',)}, "'teacher' must be columns or range"),
     ({'text.prompts': (1,)}, r'prompts \(1,\): must be a list of texts'),
     ({'encoder': 'resnet50'}, "encoder 'resnet50': must be one of"),
     ({'head': 'mrl'}, "head 'mrl': must be 'none'"),
