@@ -26,8 +26,9 @@ def get_config():
   # those, or the built-in sentences.
   config.dataset = 'sentences'
   # [name=]kind:path, with the kinds sts (scored pairs), pairs (pairs or none),
-  # clustering (labelled texts) and retrieval (a folder as BEIR has it); further
-  # ?columns=a,b,score and &range=0,5 (mrl_jax/data/text/eval_sets.py).
+  # clustering and classification (labelled texts) and retrieval (a folder as
+  # BEIR has it); further ?columns=a,b,score, &range=0,5 and, for the texts that
+  # a classification learns from, &train=FILE (mrl_jax/data/text/eval_sets.py).
   config.eval_sets = (
     'sts:sentences',
     'retrieval:sentences',

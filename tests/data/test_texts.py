@@ -416,6 +416,8 @@ def test_a_teachers_vectors_come_with_the_texts(tokens, tmp_path):
     ('sts:x.csv?columns=a,b', 'must have 3 columns for sts'),
     ('sts:x.csv?range=5,0', 'range=0,5'),
     ('sts:x.csv?rows=5', "'rows' must be columns or range"),
+    ('classification:x.csv', 'needs train=FILE'),
+    ('clustering:x.csv?train=y.csv', "'train' must be columns or range"),
   ],
 )
 def test_entries_of_sets_that_are_none(text, match):
@@ -432,8 +434,44 @@ def test_sets_are_opened(tmp_path):
   write_csv(tmp_path / 'y.csv', [('a', '1'), ('c', '1')], ('text', 'label'))
   with pytest.raises(ValueError, match=r"all rows of .* have the label '1'"):
     eval_sets.open_set(eval_sets.parse(f'clustering:{tmp_path}/y.csv'))
+  write_csv(tmp_path / 'z.csv', [('e', '2'), ('f', '1')], ('text', 'label'))
+  entry = f'classification:{tmp_path}/y.csv?train={tmp_path}/z.csv'
+  found = eval_sets.open_set(eval_sets.parse(entry))
+  assert (found.first, found.second) == (['a', 'c'], ['e', 'f'])
+  assert [x.tolist() for x in found.target] == [[0, 0], [1, 0]]
+  listed = eval_sets.listing(eval_sets.parse(entry))
+  assert list(listed) == ['y.csv', 'train/z.csv']
+  entry = f'classification:{tmp_path}/z.csv?train={tmp_path}/y.csv'
+  with pytest.raises(ValueError, match=r'all rows of .*y\.csv have the label'):
+    eval_sets.open_set(eval_sets.parse(entry))
   with pytest.raises(ValueError, match="'sts' stands twice"):
     eval_sets.check(['sts:a.csv', 'sts:b.csv'])
+
+
+@pytest.mark.parametrize(
+  'content, match',
+  [
+    (b'sentence1,sentence2,score\na,\xff,1\n', 'is not UTF-8'),
+    (b'sentence1,sentence2,score\na\x00,b,1\n', 'has a NUL byte'),
+    (b'sentence1,score\na,1\n', "no column 'sentence2'; there are: sentence1"),
+    (b'sentence1\na\n', "no column 'sentence2'; there are: sentence1"),
+    (b'sentence1,sentence2,score\na,b,6\n', r"score '6' of row 0 .*\[0, 5\]"),
+    (b'q\t\xffd\t1\n', 'is not UTF-8'),
+    (b'q\td\x00\t1\n', 'has a NUL byte'),
+    (b'q\td\n', 'line 1: has 2 cells'),
+  ],
+)
+def test_bad_sets_end_in_one_line(content, match, tmp_path):
+  entry = f'sts:{tmp_path}/x.csv'
+  (tmp_path / 'x.csv').write_bytes(content)
+  if content.startswith(b'q'):
+    entry = f'retrieval:{tmp_path}'
+    (tmp_path / 'qrels.tsv').write_bytes(content)
+    for name in ('corpus', 'queries'):
+      write_jsonl(tmp_path / f'{name}.jsonl', [{'_id': 'd', 'text': 'a'}])
+  with pytest.raises(ValueError, match=match) as error:
+    eval_sets.open_set(eval_sets.parse(entry))
+  assert '\n' not in str(error.value) and str(tmp_path) in str(error.value)
 
 
 def test_a_folder_in_beirs_layout(tmp_path):
@@ -454,7 +492,7 @@ def test_a_folder_in_beirs_layout(tmp_path):
   assert found.first == ('ocean',) and found.target == ({0: 2.0},)
   assert found.second == ['Sea is wide', 'a dog']
   grades.write_text('q1\td1\tmuch\nq2\td2\tmuch\n')
-  with pytest.raises(ValueError, match='line 2: must be query, document'):
+  with pytest.raises(ValueError, match='row 2: must be query, document'):
     eval_sets.open_set(eval_sets.parse(f'retrieval:{tmp_path}'))
   grades.unlink()
   with pytest.raises(ValueError, match=r'has no qrels\.tsv or'):

@@ -205,13 +205,13 @@ def numbers(
 
 
 def options(
-  text: str, query: str, where: str, *, with_teacher: bool = False
+  text: str, query: str, where: str, *, file: str = ''
 ) -> dict[str, Any]:
   """Parses `columns=a,b,score&range=0,5`, either or none of the two.
 
   Returns `columns`, names or positions, and `span`, the lowest and the highest
-  score, as far as they are given; `with_teacher` allows `teacher=FILE`, too.
-  Raises ValueError that cites `text`, an entry of the field `where`.
+  score, as far as they are given; `file` names a further option. Raises
+  ValueError that cites `text`, an entry of the field `where`.
   """
   found: dict[str, Any] = {}
   for part in filter(None, query.split('&')):
@@ -221,8 +221,8 @@ def options(
       found['columns'] = tuple(int(x) if x.isdecimal() else x for x in names)
     elif option == 'range':
       found['span'] = _span(f'{where} {text!r}', value)
-    elif option == 'teacher' and with_teacher:
-      found['teacher'] = value
+    elif file and option == file:
+      found[file] = value
     else:
       raise ValueError(f'{where} {text!r}: {option!r} must be columns or range')
   return found

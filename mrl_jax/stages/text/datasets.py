@@ -66,9 +66,8 @@ def _parsed(text: str, first: Entry) -> Entry:
   if not path:
     raise ValueError(f'text.more {text!r}: must be [objective:]path')
   kind = KINDS[objective]
-  options = columns_lib.options(
-    text, query, 'text.more', with_teacher=kind == 'taught'
-  )
+  file = 'teacher' if kind == 'taught' else ''
+  options = columns_lib.options(text, query, 'text.more', file=file)
   columns, target = options.get('columns', first.columns), first.target
   if 'columns' in options and kind in ('scored', 'labelled'):
     *columns, target = columns
