@@ -19,11 +19,13 @@ _METRICS = {
   'ndcg10': 'nDCG@10',
   'ap': 'average precision',
   'v_measure': 'V-measure',
+  'accuracy': 'accuracy of a linear classifier',
 }
 _KINDS = {
   'sts': 'pairs with scores',
   'pairs': 'pairs to tell from others',
   'clustering': 'texts to cluster',
+  'classification': 'texts to classify',
   'retrieval': 'queries',
 }
 
