@@ -17,7 +17,7 @@ elif worker := os.environ.get('PYTEST_XDIST_WORKER'):
 # rounding alone; JAX_DISABLE_MOST_OPTIMIZATIONS=0 brings them back.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 # XLA's loops by LLVM alone, in one module, without notes on aliases: a train
-# step compiles in 1.2 s of CPU in place of 4.4. Later versions have one way only.
+# step compiles in 1.2 s of CPU for 4.4. Later versions have no such choice.
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
   os.environ.setdefault(
     'XLA_FLAGS',
