@@ -19,6 +19,7 @@ _METRICS = {
   'ndcg10': 'nDCG@10',
   'ap': 'average precision',
   'v_measure': 'V-measure',
+  'accuracy': 'accuracy of a linear classifier',
   't2i_recall10': 'text-to-image recall@10',
   'i2t_recall10': 'image-to-text recall@10',
   'zero_shot': 'zero-shot accuracy',
@@ -27,6 +28,7 @@ _KINDS = {
   'sts': 'pairs with scores',
   'pairs': 'pairs to tell from others',
   'clustering': 'texts to cluster',
+  'classification': 'texts to classify',
   'retrieval': 'queries',
 }
 
