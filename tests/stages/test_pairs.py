@@ -59,8 +59,9 @@ def shrunk(folder):
   config.mesh.data = 2
   config.dataset = str(folder / 'data' / 'train')
   config.eval_sets = (
-    f'names=retrieval:{folder}/data/val',
-    f'kinds=zero_shot:folder:{folder}/data@val?neighbors=train',
+    f'names=retrieval:{folder}/data/val?shortlist=10',
+    f'kinds=zero_shot:folder:{folder}/data@val?neighbors=train'
+    '&templates={}|a {} square',
   )
   config.image_size = config.eval_resize = config.eval_image_size = 8
   config.nesting_dims, config.eval_dims = (2, 8), (4,)
@@ -68,10 +69,8 @@ def shrunk(folder):
   config.log_every_steps = 2
   config.eval_every_epochs = config.checkpoint_every_epochs = 1
   config.eval_batch_size = 16
-  config.retrieval.shortlist = 10
   config.pairs.width, config.pairs.text_width = 8, 16
   config.pairs.vocabulary_size = 64
-  config.pairs.templates = ('{}', 'a {} square')
   return config
 
 
@@ -121,7 +120,7 @@ def test_the_page(finished):
 
 
 def test_an_export_is_what_was_evaluated(finished):
-  config, path = finished
+  _, path = finished
   encoder = mrl_jax.load(path)
   assert (encoder.width, encoder.nesting_dims) == (8, (2, 8))
   names = sorted(COLORS)
@@ -130,7 +129,7 @@ def test_an_export_is_what_was_evaluated(finished):
   last = test_texts.rows_of(path)[-1]
   for dim in (2, 4, 8):
     found = encoder.zero_shot(
-      images, names, dim, templates=tuple(config.pairs.templates)
+      images, names, dim, templates=('{}', 'a {} square')
     )
     accuracy = 100 * np.mean(found.classes_NK[:, 0] == right)
     np.testing.assert_allclose(accuracy, last[f'kinds/zero_shot@{dim}'])
@@ -251,8 +250,16 @@ def test_a_text_tower_from_a_folder_of_texts(tmp_path):
   [
     ({'pairs.objective': 'other'}, "objective 'other': must be one of"),
     ({'pairs.text': 'gpt'}, "pairs.text 'gpt': must be one of"),
-    ({'pairs.templates': ('a photo',)}, "template 'a photo': must have"),
-    ({'pairs.templates': ()}, '1 classes and 0 templates'),
+    (
+      {'eval_sets': ('zero_shot:a@b?templates={}|a photo',)},
+      "template 'a photo': must have",
+    ),
+    (
+      {'eval_sets': ('zero_shot:a@b?templates=no.txt',)},
+      r'templates .*no\.txt: there is no such file',
+    ),
+    ({'eval_sets': ('zero_shot:a@b?k=3',)}, "'k=3' must be one of neighbors="),
+    ({'eval_sets': ('retrieval:a?shortlist=x',)}, 'shortlist must be a number'),
     ({'pairs.projections': ()}, 'images have 64 here, and texts 16'),
     ({'pairs.projections': ('both',)}, r"projections \('both',\): must be of"),
     ({'pairs.frozen': ('image',)}, "init_from.image '': must be given, as the"),
