@@ -76,7 +76,7 @@ def _estimate(queries, tile_NWT, norm_M, k, step) -> np.ndarray:
     most_QS = score_QS.reshape(-1, fold, size).max(1)
     least_Q[share] = np.partition(most_QS, size - rank, axis=1)[:, size - rank]
 
-  threads.run(work, [(x,) for x in threads.split(Q, threads.count())])
+  threads.share(work, Q, Q * fold * size * width)
   return least_Q - kernels.ROUNDING * np.abs(least_Q)
 
 
@@ -101,6 +101,17 @@ def few(queries, tile_NWT, rows, k, level=None) -> Found:
 
   search.run(work, Q)
   return search.found()
+
+
+def nearby(queries, tile_NWT, rows, k) -> np.ndarray:
+  """What the k-th best of the rows that are near by a prefix scores."""
+  found = Search(queries, k, 0).parts[0]
+  for q, query_d in enumerate(queries.vector_Qd):
+    product_NT = np.zeros((len(tile_NWT), kernels.TILE), np.float32)
+    kernels.multiply(tile_NWT, query_d, 0, rows.level_L[1], product_NT)
+    product_M = product_NT.reshape(-1)[: len(rows.norm_B)]
+    kernels.seed(product_M, queries, rows, found, q)
+  return found.least_Q
 
 
 def _one(given, wanted, alone) -> int:
