@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from mrl_jax.retrieval.cpu import kernels
+from mrl_jax.retrieval.cpu import products
 from mrl_jax.retrieval.cpu import stored
 from mrl_jax.retrieval.cpu import threads
 from mrl_jax.retrieval.cpu.best import Found
@@ -108,7 +109,7 @@ def nearby(queries, tile_NWT, rows, k) -> np.ndarray:
   found = Search(queries, k, 0).parts[0]
   for q, query_d in enumerate(queries.vector_Qd):
     product_NT = np.zeros((len(tile_NWT), kernels.TILE), np.float32)
-    kernels.multiply(tile_NWT, query_d, 0, rows.level_L[1], product_NT)
+    products.multiply(tile_NWT, query_d, 0, rows.level_L[1], product_NT)
     product_M = product_NT.reshape(-1)[: len(rows.norm_B)]
     kernels.seed(product_M, queries, rows, found, q)
   return found.least_Q
@@ -124,10 +125,10 @@ def _one(given, wanted, alone) -> int:
 
   def multiply(share):
     dims = level_L[level - 1], level_L[level]
-    kernels.multiply(tile_NWT[share], query_d, *dims, product_NT[share])
+    products.multiply(tile_NWT[share], query_d, *dims, product_NT[share])
 
   def multiply_in_full(share):
-    kernels.products(query_d, rows, share.start, product_M[share])
+    products.in_full(query_d, rows, share.start, product_M[share])
 
   threads.share(multiply, len(tile_NWT), alone * M * level_L[1])
   read = kernels.seed(*given)
