@@ -1,5 +1,7 @@
 """The benchmarks run, on sizes at which they say nothing."""
 
+import contextlib
+import dataclasses
 import json
 import sys
 
@@ -13,11 +15,15 @@ from benchmarks import checkpoint
 from benchmarks import finetune
 from benchmarks import head
 from benchmarks import input as input_benchmark
+from benchmarks import input_measure
+from benchmarks import input_peers
 from benchmarks import retrieval
 from benchmarks import text as text_benchmark
+from benchmarks import text_step
 from benchmarks import torch_import
 from benchmarks import train_step
 from mrl_jax.losses import fused
+from mrl_jax.models import static_text
 from mrl_jax.models import text as models_text
 from tests import images
 from tests.interop import test_text as text_tests
@@ -134,8 +140,8 @@ def test_checkpoint(monkeypatch, tmp_path):
 
 
 def test_input(monkeypatch, tmp_path):
-  monkeypatch.setattr(input_benchmark, 'BATCH_SIZE', 8)
-  monkeypatch.setattr(input_benchmark, 'SIZE', 16)
+  monkeypatch.setattr(input_measure, 'BATCH_SIZE', 8)
+  monkeypatch.setattr(input_measure, 'SIZE', 16)
   monkeypatch.setattr(input_benchmark, 'RESUME_STEP', 100)
   monkeypatch.setattr(input_benchmark, 'IMAGENET', 100)
   folder = tmp_path / 'images'
@@ -143,17 +149,38 @@ def test_input(monkeypatch, tmp_path):
   for i in range(64):
     (folder / f'{i}.jpg').write_bytes(images.encoded(i, image_format='JPEG'))
   path = tmp_path / 'record.json'
+  # As if FFCV were there.
+  monkeypatch.setattr(input_peers, 'find', lambda _: {'ffcv': 'python'})
+  monkeypatch.setattr(input_peers, 'start', lambda *_: contextlib.nullcontext())
+  answer = {'rate': 9.0, 'seconds': 0.1, 'level': 99.0, 'change': 1.0}
+  monkeypatch.setattr(input_peers, 'ask', lambda *_: answer)
   flags = ['--rounds=1', '--round_batches=1', '--batches=1']
   argv = ['input', f'--images={folder}', f'--json={path}', *flags]
   monkeypatch.setattr(sys, 'argv', argv)
   input_benchmark.main()
   record = json.loads(path.read_text())
   rates = record['Random resized crops']
-  assert [row['threads'] for row in rates] == [1, 2] * 7
+  assert [row['threads'] for row in rates] == [1, 2] * 9
+  assert rates[-1]['input'] == 'ffcv half' and rates[-1]['x jpg'] == 1
+  # Crops of the same images.
+  levels = [
+    row['mean level'] for row in rates[:12] if row['resized by'] == 'host'
+  ]
+  assert len(levels) == 6 and max(levels) - min(levels) < 12
+  (same,) = record['The crops of gridded JPEGs beside those of plain ones']
+  assert same['largest difference'] == 0
   (same,) = record['The crops of the step beside those of the host']
   assert same['same labels'] and same['largest difference'] <= 1.001
   resumed = next(x for name, x in record.items() if name.startswith('Resumed'))
   assert resumed[0]['same bytes']
+
+
+def test_a_peer_that_does_not_run(tmp_path):
+  with (
+    pytest.raises(SystemExit, match=r'ffcv does not run under .*: '),
+    input_peers.start('ffcv', sys.executable, [], tmp_path),
+  ):
+    pass
 
 
 def test_retrieval(monkeypatch, tmp_path):
@@ -197,3 +224,31 @@ def test_text(monkeypatch, tmp_path, peer):
   assert rows[0]['number'] == 2
   if peer:
     assert all(float(row['difference']) < 1e-5 for row in rows)
+
+
+@pytest.mark.parametrize('flag', ['--memory', '--peer=sentence-transformers'])
+def test_text_step(monkeypatch, tmp_path, flag):
+  if 'peer' in flag:
+    pytest.importorskip('sentence_transformers')
+    backbone = dataclasses.replace(text_tests.settings().backbone, depth=1)
+  else:
+    backbone = static_text.Variant(text_tests.text_folders.VOCABULARY, 32)
+  monkeypatch.setattr(text_step, 'PARTS', 2)
+  monkeypatch.setattr(text_step, 'BATCHES', 1)
+  encoder = models_text.create(models_text.Settings(backbone), rngs=nnx.Rngs(0))
+  folder = text_tests.written(tmp_path, encoder, special='peer' in flag)
+  texts = tmp_path / 'pairs.jsonl'
+  pairs = [{'anchor': 'a man', 'positive': f'{"dogs " * i}!'} for i in range(8)]
+  texts.write_text('\n'.join(map(json.dumps, pairs)))
+  path = tmp_path / 'record.json'
+  argv = ['text_step', f'--json={path}', f'--model={folder}', flag]
+  argv += [f'--texts={texts}', '--batch=4', '--rounds=1']
+  monkeypatch.setattr(sys, 'argv', argv)
+  text_step.main()
+  rows = json.loads(path.read_text())['rows']
+  if flag == '--memory':
+    assert [row['batch'] for row in rows] == [4, 8]
+    assert all(row['temporary MB'] > 0 for row in rows)
+  else:
+    assert [row['step'][:4] for row in rows] == ['ours', 'ours', 'sent']
+    assert all(row['ms'] > 0 for row in rows)
