@@ -1,14 +1,13 @@
 """Measures FFCV's loader on request, in a Python that has FFCV.
 
-Called as `ffcv_input.py LIST DIR`: writes the images that the file LIST names
-to DIR in both modes, then for each line `MODE WORKERS BATCHES` prints images a
-second and processor seconds an image as JSON.
+Called with LIST and DIR: writes the images that the file LIST names to DIR in
+both modes, then for each line `MODE WORKERS BATCHES` prints what
+`input_measure.measure` finds, as JSON.
 """
 
 import json
 import pathlib
 import sys
-import time
 
 from ffcv.fields import IntField
 from ffcv.fields import RGBImageField
@@ -20,7 +19,10 @@ from ffcv.writer import DatasetWriter
 import numpy as np
 from PIL import Image
 
-BATCH_SIZE, SIZE, SKIPPED = 100, 176, 3
+from benchmarks import input_measure
+from benchmarks.input_measure import BATCH_SIZE
+from benchmarks.input_measure import SIZE
+
 MODES = {
   'jpg': {'write_mode': 'jpg'},
   'half': {'write_mode': 'proportion', 'compress_probability': 0.5},
@@ -53,7 +55,8 @@ def write(paths, folder):
 
 def loader(folder, mode, workers, count, batches):
   # One long epoch: the end of each stops the threads.
-  epoch = np.resize(np.arange(count), (batches + SKIPPED) * BATCH_SIZE)
+  batches += input_measure.SKIPPED + input_measure.DESCRIBED
+  epoch = np.resize(np.arange(count), batches * BATCH_SIZE)
   return Loader(
     str(folder / mode),
     batch_size=BATCH_SIZE,
@@ -68,16 +71,9 @@ def loader(folder, mode, workers, count, batches):
   )
 
 
-def measure(batches):
-  iterator = iter(batches)
-  for _ in range(SKIPPED):
-    next(iterator)
-  start, processor_start = time.perf_counter(), time.process_time()
-  count = sum(len(images) for images, _ in iterator)
-  return {
-    'rate': count / (time.perf_counter() - start),
-    'seconds': (time.process_time() - processor_start) / count,
-  }
+def measure(loader, batches):
+  images = (images for images, _ in loader)
+  return input_measure.measure(images, batches)
 
 
 def main():
@@ -89,13 +85,13 @@ def main():
   print('ready', file=replies, flush=True)
   loaders = {}
   for line in sys.stdin:
-    mode, workers, batches = line.split()
+    mode, *numbers = line.split()
+    workers, batches = map(int, numbers)
     if line not in loaders:
-      loaders[line] = loader(
-        folder, mode, int(workers), len(paths), int(batches)
-      )
-      measure(loaders[line])  # Compiles.
-    print(json.dumps(measure(loaders[line])), file=replies, flush=True)
+      loaders[line] = loader(folder, mode, workers, len(paths), batches)
+      measure(loaders[line], batches)  # Compiles.
+    found = measure(loaders[line], batches)
+    print(json.dumps(found), file=replies, flush=True)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
-"""Times streamed input by threads, beside FFCV; its resumption and memory.
+"""Times streamed input by threads, beside peers; its resumption and memory.
 
     python -m benchmarks.input [--images=DIR] [--json=FILE]
-                               [--peer=ffcv --ffcv_python=PYTHON]
+                               [--ffcv_python=PYTHON] [--dali_python=PYTHON]
 
 The images are written as `mrl_jax.data.prepare --max_side=500 --quality=90`
 does it, with small JPEGs kept (`kept`) and with `--reencode_all` (`gridded`),
@@ -9,46 +9,38 @@ and the latter once more as JPEGs without a grid (`plain`). They are cut to 176
 pixels by random resized crops (0.08 to 1), which the host resizes, or leaves to
 the step; then only what the host does is timed. FFCV writes them as its
 ResNet-50 does, at up to 500 pixels and quality 90, all as JPEGs (`jpg`) and
-half of them as pixels (`half`); it re-encodes every image. `tf.data` decodes
-the boxes of `plain` and resizes them. Rounds alternate; figures are medians.
-`us of CPU` is user and system time an image, which a busy machine changes less
-than `images/s`. DIR holds JPEGs, at any depth; left out, two photos that come
-with scikit-learn are taken over and over.
+half of them as pixels (`half`); it re-encodes every image. `tf.data` and DALI,
+by its CPU operators, decode the boxes of `plain` and resize them. FFCV and DALI
+run if they are installed, or under a PYTHON that has them. Rounds alternate;
+figures are medians. `us of CPU` is user and system time an image, which a busy
+machine changes less than `images/s`. Crops of gridded JPEGs are compared with
+those of plain ones; those of peers, whose boxes are their own, by their mean
+level and the mean difference of neighbours. DIR holds JPEGs, at any depth; left
+out, two photos that come with scikit-learn are taken over and over.
 """
 
 import argparse
-from collections.abc import Iterator
 import contextlib
 import itertools
 import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 import time
 
 import jax
 import numpy as np
 
-from benchmarks import ffcv_process
 from benchmarks import input_images
-from benchmarks import tf_input
+from benchmarks import input_measure
+from benchmarks import input_peers
+from benchmarks import input_rates
 from benchmarks import timing
-from mrl_jax.data.batches import boxes
 from mrl_jax.data.batches import order
-from mrl_jax.data.batches.damage import DamageLog
-from mrl_jax.data.batches.stream import Crops
-from mrl_jax.data.batches.stream import StreamBatches
 from mrl_jax.data.sources import datasets
 from mrl_jax.data.sources.example import Source
-from mrl_jax.training import sharding
 
-BATCH_SIZE, SIZE, SKIPPED = 100, 176, 3
 RESUME_STEP = 100_000
 IMAGENET = 1_281_167
-THREADS = (1, 2)
-FFCV_MODES = ('jpg', 'half')
-RESIZE_ON = ('host', 'step')
 
 
 def main() -> None:
@@ -56,9 +48,10 @@ def main() -> None:
   packages = ('jax', 'numpy', 'pillow', 'simplejpeg')
   record = {'environment': timing.environment(*packages), **vars(args)}
   print(', '.join(f'{k} {v}' for k, v in record['environment'].items()))
+  batch_size, size = input_measure.BATCH_SIZE, input_measure.SIZE
   with contextlib.ExitStack() as stack:
     folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    paths = input_images.find(args.images, BATCH_SIZE)
+    paths = input_images.find(args.images, batch_size)
     sources = input_images.write(paths, folder)
     title = 'The images, as the stream reads them'
     record[title] = input_images.sizes(sources)
@@ -66,19 +59,32 @@ def main() -> None:
     title = f'Host memory over {args.batches:,} batches of 64'
     record[title] = [_memory(sources['kept'], args.batches)]
     timing.show(title, record[title])
-    title = f'Resumed at step {RESUME_STEP:,}, batches of {BATCH_SIZE}'
+    title = f'Resumed at step {RESUME_STEP:,}, batches of {batch_size}'
     record[title] = [_resume(sources['kept'], folder / 'kept')]
     timing.show(title, record[title])
-    peer = None
-    if args.peer:
-      peer = stack.enter_context(
-        ffcv_process.start(args.ffcv_python, paths, folder)
+    pythons = {'ffcv': args.ffcv_python, 'dali': args.dali_python}
+    peers = {}
+    for peer, python in input_peers.find(pythons).items():
+      small = sorted(map(str, (folder / 'small').rglob('*.jpg')))
+      peers[peer] = stack.enter_context(
+        input_peers.start(
+          peer, python, small if peer == 'dali' else paths, folder
+        )
       )
+    title = 'The crops of gridded JPEGs beside those of plain ones'
+    record[title] = [
+      input_images.compare(
+        sources['kept'], batch_size, size=size, scale=input_rates.SCALE
+      )
+    ]
+    timing.show(title, record[title])
     title = 'The crops of the step beside those of the host'
     record[title] = [_same_crops(sources['gridded'])]
     timing.show(title, record[title])
     title = 'Random resized crops'
-    record[title] = _rates(sources, peer, args.rounds, args.round_batches)
+    record[title] = input_rates.rates(
+      sources, peers, args.rounds, args.round_batches
+    )
     timing.show(title, record[title])
   if args.json:
     timing.write_json(args.json, record)
@@ -91,32 +97,17 @@ def _parse_args() -> argparse.Namespace:
   add = parser.add_argument
   add('--images', help='folder of JPEGs')
   add('--json', help='file for the figures')
-  add('--peer', choices=('ffcv',))
-  add('--ffcv_python', default=sys.executable, help='an interpreter with FFCV')
+  for peer in input_peers.MODULES:
+    add(f'--{peer}_python', help=f'an interpreter that has {peer.upper()}')
   add('--rounds', type=int, default=7)
   add('--round_batches', type=int, default=10, help='batches timed in a round')
   add('--batches', type=int, default=2000, help='over which memory may grow')
   return parser.parse_args()
 
 
-def _batches(
-  source: Source, threads: int, batch_size: int, resize_on: str = 'host'
-) -> StreamBatches:
-  largest = boxes.largest_side(source) if resize_on == 'step' else 0
-  return StreamBatches(
-    source,
-    batch_size,
-    mesh=sharding.make_mesh(1),
-    seed=0,
-    crops=Crops({0: SIZE}, scale=(0.08, 1.0), largest=largest),
-    damage=DamageLog(0),
-    num_threads=threads,
-  )
-
-
 def _memory(source: Source, batches: int) -> timing.Row:
   megabytes = []
-  stream = _batches(source, 2, 64).batches(0)
+  stream = input_rates.batches(source, 2, 64).batches(0)
   with contextlib.closing(stream):
     for batch in itertools.islice(stream, 200 + batches):
       jax.block_until_ready(batch)
@@ -161,14 +152,18 @@ def _resume(source: Source, folder: pathlib.Path) -> timing.Row:
 
 def _take(source: Source, step: int, count: int):
   with contextlib.closing(
-    _batches(source, 2, BATCH_SIZE).batches(step)
+    input_rates.batches(source, 2, input_measure.BATCH_SIZE).batches(step)
   ) as stream:
     return jax.device_get(list(itertools.islice(stream, count)))
 
 
 def _same_crops(source: Source) -> timing.Row:
   """Compares the crops that the host resizes with those of the step."""
-  host, step = (_batches(source, 2, BATCH_SIZE, where) for where in RESIZE_ON)
+  count = input_measure.BATCH_SIZE
+  host, step = (
+    input_rates.batches(source, 2, count, where)
+    for where in input_rates.RESIZE_ON
+  )
   with (
     contextlib.closing(host.batches(0)) as first,
     contextlib.closing(step.batches(0)) as second,
@@ -176,73 +171,16 @@ def _same_crops(source: Source) -> timing.Row:
     expected, batch = next(first), next(second)
   images_NHWC, labels_N = jax.jit(step.take)(batch, 0)
   difference = abs(np.asarray(images_NHWC) - np.asarray(expected['image']))
-  crop_bytes = expected['image'].nbytes / BATCH_SIZE
+  crop_bytes = expected['image'].nbytes / count
   return {
     'same labels': bool((labels_N == expected['label']).all()),
     'largest difference': float(difference.max()),
     'mean difference': float(difference.mean()),
     'padded side': batch['image'].shape[1],
-    'kB of a box, padded': batch['image'].nbytes / BATCH_SIZE / 1e3,
+    'kB of a box, padded': batch['image'].nbytes / count / 1e3,
     'kB of a box': float(np.prod(batch['box'][..., 2], 1).mean()) * 3e-3,
     'kB of a crop': crop_bytes / 1e3,
   }
-
-
-def _rates(
-  sources: dict[str, Source],
-  peer: subprocess.Popen | None,
-  rounds: int,
-  batches: int,
-) -> list[timing.Row]:
-  ways = list(itertools.product(sources, RESIZE_ON, THREADS))
-  ways += itertools.product(['tf.data'], ['host'], THREADS)
-  if peer:
-    ways += itertools.product(FFCV_MODES, ['host'], THREADS)
-  found = {way: [] for way in ways}
-  for _ in range(rounds):
-    for name, where, threads in ways:
-      if name in sources:
-        stream = _batches(sources[name], threads, BATCH_SIZE, where)
-        measured = _measure(stream.batches(0), batches)
-      elif name == 'tf.data':
-        stream = tf_input.batches(sources['plain'], threads, BATCH_SIZE, SIZE)
-        measured = _measure(stream, batches)
-      else:
-        measured = ffcv_process.ask(peer, f'{name} {threads} {batches}')
-      found[name, where, threads].append(
-        (measured['rate'], measured['seconds'])
-      )
-  medians = {way: np.median(values, axis=0) for way, values in found.items()}
-  rows = []
-  for (name, where, threads), (rate, seconds) in medians.items():
-    label = f'FFCV {name}' if name in FFCV_MODES else name
-    row = {'input': label, 'resized by': where, 'threads': threads}
-    row |= {'images/s': float(rate), 'us of CPU': float(1e6 * seconds)}
-    for mode in FFCV_MODES if peer else ():
-      rates = [ours for ours, _ in found[name, where, threads]]
-      others = [other for other, _ in found[mode, 'host', threads]]
-      # The two of a round were slowed by the same load.
-      ratio = np.median(np.divide(rates, others))
-      row[f'x {mode}'] = float(ratio)
-      by_cpu = medians[mode, 'host', threads][1] / seconds
-      row[f'x {mode} by CPU'] = float(by_cpu)
-    rows.append(row)
-  return rows
-
-
-def _measure(stream: Iterator, batches: int) -> dict[str, float]:
-  with contextlib.closing(stream):
-    # Until as much is made as is taken.
-    for _ in range(SKIPPED):
-      next(stream)
-    start, processor_start = time.perf_counter(), time.process_time()
-    for batch in itertools.islice(stream, batches):
-      jax.block_until_ready(batch)
-    count = batches * BATCH_SIZE
-    return {
-      'rate': count / (time.perf_counter() - start),
-      'seconds': (time.process_time() - processor_start) / count,
-    }
 
 
 if __name__ == '__main__':

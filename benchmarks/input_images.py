@@ -1,16 +1,24 @@
-"""Writes images as `benchmarks.input` reads them."""
+"""Writes images as `benchmarks.input` reads them, and compares their crops."""
 
 from collections.abc import Mapping, Sequence
 import contextlib
+import io
 import pathlib
 import sys
 
+import numpy as np
+from PIL import Image
+
 from benchmarks import timing
+from mrl_jax.data.batches import draws
 from mrl_jax.data.images import decode
+from mrl_jax.data.images import jpeg_grid
 from mrl_jax.data.prepare.rewrite import write_dataset
 from mrl_jax.data.prepare.shrink import JpegSettings
 from mrl_jax.data.sources import datasets
 from mrl_jax.data.sources.example import Source
+
+_QUALITY = 90
 
 
 def find(folder: str | None, least: int) -> list[str]:
@@ -49,15 +57,38 @@ def write(paths: Sequence[str], folder: pathlib.Path) -> dict[str, Source]:
     example = sources['gridded'].read(index)
     path = small / 'train' / f'class{example.label}' / f'{index:06}.jpg'
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = decode.open_rgb(example.data)
-    image.save(path, quality=90, optimize=True)
+    path.write_bytes(_plain(decode.open_rgb(example.data)))
   sources['plain'] = _prepare(small, folder / 'plain', keep=True)
   return sources
 
 
+def _plain(image: Image.Image) -> bytes:
+  buffer = io.BytesIO()
+  image.save(buffer, 'JPEG', quality=_QUALITY, optimize=True)
+  return buffer.getvalue()
+
+
+def compare(
+  source: Source, count: int, *, size: int, scale: tuple[float, float]
+) -> timing.Row:
+  """Compares crops of gridded and of plain JPEGs, written of equal pixels."""
+  most = 0
+  for index in range(count):
+    image = decode.open_rgb(source.read(index).data)
+    files = jpeg_grid.encode(image, quality=_QUALITY), _plain(image)
+    gridded, plain = (
+      decode.random_resized_crop(
+        data, draws.draw(0, 0, index, 1)[0], size=size, scale=scale
+      ).astype(int)
+      for data in files
+    )
+    most = max(most, int(np.abs(gridded - plain).max()))
+  return {'images': count, 'largest difference': most}
+
+
 def _prepare(images: pathlib.Path, out: pathlib.Path, *, keep: bool) -> Source:
   with contextlib.redirect_stdout(sys.stderr):
-    jpeg = JpegSettings(500, keep_small=keep)
+    jpeg = JpegSettings(500, _QUALITY, keep_small=keep)
     write_dataset(f'folder:{images}', out, jpeg=jpeg)
   return datasets.open_source(str(out), 'train')
 

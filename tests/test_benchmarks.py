@@ -1,5 +1,6 @@
 """The benchmarks run, on sizes at which they say nothing."""
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -14,6 +15,8 @@ from benchmarks import checkpoint
 from benchmarks import finetune
 from benchmarks import head
 from benchmarks import input as input_benchmark
+from benchmarks import input_measure
+from benchmarks import input_peers
 from benchmarks import retrieval
 from benchmarks import text as text_benchmark
 from benchmarks import text_step
@@ -137,8 +140,8 @@ def test_checkpoint(monkeypatch, tmp_path):
 
 
 def test_input(monkeypatch, tmp_path):
-  monkeypatch.setattr(input_benchmark, 'BATCH_SIZE', 8)
-  monkeypatch.setattr(input_benchmark, 'SIZE', 16)
+  monkeypatch.setattr(input_measure, 'BATCH_SIZE', 8)
+  monkeypatch.setattr(input_measure, 'SIZE', 16)
   monkeypatch.setattr(input_benchmark, 'RESUME_STEP', 100)
   monkeypatch.setattr(input_benchmark, 'IMAGENET', 100)
   folder = tmp_path / 'images'
@@ -146,17 +149,38 @@ def test_input(monkeypatch, tmp_path):
   for i in range(64):
     (folder / f'{i}.jpg').write_bytes(images.encoded(i, image_format='JPEG'))
   path = tmp_path / 'record.json'
+  # As if FFCV were there.
+  monkeypatch.setattr(input_peers, 'find', lambda _: {'ffcv': 'python'})
+  monkeypatch.setattr(input_peers, 'start', lambda *_: contextlib.nullcontext())
+  answer = {'rate': 9.0, 'seconds': 0.1, 'level': 99.0, 'change': 1.0}
+  monkeypatch.setattr(input_peers, 'ask', lambda *_: answer)
   flags = ['--rounds=1', '--round_batches=1', '--batches=1']
   argv = ['input', f'--images={folder}', f'--json={path}', *flags]
   monkeypatch.setattr(sys, 'argv', argv)
   input_benchmark.main()
   record = json.loads(path.read_text())
   rates = record['Random resized crops']
-  assert [row['threads'] for row in rates] == [1, 2] * 7
+  assert [row['threads'] for row in rates] == [1, 2] * 9
+  assert rates[-1]['input'] == 'ffcv half' and rates[-1]['x jpg'] == 1
+  # Crops of the same images.
+  levels = [
+    row['mean level'] for row in rates[:12] if row['resized by'] == 'host'
+  ]
+  assert len(levels) == 6 and max(levels) - min(levels) < 12
+  (same,) = record['The crops of gridded JPEGs beside those of plain ones']
+  assert same['largest difference'] == 0
   (same,) = record['The crops of the step beside those of the host']
   assert same['same labels'] and same['largest difference'] <= 1.001
   resumed = next(x for name, x in record.items() if name.startswith('Resumed'))
   assert resumed[0]['same bytes']
+
+
+def test_a_peer_that_does_not_run(tmp_path):
+  with (
+    pytest.raises(SystemExit, match=r'ffcv does not run under .*: '),
+    input_peers.start('ffcv', sys.executable, [], tmp_path),
+  ):
+    pass
 
 
 def test_retrieval(monkeypatch, tmp_path):

@@ -90,10 +90,12 @@ def train_batches(
   damage: DamageLog,
   kind: str,
   crops: str = 'host',
+  make_stream: Callable[..., StreamBatches] = StreamBatches,
 ) -> tuple[ResidentBatches | StreamBatches, Callable]:
   """The training input, and the `augment` that `make_train_step` takes.
 
-  `kind` is the input that `choose` has chosen, `crops` what `choose_crops` has.
+  `kind` is the input that `choose` has chosen, `crops` what `choose_crops` has;
+  `make_stream` makes the batches of streamed input.
   """
   if config.embeddings:
     return _vector_batches(config, opened, mesh, kind)
@@ -116,7 +118,7 @@ def train_batches(
     damage.share()
     crop = random_crop
   else:
-    batches = StreamBatches(
+    batches = make_stream(
       opened,
       config.batch_size,
       mesh=mesh,
