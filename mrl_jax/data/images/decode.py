@@ -9,6 +9,7 @@ from mrl_jax.data.images import central
 from mrl_jax.data.images import formats
 from mrl_jax.data.images import jpeg_box
 from mrl_jax.data.images import orientation
+from mrl_jax.data.images import raw
 from mrl_jax.data.images import rgb
 from mrl_jax.data.images.random_box import Draws
 from mrl_jax.data.images.random_box import random_box
@@ -232,6 +233,10 @@ def random_region(
         return Region(*decoded, stored_as)
   except ValueError as error:
     raise DamagedImageError(str(error)) from error
+  stored_HWC = raw.read(data)
+  if stored_HWC is not None:
+    height, width, _ = stored_HWC.shape
+    return Region(stored_HWC, random_box((width, height), rng, scale, ratio))
   # Pillow decodes the rest, or says what is wrong.
   image = open_rgb(
     data, at_least=(8 * size, 8 * size), above=jpeg_box.LARGE, as_seen=as_seen

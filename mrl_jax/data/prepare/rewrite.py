@@ -73,6 +73,8 @@ def write_dataset(
     # Whether JPEGs are written as `jpeg_grid` does; None, as in folders from
     # before it did.
     'grid': True if jpeg else None,
+    # None, as in folders from before there was a choice.
+    'raw_share': (jpeg and jpeg.raw_share) or None,
     # Another version may write other bytes.
     'pillow': PIL.__version__ if jpeg else None,
   }
