@@ -11,6 +11,7 @@ import pytest
 
 from mrl_jax.data.batches import boxes
 from mrl_jax.data.batches import draws
+from mrl_jax.data.batches import host_arrays
 from mrl_jax.data.batches import order
 from mrl_jax.data.batches import resident
 from mrl_jax.data.batches import stream
@@ -239,6 +240,39 @@ def test_boxes_that_the_step_resizes_are_as_the_hosts():
   # Most are left for the step where there is room.
   assert np.mean([stride > 24 for _, _, stride in fetched[:6]]) > 0.6
   assert np.mean([stride > 24 for _, _, stride in fetched[6:]]) < 0.4
+
+
+def test_boxes_resume_to_the_same_pixels():
+  """Also with damaged images, whose place is taken by others."""
+  source, damage = PhotoSource(), DamageLog(1)
+  source._data[2] = source._data[2][:900] + b'\xff\xd9'
+  layouts = boxes.random_layouts(source, (6, 8), (0.3, 1.0), 4)
+  whole, rest = (
+    stream_batches(source, damage, threads, layouts=layouts)
+    for threads in (2, 1)
+  )
+  for first, second in zip(
+    take(whole.batches(0), 6)[3:], take(rest.batches(3), 3), strict=True
+  ):
+    for name in ('start', 'stride', 'box', 'center', 'label'):
+      np.testing.assert_array_equal(first[name], second[name])
+    chex.assert_trees_all_equal(whole.take(first, 0), rest.take(second, 0))
+  assert damage.keys == ['number 2']
+
+
+def test_memory_is_used_again_when_nobody_has_it():
+  memory = host_arrays.Arrays()
+  first, second = (memory.empty((5, 7)) for _ in range(2))
+  places = {x.ctypes.data for x in (first, second)}
+  assert len(places) == 2 and not any(place % 64 for place in places)
+  part = first[2:]
+  del first
+  held = jax.device_put(second)
+  del second
+  assert memory.empty((5, 7)).ctypes.data not in places
+  del part, held
+  third, fourth = (memory.empty((5, 7)) for _ in range(2))
+  assert len(places & {x.ctypes.data for x in (third, fourth)}) >= 1
 
 
 @pytest.mark.parametrize(
