@@ -37,13 +37,15 @@ class Frame(NamedTuple):
   """The header of a JPEG.
 
   The file tells the height, and then the width, in two bytes each at `offset`;
-  `band` rows of pixels are coded together. `grid` is that of `jpeg_grid`.
+  `band` rows of `block` pixels are coded together. `grid` is that of
+  `jpeg_grid`.
   """
 
   width: int
   height: int
   band: int
   offset: int
+  block: int
   grid: jpeg_grid.Grid | None = None
 
 
@@ -76,13 +78,13 @@ def _parse_frame(data: bytes, at: int, marked: bool) -> Frame | None:
   most = _MOST_PROGRESSIVE if data[at + 1] == _PROGRESSIVE else MOST_PIXELS
   if not (usual and min(down) and 0 < width * height <= most):
     return None
-  frame = Frame(width, height, 8 * max(down), at + 5)
-  if not marked:
-    return frame
   # A picture of one component is coded block by block, whatever its factors.
   block = (8, 8)
   if components == 3:
-    block = (8 * max(byte >> 4 for byte in factors), frame.band)
+    block = (8 * max(byte >> 4 for byte in factors), 8 * max(down))
+  frame = Frame(width, height, 8 * max(down), at + 5, block[0])
+  if not marked:
+    return frame
   grid = jpeg_grid.read_grid(data, at, (width, height), block)
   return frame._replace(grid=grid)
 

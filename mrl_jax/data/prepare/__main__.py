@@ -154,6 +154,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     'decode, some of their detail lost',
   )
   add(
+    '--lossless',
+    action='store_true',
+    help='JPEGs that are small enough keep their pixels, and are written so '
+    'that a crop can be decoded alone; needs the program jpegtran',
+  )
+  add(
     '--raw_share',
     type=float,
     help='share of the images that are stored as their pixels, 0 to 1: nine '
@@ -171,7 +177,7 @@ def _jpeg_settings(args: argparse.Namespace) -> JpegSettings | None:
   if args.max_side is None:
     if args.quality is not None:
       raise ValueError('--quality needs --max_side: without it all is copied')
-    for name in ('reencode_all', 'raw_share'):
+    for name in ('reencode_all', 'raw_share', 'lossless'):
       if getattr(args, name):
         raise ValueError(f'--{name} needs --max_side')
     return None
@@ -180,6 +186,8 @@ def _jpeg_settings(args: argparse.Namespace) -> JpegSettings | None:
   quality = 90 if args.quality is None else args.quality
   if not 1 <= quality <= 100:
     raise ValueError(f'--quality={quality}: must be in 1..100')
+  if args.lossless and args.reencode_all:
+    raise ValueError('--lossless and --reencode_all exclude each other')
   raw_share = args.raw_share or 0.0
   if not 0 <= raw_share <= 1:
     raise ValueError(f'--raw_share={raw_share}: must be in 0..1')
@@ -187,8 +195,8 @@ def _jpeg_settings(args: argparse.Namespace) -> JpegSettings | None:
 
 
 def _check_no_out(args: argparse.Namespace) -> None:
-  flags = 'max_side', 'quality', 'reencode_all', 'raw_share', 'workers'
-  for name in (*flags, 'verify'):
+  flags = 'max_side', 'quality', 'reencode_all', 'raw_share', 'lossless'
+  for name in (*flags, 'workers', 'verify'):
     if getattr(args, name):
       raise ValueError(f'--{name} needs --out')
 

@@ -10,6 +10,7 @@ from mrl_jax.data.images import formats
 from mrl_jax.data.images import jpeg_grid
 from mrl_jax.data.images import orientation
 from mrl_jax.data.images import raw
+from mrl_jax.data.prepare import jpegtran
 
 
 class JpegSettings(NamedTuple):
@@ -21,6 +22,7 @@ class JpegSettings(NamedTuple):
   # The share of the images that are stored as their pixels, 0 to 1. Their bytes
   # tell which.
   raw_share: float = 0.0
+  lossless: bool = False  # What is left as it is becomes a grid: `jpegtran`.
 
 
 def reencode(
@@ -29,7 +31,8 @@ def reencode(
   """Makes an RGB JPEG of an image, with the pixels that training reads.
 
   It is one of `jpeg_grid`, of which a crop can be decoded alone, or for a share
-  of the images a file of `raw`. Returns `data`
+  of the images a file of `raw`. With `lossless` the pixels of what would be
+  left alone are kept. Returns `data`
   itself if `keep_small` allows, it can be decoded, and (where
   `as_seen`, see `decode.open_rgb`) it stands upright as it is stored. What is
   written has no EXIF data, and needs none. Raises DamagedImageError if the
@@ -56,7 +59,7 @@ def reencode(
     and new_size == size
     and turned == 1
   ):
-    return data
+    return jpegtran.to_grid(data) if settings.lossless else data
   new_size = orientation.turned_size(new_size, turned)
   if image.size != new_size:
     image = image.resize(new_size, Image.Resampling.BICUBIC)
