@@ -39,15 +39,15 @@ class PairBatches(StreamBatches):
 
   def _positions(self, step: int) -> list[Place]:
     places = super()._positions(step)
+    epoch, batch = places[0].epoch, places[0].batch
     position_N = np.array([place.position for place in places])
-    places[0].batch['position'] = position_N
+    batch.arrays['number'] = _numbers(self._seed, epoch, position_N)
     return places
 
   def _stack(self, found) -> dict[str, np.ndarray]:
     batch = super()._stack(found)
-    _, epoch = found[0]
-    number_N = _numbers(self._seed, epoch, batch.pop('position'))
     picture_N = batch['label']
+    number_N = batch.pop('number')
     choice_N = (number_N * self._count_X[picture_N]).astype(np.int64)
     caption_N = self._first_X[picture_N] + choice_N
     length_N = self._length_C[caption_N]
