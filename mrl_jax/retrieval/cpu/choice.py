@@ -19,7 +19,7 @@ NANOSECONDS = np.array([0.016, 0.04, 0.3, 80, 0.15])
 # Reading a number takes as long as so many multiplications by the BLAS.
 _READ = 12
 # Queries tried at least and at most, and one in so many; rows tried.
-_QUERIES, _ONE_IN, _ROWS = (4, 12), 16, 512
+_QUERIES, _ONE_IN, _ROWS = (4, 8), 16, 512
 # Fewer queries are searched one by one.
 FEW = 5
 # Multiply-adds that one loop does at once, and rows that the BLAS multiplies.
