@@ -1,8 +1,9 @@
 """Chooses the width up to which all rows are multiplied in a search.
 
 Each way to search is expected to take so many operations of a few kinds, which
-follow from a sample of queries and rows. What an operation takes was fitted by
-`python -m benchmarks.retrieval --spectrum=1,0.5,0 --queries=200,16 --fit`.
+follow from a sample of queries and rows. What an operation takes was read off
+the times of all ways, to which `python -m benchmarks.retrieval --fit
+--spectrum=1,0.5,0 --queries=200,16` fits it.
 """
 
 import math
