@@ -176,8 +176,7 @@ def _same_crops(source: Source) -> timing.Row:
     'same labels': bool((labels_N == expected['label']).all()),
     'largest difference': float(difference.max()),
     'mean difference': float(difference.mean()),
-    'padded side': batch['image'].shape[1],
-    'kB of a box, padded': batch['image'].nbytes / count / 1e3,
+    'kB of a page, a box': batch['page'].nbytes / count / 1e3,
     'kB of a box': float(np.prod(batch['box'][..., 2], 1).mean()) * 3e-3,
     'kB of a crop': crop_bytes / 1e3,
   }

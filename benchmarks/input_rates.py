@@ -28,13 +28,15 @@ def batches(
   source: Source, threads: int, batch_size: int, resize_on: str = 'host'
 ) -> StreamBatches:
   """Crops as a training reads them; for `step` it would resize them."""
-  largest = boxes.largest_side(source) if resize_on == 'step' else 0
+  size, layouts = input_measure.SIZE, None
+  if resize_on == 'step':
+    layouts = boxes.random_layouts(source, [size], SCALE, batch_size)
   return StreamBatches(
     source,
     batch_size,
     mesh=sharding.make_mesh(1),
     seed=0,
-    crops=Crops({0: input_measure.SIZE}, scale=SCALE, largest=largest),
+    crops=Crops({0: size}, scale=SCALE, layouts=layouts),
     damage=DamageLog(0),
     num_threads=threads,
   )
@@ -92,9 +94,11 @@ def rates(
 def _ours(source, threads, where, count) -> dict[str, float]:
   stream = batches(source, threads, input_measure.BATCH_SIZE, where).batches(0)
   with contextlib.closing(stream):
-    return input_measure.measure(
-      stream, count, lambda batch: np.asarray(batch['image'])
-    )
+    if where == 'host':
+      pixels = lambda batch: np.asarray(batch['image'])
+    else:  # As images of one row; what is said of them is not shown.
+      pixels = lambda batch: np.asarray(batch['page'])[:, None, :, None]
+    return input_measure.measure(stream, count, pixels)
 
 
 def _tf_data(source, threads, count) -> dict[str, float]:

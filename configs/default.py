@@ -54,9 +54,9 @@ def get_config() -> ConfigDict:
   # `resident_gigabytes`; a run that is resumed goes on as it was begun.
   config.input = 'auto'
   config.resident_gigabytes = 2.0
-  # What resizes the random crops of streamed images: host, device (inside the
-  # step, which takes padded boxes), or auto: the host, or as the run was begun
-  # that is resumed.
+  # What resizes streamed random crops, and the images of the evaluation: host,
+  # device (which takes packed boxes), or auto: the host, or for crops what the
+  # run was begun with that is resumed.
   config.resize_on = 'auto'
   # Side of the training images, pixels.
   config.image_size = 224

@@ -13,6 +13,7 @@ from mrl_jax.data.batches import resident
 from mrl_jax.data.batches import vectors as vector_batches
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.batches.evaluation import EvaluationBatches
+from mrl_jax.data.batches.evaluation import ResizedOnDevices
 from mrl_jax.data.batches.resident import ResidentBatches
 from mrl_jax.data.batches.stream import Crops
 from mrl_jax.data.batches.stream import StreamBatches
@@ -52,11 +53,14 @@ def evaluation_batches(
   """
   if config.embeddings:
     return EvaluationVectors(opened, config.eval_batch_size, mesh=mesh)
-  return EvaluationBatches(
+  resize = config.flip_eval_resize if flip else config.eval_resize
+  on_device = resize and config.resize_on == 'device'
+  batches = ResizedOnDevices if on_device else EvaluationBatches
+  return batches(
     opened,
     config.eval_batch_size,
     mesh=mesh,
-    resize=config.flip_eval_resize if flip else config.eval_resize,
+    resize=resize,
     size=config.flip_eval_image_size if flip else config.eval_image_size,
     damage=damage,
     num_threads=config.num_threads,
@@ -118,16 +122,22 @@ def train_batches(
     damage.share()
     crop = random_crop
   else:
+    image_sizes, layouts = _image_sizes(config), None
+    if on_device:
+      rows = config.batch_size // mesh.shape['data']
+      layouts = boxes.random_layouts(
+        opened, image_sizes.values(), crop_scale, rows
+      )
     batches = make_stream(
       opened,
       config.batch_size,
       mesh=mesh,
       seed=config.seed,
       crops=Crops(
-        _image_sizes(config),
+        image_sizes,
         crop_scale if random_crop else None,
         resize=bool(config.eval_resize),
-        largest=boxes.largest_side(opened) if on_device else 0,
+        layouts=layouts,
       ),
       alone=not crops,
       damage=damage,

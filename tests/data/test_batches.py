@@ -11,11 +11,13 @@ import pytest
 
 from mrl_jax.data.batches import boxes
 from mrl_jax.data.batches import draws
+from mrl_jax.data.batches import host_arrays
 from mrl_jax.data.batches import order
 from mrl_jax.data.batches import resident
 from mrl_jax.data.batches import stream
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.batches.evaluation import EvaluationBatches
+from mrl_jax.data.batches.evaluation import ResizedOnDevices
 from mrl_jax.data.images import decode
 from mrl_jax.data.sources.example import Example
 from mrl_jax.training import sharding
@@ -41,13 +43,20 @@ class ListSource:
     return Example(self._data[index], index, f'number {index}')
 
 
-def evaluation(source, batch_size, damage=None, num_devices=1):
-  batches = EvaluationBatches(
+def evaluation(
+  source,
+  batch_size,
+  damage=None,
+  num_devices=1,
+  kind=EvaluationBatches,
+  sizes=(8, 8),
+):
+  batches = kind(
     source,
     batch_size,
     mesh=sharding.make_mesh(num_devices),
-    resize=8,
-    size=8,
+    resize=sizes[0],
+    size=sizes[1],
     damage=damage or DamageLog(0),
     num_threads=2,
   )
@@ -138,14 +147,14 @@ def test_a_batch_larger_than_the_split():
 
 
 def stream_batches(
-  source, damage=None, num_threads=2, scale=(0.3, 1.0), largest=0, **options
+  source, damage=None, num_threads=2, scale=(0.3, 1.0), layouts=None, **options
 ):
   return stream.StreamBatches(
     source,
     4,
     mesh=sharding.make_mesh(1),
     seed=0,
-    crops=stream.Crops({0: 6, 2: 8}, scale, largest=largest),
+    crops=stream.Crops({0: 6, 2: 8}, scale, layouts=layouts),
     damage=damage or DamageLog(0),
     num_threads=num_threads,
     **options,
@@ -213,17 +222,78 @@ def test_boxes_that_the_step_resizes_are_as_the_hosts():
   source = PhotoSource()
   read = source.read
   source.read = lambda index: read(index)._replace(as_seen=True)
-  # Boxes of up to 64 pixels are left to the step.
-  for largest, side in ((64, 32), (16, 32)):
-    host = stream_batches(source)
-    device = stream_batches(source, largest=largest)
-    for first, second in zip(
-      take(host.batches(0), 6), take(device.batches(0), 6), strict=True
-    ):
-      assert second['image'].shape == (4, side, side, 3)
+  given = boxes.random_layouts(source, (6, 8), (0.3, 1.0), 4)
+  # Without room, too.
+  tight = {
+    size: layout._replace(length=3 * (4 * size**2 + layout.side + 40))
+    for size, layout in given.items()
+  }
+  host = take(stream_batches(source).batches(0), 6)
+  fetched = []
+  for layouts in (given, tight):
+    device = stream_batches(source, layouts=layouts)
+    for first, second in zip(host, take(device.batches(0), 6), strict=True):
       image, label = device.take(second, 0)
+      fetched.append((image, second['page'].nbytes, second['stride']))
       np.testing.assert_array_equal(label, first['label'])
       assert abs(np.asarray(image) - first['image']).max() <= 1.001
+  # Most are left for the step where there is room.
+  assert np.mean([stride > 24 for _, _, stride in fetched[:6]]) > 0.6
+  assert np.mean([stride > 24 for _, _, stride in fetched[6:]]) < 0.4
+
+
+def test_boxes_resume_to_the_same_pixels():
+  """Also with damaged images, whose place is taken by others."""
+  source, damage = PhotoSource(), DamageLog(1)
+  source._data[2] = source._data[2][:900] + b'\xff\xd9'
+  layouts = boxes.random_layouts(source, (6, 8), (0.3, 1.0), 4)
+  whole, rest = (
+    stream_batches(source, damage, threads, layouts=layouts)
+    for threads in (2, 1)
+  )
+  for first, second in zip(
+    take(whole.batches(0), 6)[3:], take(rest.batches(3), 3), strict=True
+  ):
+    for name in ('start', 'stride', 'box', 'center', 'label'):
+      np.testing.assert_array_equal(first[name], second[name])
+    chex.assert_trees_all_equal(whole.take(first, 0), rest.take(second, 0))
+  assert damage.keys == ['number 2']
+
+
+def test_memory_is_used_again_when_nobody_has_it():
+  memory = host_arrays.Arrays()
+  first, second = (memory.empty((5, 7)) for _ in range(2))
+  places = {x.ctypes.data for x in (first, second)}
+  assert len(places) == 2 and not any(place % 64 for place in places)
+  part = first[2:]
+  del first
+  held = jax.device_put(second)
+  del second
+  assert memory.empty((5, 7)).ctypes.data not in places
+  del part, held
+  third, fourth = (memory.empty((5, 7)) for _ in range(2))
+  assert len(places & {x.ctypes.data for x in (third, fourth)}) >= 1
+
+
+@pytest.mark.parametrize(
+  'sizes, num_devices', [((16, 12), 1), ((16, 12), 8), ((100, 96), 1)]
+)
+def test_views_that_the_devices_resize_are_as_the_hosts(sizes, num_devices):
+  source = PhotoSource()
+  source._data[3] = source._data[3][:50]
+  read = source.read
+  source.read = lambda index: read(index)._replace(as_seen=True)
+  found = []
+  for kind in (EvaluationBatches, ResizedOnDevices):
+    damage = DamageLog(1)
+    found.append(evaluation(source, 16, damage, num_devices, kind, sizes))
+    assert damage.keys == ['number 3']
+  (host,), (device,) = found
+  for name in ('mask', 'label'):
+    np.testing.assert_array_equal(host[name], device[name])
+  assert host['image'].shape == device['image'].shape
+  difference = abs(host['image'].astype(int) - device['image'])
+  assert difference[host['mask']].max() <= (1 if sizes[0] < 90 else 2)
 
 
 def test_the_crops_of_a_position_depend_on_nothing_else():
@@ -253,13 +323,13 @@ def test_a_run_begun_before_has_the_crops_of_numpys_generator():
     np.testing.assert_array_equal(batch['image'][row], expected)
 
 
-def test_the_longest_side_is_found_in_a_sample(monkeypatch):
+def test_sizes_are_those_of_a_sample(monkeypatch):
   source = PhotoSource()
-  assert boxes.largest_side(source) == 90
+  assert max(map(max, boxes.sample_sizes(source))) == 90
   monkeypatch.setattr(boxes, '_SAMPLE', 2)
-  assert boxes.largest_side(source) == 70  # Of the images 0 and 4.
+  assert boxes.sample_sizes(source) == [(70, 40), (24, 24)]  # 0 and 4.
   source._data[0] = b'damaged'
-  assert boxes.largest_side(source) == 24
+  assert boxes.sample_sizes(source) == [(24, 24)]
   assert [boxes.padded_side(176, side) for side in (10, 400, 9000)] == [
     *(192, 416, 480),
   ]

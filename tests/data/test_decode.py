@@ -6,6 +6,7 @@ import pytest
 
 from mrl_jax.data.images import decode
 from mrl_jax.data.images import formats
+from mrl_jax.data.images.random_box import random_box
 from tests import images
 
 
@@ -79,7 +80,7 @@ def test_random_boxes_keep_to_their_ranges():
   rng = np.random.default_rng(0)
   shares, ratios = [], []
   for _ in range(500):
-    left, top, right, bottom = decode._random_box(
+    left, top, right, bottom = random_box(
       (300, 200), rng, (0.25, 0.5), (0.75, 4 / 3)
     )
     assert 0 <= left < right <= 300
@@ -92,7 +93,5 @@ def test_random_boxes_keep_to_their_ranges():
 
 def test_random_box_falls_back_to_the_centre():
   # No box of the whole area fits a ratio of 10.
-  box = decode._random_box(
-    (1000, 100), np.random.default_rng(0), (1, 1), (0.75, 4 / 3)
-  )
+  box = random_box((1000, 100), np.random.default_rng(0), (1, 1), (0.75, 4 / 3))
   assert box == (433, 0, 566, 100)

@@ -77,7 +77,7 @@ def test_crops_are_near_a_reference():
     found = decode.random_resized_crop(
       data, np.random.default_rng(1), size=64, scale=(0.08, 1)
     )
-    box = decode._random_box(
+    box = decode.random_box(
       (203, 301), np.random.default_rng(1), (0.08, 1), (3 / 4, 4 / 3)
     )
     image = decode.open_rgb(data).crop(box)

@@ -90,7 +90,7 @@ def test_every_image_has_whole_segments_and_its_own_size():
   'columns, blocks', [(32, 4), (24, 4), (21, 3), (25, 5), (23, 1), (31, 1)]
 )
 def test_blocks_of_a_segment(columns, blocks):
-  assert jpeg_grid._segment_blocks(columns, 4) == blocks
+  assert jpeg_grid.segment_blocks(16 * columns - 3, 16) == blocks
 
 
 def test_segments_before_the_box_are_not_decoded():

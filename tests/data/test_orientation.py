@@ -95,7 +95,7 @@ def test_random_crops_are_those_of_the_turned_image(value, mode, size):
     found = decode.random_resized_crop(
       data, np.random.default_rng(seed), as_seen=True, **options
     )
-    box = decode._random_box(
+    box = decode.random_box(
       upright.size, np.random.default_rng(seed), (0.1, 1), (3 / 4, 4 / 3)
     )
     expected = upright.crop(box).resize((size, size), Image.Resampling.BILINEAR)

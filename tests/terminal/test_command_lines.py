@@ -195,6 +195,9 @@ def lines_of_others(folder):
     ('--dataset=digits', out, '--quality=3'),
     ('--dataset=digits', out, '--max_side=0'),
     ('--dataset=digits', out, '--max_side=8', '--quality=101'),
+    ('--dataset=digits', out, '--raw_share=0.5'),
+    ('--dataset=digits', out, '--max_side=8', '--lossless', '--reencode_all'),
+    ('--dataset=digits', out, '--max_side=8', '--raw_share=1.5'),
     ('--dataset=digits', out, '--workers=-1'), (out, '--verify'),
   ):  # fmt: skip
     yield prepare, args

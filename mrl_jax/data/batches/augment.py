@@ -75,13 +75,28 @@ def random_resized_crop(
   return jax.vmap(resize)(image_NHWC.astype(jnp.float32), corner_N2, box_N2)
 
 
+def fetch_boxes(
+  page_PB: jax.Array, start_N: jax.Array, stride_N: jax.Array, side: int
+) -> jax.Array:
+  """Takes boxes out of pages, uint8 [N, side, side, 3].
+
+  The arrays are those of `boxes.Boxes`. What lies beside and below a box is
+  whatever follows its rows.
+  """
+  P = len(page_PB)
+  row_NH = start_N[:, None] + stride_N[:, None] * jnp.arange(side)[None]
+  cut = lambda page_B, at: jax.lax.dynamic_slice(page_B, (at,), (3 * side,))
+  rows = jax.vmap(jax.vmap(cut, (None, 0)))(page_PB, row_NH.reshape(P, -1))
+  return rows.reshape(len(start_N), side, side, 3)
+
+
 def resize_boxes(
   image_NHWC: jax.Array, box_N23: jax.Array, center_N2S: jax.Array
 ) -> jax.Array:
   """Resizes a box of each image: float32 [N, S, S, C], values in [0, 255].
 
   Bilinear with antialiasing, as `images.resize.resize_box` on the host, but not
-  rounded. The arrays are those of `boxes.place` and `boxes.centers`.
+  rounded. The other arrays are those of `boxes.Boxes` and `boxes.centers`.
   """
   _, H, W, _ = image_NHWC.shape
   rows_NSH = _triangles(box_N23[:, 0], center_N2S[:, 0], H)

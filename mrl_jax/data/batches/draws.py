@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mrl_jax.data.images.decode import Draws
+from mrl_jax.data.images.random_box import Draws
 
 # Numbers that a crop takes: four for each of ten tries.
 _EACH = 40

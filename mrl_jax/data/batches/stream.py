@@ -11,10 +11,12 @@ from mrl_jax.data.batches import augment
 from mrl_jax.data.batches import boxes
 from mrl_jax.data.batches import draws
 from mrl_jax.data.batches import evaluation
+from mrl_jax.data.batches import host_arrays
 from mrl_jax.data.batches import order
 from mrl_jax.data.batches import parallel
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.images import decode
+from mrl_jax.data.images import jpeg_box
 from mrl_jax.data.sources.example import Example
 from mrl_jax.data.sources.example import read_checked
 from mrl_jax.data.sources.example import Source
@@ -27,50 +29,58 @@ class Crops(NamedTuple):
 
   `sizes` has the side in pixels by the epoch from which on it is used, 0 among
   them. `scale` is that of `decode.random_region`; None takes the central
-  square, after the shorter side is resized if `resize`. With `largest`, that of
-  `boxes.largest_side`, random boxes are left for the step to resize.
+  square, after the shorter side is resized if `resize`. With `layouts`, those
+  of `boxes.random_layouts`, random boxes are left for the step to resize.
   """
 
   sizes: Mapping[int, int]
   scale: tuple[float, float] | None
   resize: bool = True
-  largest: int = 0
+  layouts: Mapping[int, boxes.Layout] | None = None
 
   def size(self, epoch: int) -> int:
     """The side of the training images in an epoch, pixels."""
     return self.sizes[max(first for first in self.sizes if first <= epoch)]
 
-  def empty(self, count: int, epoch: int) -> dict[str, np.ndarray]:
-    """Arrays for `count` examples, to be filled by `cut`."""
+  def batch(
+    self, count: int, epoch: int, memory: host_arrays.Arrays
+  ) -> 'Batch':
+    """Room for `count` examples, to be filled by `cut`."""
     size = self.size(epoch)
-    side = boxes.padded_side(size, self.largest) if self.largest else size
-    batch = {'image': np.empty((count, side, side, 3), np.uint8)}
-    if self.largest:
-      batch['box'] = np.empty((count, 2, 3), np.float32)
-    return batch
+    arrays: dict[str, np.ndarray] = {'label': np.empty(count, np.int32)}
+    if not self.layouts:
+      arrays['image'] = memory.empty((count, size, size, 3))
+      return Batch(arrays, size, None)
+    placed = boxes.Boxes(count, self.layouts[size], memory)
+    return Batch(arrays | placed.arrays, size, placed)
 
   def cut(
-    self,
-    example: Example,
-    drawn: decode.Draws,
-    epoch: int,
-    batch: Mapping[str, np.ndarray],
-    row: int,
+    self, example: Example, drawn: decode.Draws, batch: 'Batch', row: int
   ) -> None:
     """Decodes an example into a row of a batch."""
-    size = self.size(epoch)
+    size = batch.size
     if self.scale is None:
       resize = size if self.resize else 0
       view = evaluation.decode_view(example, resize=resize, size=size)
-      batch['image'][row] = view
+      batch.arrays['image'][row] = view
       return
+    into = batch.boxes.into(row) if batch.boxes else jpeg_box.empty
     region = decode.random_region(
-      example.data, drawn, size=size, scale=self.scale, as_seen=example.as_seen
-    )
-    if self.largest:
-      boxes.place(region, size, batch['image'][row], batch['box'][row])
+      example.data, drawn, size=size, scale=self.scale,
+      as_seen=example.as_seen, into=into,
+    )  # fmt: skip
+    if batch.boxes:
+      batch.boxes.place(row, region)
     else:
-      batch['image'][row] = region.resize(size)
+      batch.arrays['image'][row] = region.resize(size)
+
+
+class Batch(NamedTuple):
+  """Arrays of a batch on the host, the size of its crops, and their boxes."""
+
+  arrays: dict[str, np.ndarray]
+  size: int
+  boxes: boxes.Boxes | None
 
 
 class Place(NamedTuple):
@@ -78,7 +88,7 @@ class Place(NamedTuple):
 
   epoch: int
   position: int
-  batch: dict[str, np.ndarray]
+  batch: Batch
   row: int
   draws: decode.Draws | None
 
@@ -124,9 +134,9 @@ class StreamBatches(Stream):
 
   The crop of an example is a pure function of (seed, position), too. A damaged
   image is replaced by the next example in the order. Where the step resizes,
-  `image` has padded boxes, and `box` and `center` are what `resize_boxes` takes
-  beside them. With `alone` each crop has a generator of its own, as in runs
-  begun before 2026-11-29.
+  `center` and the arrays of `boxes.Boxes` take the place of `image`. With
+  `alone` each crop has a generator of its own, as in runs begun before
+  2026-11-29.
   """
 
   def __init__(
@@ -140,21 +150,24 @@ class StreamBatches(Stream):
     """Takes the arguments of `Stream`, and how images are cut."""
     super().__init__(*args, **options)
     self._crops, self._damage, self._alone = crops, damage, alone
+    self._memory = host_arrays.Arrays()
 
   def take(self, batch, step: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the images, of their final size, and labels; traced."""
     del step  # The batch has the step's images only.
-    image_NHWC = batch['image']
-    if 'box' in batch:
-      image_NHWC = augment.resize_boxes(
-        image_NHWC, batch['box'], batch['center']
-      )
-    return image_NHWC, batch['label']
+    if not self._crops.layouts:
+      return batch['image'], batch['label']
+    layout = self._crops.layouts[batch['center'].shape[-1]]
+    image_NHWC = augment.fetch_boxes(
+      batch['page'], batch['start'], batch['stride'], layout.side
+    )
+    return augment.resize_boxes(
+      image_NHWC, batch['box'], batch['center']
+    ), batch['label']
 
   def _positions(self, step: int) -> list[Place]:
     epoch, step = divmod(step, self.steps_per_epoch)
-    batch = self._crops.empty(len(self._rows), epoch)
-    batch['label'] = np.empty(len(self._rows), np.int32)
+    batch = self._crops.batch(len(self._rows), epoch, self._memory)
     positions = step * self._batch_size + self._rows
     first, last = int(positions.min()), int(positions.max())
     drawn = None
@@ -166,13 +179,13 @@ class StreamBatches(Stream):
     ]
 
   def _stack(self, found) -> dict[str, np.ndarray]:
-    batch, epoch = found[0]
-    if 'box' in batch:
-      size = self._crops.size(epoch)
-      batch['center'] = boxes.centers(batch['box'], size)
-    return batch
+    batch = found[0]
+    if batch.boxes:
+      center_N2S = boxes.centers(batch.arrays['box'], batch.size)
+      return batch.arrays | {'center': center_N2S}
+    return batch.arrays
 
-  def _read(self, place: Place) -> tuple[dict[str, np.ndarray], int]:
+  def _read(self, place: Place) -> Batch:
     epoch, position, batch, row, drawn = place
     visits = order.epoch_order(self._seed, epoch, len(self._source))
     for attempt in range(len(visits)):
@@ -181,9 +194,9 @@ class StreamBatches(Stream):
       if attempt or drawn is None:
         drawn = draws.draw_alone(self._seed, epoch, position, attempt)
       try:
-        self._crops.cut(example, drawn, epoch, batch, row)
-        batch['label'][row] = example.label
-        return batch, epoch
+        self._crops.cut(example, drawn, batch, row)
+        batch.arrays['label'][row] = example.label
+        return batch
       except decode.DamagedImageError as error:
         self._damage.add(example.key, error)
     raise ValueError('every image of the training split is damaged')

@@ -1,18 +1,19 @@
 """Decodes images to uint8 RGB pixels: the evaluation view, random crops."""
 
 import math
-from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 
+from mrl_jax.data.images import central
 from mrl_jax.data.images import formats
 from mrl_jax.data.images import jpeg_box
 from mrl_jax.data.images import orientation
+from mrl_jax.data.images import raw
 from mrl_jax.data.images import rgb
-from mrl_jax.data.images.orientation import Box
-from mrl_jax.data.images.resize import resize_box
-from mrl_jax.data.images.resize import resize_with_pillow
+from mrl_jax.data.images.random_box import Draws
+from mrl_jax.data.images.random_box import random_box
+from mrl_jax.data.images.region import Region
 
 # A strip of 60,000x1 pixels would be resized to 12 GB.
 _MOST_PIXELS = 100_000_000
@@ -20,32 +21,6 @@ _MOST_PIXELS = 100_000_000
 
 class DamagedImageError(Exception):
   """An image that begins as one but cannot be decoded."""
-
-
-class Draws(Protocol):
-  """The random numbers of a crop, as `np.random.Generator` has them."""
-
-  def uniform(self, low: float, high: float) -> float: ...
-
-  def integers(self, high: int) -> int: ...
-
-
-class Region(NamedTuple):
-  """Decoded pixels, uint8 [rows, columns, 3], and the box of a crop in them.
-
-  After it is resized, the box is turned as EXIF's `orientation` says.
-  """
-
-  pixels_HWC: np.ndarray
-  box: Box
-  orientation: int = 1
-
-  def resize(self, size: int) -> np.ndarray:
-    """Resizes the box to uint8 [size, size, 3], and turns it."""
-    square_HWC = resize_box(self.pixels_HWC, self.box, size)
-    if self.orientation == 1:
-      return square_HWC
-    return orientation.turn_pixels(square_HWC, self.orientation)
 
 
 def open_rgb(
@@ -123,44 +98,71 @@ def view(
   so damage below it may go unnoticed. A value half way between two levels may
   be rounded otherwise, as Pillow has the box in single precision.
   """
-  if resize:
-    try:
-      square_HWC = _gridded_view(data, resize, size, as_seen)
-    except ValueError as error:
-      raise DamagedImageError(str(error)) from error
-    if square_HWC is not None:
-      return square_HWC
-  # Decoded at no less than twice the size, so that antialiasing does the rest.
-  at_least = (2 * resize, 2 * resize) if resize else None
-  image = open_rgb(
-    data, at_least=at_least, above=jpeg_box.LARGE, as_seen=as_seen
-  )
+  region = _gridded_view(data, resize, size, as_seen, jpeg_box.empty)
+  if region:
+    return region.resize(size)
+  image = _open_for_view(data, resize, as_seen)
   return evaluation_view(image, resize=resize, size=size)
 
 
-def _gridded_view(data, resize, size, as_seen) -> np.ndarray | None:
-  """The view of an upright file of `jpeg_grid`; None for another."""
-  frame = jpeg_box.read_frame(data)
-  if (
-    not frame
-    or not frame.grid
-    or (as_seen and orientation.read_jpeg(data, frame.offset) != 1)
-  ):
+def view_region(
+  data: bytes,
+  *,
+  resize: int,
+  size: int,
+  as_seen: bool = False,
+  into: jpeg_box.Empty = jpeg_box.empty,
+) -> Region:
+  """Decodes the part of an image that becomes its evaluation view.
+
+  `resize` is not 0. Takes `into` as `jpeg_box.decode`, and raises as `view`.
+  """
+  region = _gridded_view(data, resize, size, as_seen, into)
+  if region:
+    return region
+  image = _open_for_view(data, resize, as_seen)
+  _check_resized(central.resized(image.size, resize))
+  box, reach = central.box(image.size, resize, size)
+  return Region(np.asarray(image), box, reach=reach)
+
+
+def _open_for_view(data, resize, as_seen) -> Image.Image:
+  # Decoded at no less than twice the size, so that antialiasing does the rest.
+  at_least = (2 * resize, 2 * resize) if resize else None
+  return open_rgb(
+    data, at_least=at_least, above=jpeg_box.LARGE, as_seen=as_seen
+  )
+
+
+def _gridded_view(data, resize, size, as_seen, into) -> Region | None:
+  """The region of the view in an upright file of `jpeg_grid`, or None."""
+  if not resize:
     return None
-  shorter = min(frame[:2])
-  wide, high = (side * resize // shorter for side in frame[:2])
-  if size > resize or max(math.prod(frame[:2]), wide * high) > jpeg_box.LARGE:
-    return None
-  across, down = frame.width / wide, frame.height / high
-  left, top = round((wide - size) / 2) * across, round((high - size) / 2) * down
-  x, y = max(across, 1) + 1, max(down, 1) + 1  # Whose pixels contribute.
-  right, bottom = left + size * across, top + size * down
-  wider = (left - x, top - y, right + x, bottom + y)
-  # A box is decoded smaller only from twice the size on.
-  pixels_HWC, found = jpeg_box.decode(data, frame, wider, size=sum(frame[:2]))
-  left, top = found[0] + x, found[1] + y
-  box = (left, top, left + size * across, top + size * down)
-  return resize_with_pillow(pixels_HWC, box, size)
+  try:
+    frame = jpeg_box.read_frame(data)
+    if (
+      not frame
+      or not frame.grid
+      or (as_seen and orientation.read_jpeg(data, frame.offset) != 1)
+    ):
+      return None
+    pixels = max(
+      map(math.prod, (frame[:2], central.resized(frame[:2], resize)))
+    )
+    if size > resize or pixels > jpeg_box.LARGE:
+      return None
+    box, reach = central.box(frame[:2], resize, size)
+    x, y = reach
+    wider = (box[0] - x, box[1] - y, box[2] + x, box[3] + y)
+    # A box is decoded smaller only from twice the size on.
+    pixels_HWC, (left, top, *_) = jpeg_box.decode(
+      data, frame, wider, size=sum(frame[:2]), into=into
+    )
+  except ValueError as error:
+    raise DamagedImageError(str(error)) from error
+  left, top = left + x, top + y
+  right, bottom = left + box[2] - box[0], top + box[3] - box[1]
+  return Region(pixels_HWC, (left, top, right, bottom), reach=reach)
 
 
 def evaluation_view(
@@ -179,16 +181,18 @@ def evaluation_view(
       f'an image of {width}x{height} pixels: must have {size}x{size}'
     )
   if resize and resize != min(width, height):
-    # Rounded as in torchvision, here and for the corner.
-    shorter = min(width, height)
-    width, height = width * resize // shorter, height * resize // shorter
-    if width * height > _MOST_PIXELS:
-      raise DamagedImageError(f'{width}x{height} pixels after resizing')
+    width, height = central.resized(image.size, resize)
+    _check_resized((width, height))
     image = image.resize((width, height), Image.Resampling.BILINEAR)
   if (width, height) != (size, size):
-    left, top = round((width - size) / 2), round((height - size) / 2)
+    left, top = central.corner((width, height), size)
     image = image.crop((left, top, left + size, top + size))
   return np.asarray(image)
+
+
+def _check_resized(size: tuple[int, int]) -> None:
+  if math.prod(size) > _MOST_PIXELS:
+    raise DamagedImageError(f'{size[0]}x{size[1]} pixels after resizing')
 
 
 def random_resized_crop(data: bytes, rng: Draws, **options) -> np.ndarray:
@@ -207,13 +211,13 @@ def random_region(
   scale: tuple[float, float],
   ratio: tuple[float, float] = (3 / 4, 4 / 3),
   as_seen: bool = False,
+  into: jpeg_box.Empty = jpeg_box.empty,
 ) -> Region:
-  """Draws a random box, and decodes the part of an image that has it in it.
+  """Draws a `random_box`, and decodes the part of an image that has it in it.
 
-  The box's area, a share of the image's, is uniform in `scale`; its aspect
-  ratio is log-uniform in `ratio`. After ten boxes that do not fit, the central
-  one is taken. With `as_seen`, see `open_rgb`, it lies in the image as it is
+  With `as_seen`, see `open_rgb`, it lies in the image as it is
   seen. An image much larger than needed for `size` pixels is decoded smaller.
+  Takes `into` as `jpeg_box.decode`.
   Raises DamagedImageError as `open_rgb`, and for a file of `jpeg_grid` whose
   segments up to the end of the box are not in order.
   """
@@ -222,39 +226,26 @@ def random_region(
     if frame:
       stored_as = orientation.read_jpeg(data, frame.offset) if as_seen else 1
       seen_size = orientation.turned_size(frame[:2], stored_as)
-      box = _random_box(seen_size, rng, scale, ratio)
+      box = random_box(seen_size, rng, scale, ratio)
       stored_box = orientation.stored_box(box, seen_size, stored_as)
-      decoded = jpeg_box.decode(data, frame, stored_box, size=size)
+      decoded = jpeg_box.decode(data, frame, stored_box, size=size, into=into)
       if decoded:
         return Region(*decoded, stored_as)
   except ValueError as error:
     raise DamagedImageError(str(error)) from error
+  stored_HWC = raw.read(data)
+  if stored_HWC is not None:
+    height, width, _ = stored_HWC.shape
+    return Region(stored_HWC, random_box((width, height), rng, scale, ratio))
   # Pillow decodes the rest, or says what is wrong.
   image = open_rgb(
     data, at_least=(8 * size, 8 * size), above=jpeg_box.LARGE, as_seen=as_seen
   )
   if not frame:
-    box = _random_box(image.size, rng, scale, ratio)
+    box = random_box(image.size, rng, scale, ratio)
   elif image.size != seen_size:  # Decoded smaller.
     width, height = image.size
     across, down = width / seen_size[0], height / seen_size[1]
     left, top, right, bottom = box
     box = (left * across, top * down, right * across, bottom * down)
   return Region(np.asarray(image), box)
-
-
-def _random_box(size, rng, scale, ratio):
-  width, height = size
-  for _ in range(10):
-    area = width * height * rng.uniform(*scale)
-    aspect = math.exp(rng.uniform(*map(math.log, ratio)))
-    box_width = round(math.sqrt(area * aspect))
-    box_height = round(math.sqrt(area / aspect))
-    if 0 < box_width <= width and 0 < box_height <= height:
-      left = int(rng.integers(width - box_width + 1))
-      top = int(rng.integers(height - box_height + 1))
-      return (left, top, left + box_width, top + box_height)
-  box_width = min(width, round(height * ratio[1]))
-  box_height = min(height, round(width / ratio[0]))
-  left, top = (width - box_width) // 2, (height - box_height) // 2
-  return (left, top, left + box_width, top + box_height)

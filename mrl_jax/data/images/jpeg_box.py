@@ -1,5 +1,6 @@
 """Decodes only the part of a JPEG that a crop needs."""
 
+from collections.abc import Callable
 import math
 import struct
 from typing import NamedTuple
@@ -23,17 +24,28 @@ MOST_PIXELS, _MOST_PROGRESSIVE = 400_000_000, 100_000_000
 LARGE = 25_000_000
 
 
+# Gives an array of uint8 of a shape.
+Empty = Callable[[tuple[int, ...]], np.ndarray]
+
+
+def empty(shape: tuple[int, ...]) -> np.ndarray:
+  """An array of uint8, with whatever is in its memory."""
+  return np.empty(shape, np.uint8)
+
+
 class Frame(NamedTuple):
   """The header of a JPEG.
 
   The file tells the height, and then the width, in two bytes each at `offset`;
-  `band` rows of pixels are coded together. `grid` is that of `jpeg_grid`.
+  `band` rows of `block` pixels are coded together. `grid` is that of
+  `jpeg_grid`.
   """
 
   width: int
   height: int
   band: int
   offset: int
+  block: int
   grid: jpeg_grid.Grid | None = None
 
 
@@ -66,19 +78,32 @@ def _parse_frame(data: bytes, at: int, marked: bool) -> Frame | None:
   most = _MOST_PROGRESSIVE if data[at + 1] == _PROGRESSIVE else MOST_PIXELS
   if not (usual and min(down) and 0 < width * height <= most):
     return None
-  frame = Frame(width, height, 8 * max(down), at + 5)
-  if not marked:
-    return frame
   # A picture of one component is coded block by block, whatever its factors.
   block = (8, 8)
   if components == 3:
-    block = (8 * max(byte >> 4 for byte in factors), frame.band)
+    block = (8 * max(byte >> 4 for byte in factors), 8 * max(down))
+  frame = Frame(width, height, 8 * max(down), at + 5, block[0])
+  if not marked:
+    return frame
   grid = jpeg_grid.read_grid(data, at, (width, height), block)
   return frame._replace(grid=grid)
 
 
+def factor(side: float, size: int) -> int:
+  """By how much a box is decoded smaller whose shorter side is to be `size`.
+
+  That is 1, 2, 4 or 8, so that at least `size` of its `side` pixels are left.
+  """
+  return next(x for x in (8, 4, 2, 1) if x == 1 or side >= x * size)
+
+
 def decode(
-  data: bytes, frame: Frame, box: Box, *, size: int
+  data: bytes,
+  frame: Frame,
+  box: Box,
+  *,
+  size: int,
+  into: Empty = empty,
 ) -> tuple[np.ndarray, Box] | None:
   """Decodes the part of a JPEG that has a box in it.
 
@@ -86,20 +111,20 @@ def decode(
   lower end of the box. It is decoded at 1/2, 1/4 or 1/8 of its size if both
   sides of the box, in pixels of the whole image, then still have `size` pixels,
   or more than `LARGE` pixels would be decoded. Returns uint8 RGB [rows,
-  columns, 3], and the box in its pixels; None if the decoder fails, as Pillow
-  may not. Raises ValueError if the part of a file of `jpeg_grid` is damaged.
+  columns, 3], for a cut the array that `into` gives for its shape, and the box
+  in its pixels; None if the decoder fails, as Pillow may not. Raises ValueError
+  if the part of a file of `jpeg_grid` is damaged.
   """
   left, top, right, bottom = box
-  factor = 1
-  while factor < 8 and (
-    min(right - left, bottom - top) >= 2 * factor * size
-    or min(bottom, frame.height) * frame.width > LARGE * factor**2
+  scale = factor(min(right - left, bottom - top), size)
+  while scale < 8 and (
+    min(bottom, frame.height) * frame.width > LARGE * scale**2
   ):
-    factor *= 2
+    scale *= 2
   corner = (0, 0)
   if frame.grid:
     # Colour is interpolated with the pixel pairs around the box.
-    margin = 2 * factor
+    margin = 2 * scale
     wider = (left - margin, top - margin, right + margin, bottom + margin)
     part, found = jpeg_grid.cut(
       data, frame.grid, frame[:2], frame.offset, wider
@@ -107,16 +132,16 @@ def decode(
     corner = found[:2]
     width, height = found[2] - found[0], found[3] - found[1]
   else:
-    part, height = _cut_below(data, frame, bottom + factor)
+    part, height = _cut_below(data, frame, bottom + scale)
     width = frame.width
-  shape = (-(-height // factor), -(-width // factor), 3)
-  pixels_HWC = np.empty(shape, np.uint8)
+  shape = (-(-height // scale), -(-width // scale), 3)
+  pixels_HWC = into(shape) if frame.grid else empty(shape)
   try:
     simplejpeg.decode_jpeg(
       part,
       min_height=shape[0],
       min_width=shape[1],
-      min_factor=factor,
+      min_factor=scale,
       buffer=pixels_HWC,
     )
   except ValueError as error:
@@ -128,10 +153,10 @@ def decode(
       return None
   across, down = corner
   return pixels_HWC, (
-    (left - across) / factor,
-    (top - down) / factor,
-    (right - across) / factor,
-    (bottom - down) / factor,
+    (left - across) / scale,
+    (top - down) / scale,
+    (right - across) / scale,
+    (bottom - down) / scale,
   )
 
 

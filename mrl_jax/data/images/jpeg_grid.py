@@ -49,14 +49,18 @@ def encode(image: Image.Image, *, quality: int, subsampling: int = 2) -> bytes:
   OSError for sides over 65,500 pixels.
   """
   block = 8 if image.mode == 'L' or not subsampling else 16
-  blocks = _segment_blocks(-(-image.width // block), _SEGMENT // block)
+  blocks = segment_blocks(image.width, block)
   buffer = io.BytesIO()
   # Huffman tables of its own make a file smaller, and sooner decoded.
   image.save(
     buffer, 'JPEG', quality=quality, optimize=True, subsampling=subsampling,
     restart_marker_blocks=blocks,
   )  # fmt: skip
-  data = buffer.getvalue()
+  return mark(buffer.getvalue())
+
+
+def mark(data: bytes) -> bytes:
+  """Marks a JPEG whose restart markers lie as `segment_blocks` says."""
   # Behind JFIF's segment, which must be the first.
   at = 4 + int.from_bytes(data[4:6])
   return data[:at] + _MARK + data[at:]
@@ -181,7 +185,11 @@ def _find_marker(data, words, start):
   return np.int64(last)
 
 
-def _segment_blocks(columns: int, usual: int) -> int:
-  """The divisor of the blocks in a row that is nearest to `usual`."""
+def segment_blocks(width: int, block: int) -> int:
+  """The blocks of a segment, in an image whose blocks are `block` pixels wide.
+
+  That is the divisor of those in a row that is nearest to 64 pixels.
+  """
+  columns, usual = -(-width // block), max(_SEGMENT // block, 1)
   divisors = (n for n in range(1, columns + 1) if columns % n == 0)
   return min(divisors, key=lambda n: max(n / usual, usual / n))

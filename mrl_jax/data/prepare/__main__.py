@@ -153,6 +153,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     help='also the JPEGs that are small enough, to --quality: fewer bytes to '
     'decode, some of their detail lost',
   )
+  add(
+    '--lossless',
+    action='store_true',
+    help='JPEGs that are small enough keep their pixels, and are written so '
+    'that a crop can be decoded alone; needs the program jpegtran',
+  )
+  add(
+    '--raw_share',
+    type=float,
+    help='share of the images that are stored as their pixels, 0 to 1: nine '
+    'times the bytes, and nothing to decode; default: 0',
+  )
   add('--workers', type=int, default=0, help='processes; default: one a core')
   add('--verify', action='store_true', help='compares --out with its manifest')
   args = parser.parse_args(argv)
@@ -165,19 +177,26 @@ def _jpeg_settings(args: argparse.Namespace) -> JpegSettings | None:
   if args.max_side is None:
     if args.quality is not None:
       raise ValueError('--quality needs --max_side: without it all is copied')
-    if args.reencode_all:
-      raise ValueError('--reencode_all needs --max_side')
+    for name in ('reencode_all', 'raw_share', 'lossless'):
+      if getattr(args, name):
+        raise ValueError(f'--{name} needs --max_side')
     return None
   if args.max_side < 1:
     raise ValueError(f'--max_side={args.max_side}: must be at least 1')
   quality = 90 if args.quality is None else args.quality
   if not 1 <= quality <= 100:
     raise ValueError(f'--quality={quality}: must be in 1..100')
-  return JpegSettings(args.max_side, quality, not args.reencode_all)
+  if args.lossless and args.reencode_all:
+    raise ValueError('--lossless and --reencode_all exclude each other')
+  raw_share = args.raw_share or 0.0
+  if not 0 <= raw_share <= 1:
+    raise ValueError(f'--raw_share={raw_share}: must be in 0..1')
+  return JpegSettings(args.max_side, quality, not args.reencode_all, raw_share)
 
 
 def _check_no_out(args: argparse.Namespace) -> None:
-  for name in ('max_side', 'quality', 'reencode_all', 'workers', 'verify'):
+  flags = 'max_side', 'quality', 'reencode_all', 'raw_share', 'lossless'
+  for name in (*flags, 'workers', 'verify'):
     if getattr(args, name):
       raise ValueError(f'--{name} needs --out')
 

@@ -19,6 +19,7 @@ import PIL
 import tqdm
 
 from mrl_jax import cores
+from mrl_jax.data.prepare import jpegtran
 from mrl_jax.data.prepare import manifest
 from mrl_jax.data.prepare import processes
 from mrl_jax.data.prepare import shards
@@ -73,7 +74,10 @@ def write_dataset(
     # Whether JPEGs are written as `jpeg_grid` does; None, as in folders from
     # before it did.
     'grid': True if jpeg else None,
-    # Another version may write other bytes.
+    # None, as in folders from before there was a choice.
+    'raw_share': (jpeg and jpeg.raw_share) or None,
+    # Another version may write other bytes, below, too.
+    'jpegtran': jpegtran.version() if jpeg and jpeg.lossless else None,
     'pillow': PIL.__version__ if jpeg else None,
   }
   try:

@@ -85,8 +85,11 @@ def write(shard: Shard) -> dict[str, Any]:
   record |= {'reencoded': 0, 'damaged': {}}
   try:
     with files.replacing(shard.path) as temporary:
+      options = 'group_size:1'
+      if shard.jpeg and shard.jpeg.raw_share:
+        options += ',uncompressed'  # It would be decompressed at each read.
       writer = array_record_module.ArrayRecordWriter(
-        os.fspath(temporary), 'group_size:1'
+        os.fspath(temporary), options
       )
       for payload in _payloads(shard, record):
         writer.write(payload)
@@ -119,7 +122,7 @@ def write_metadata(
       raise ValueError(f'every image of split {split!r} is damaged')
   tfds.folder_dataset.write_metadata(
     data_dir=out,
-    features=features(shard.part.class_names, is_jpeg=shard.jpeg is not None),
+    features=features(shard.part.class_names, is_jpeg=_all_jpegs(shard)),
     split_infos=[
       tfds.core.SplitInfo(
         name=split,
@@ -136,9 +139,13 @@ def write_metadata(
   )
 
 
+def _all_jpegs(shard: Shard) -> bool:
+  return shard.jpeg is not None and not shard.jpeg.raw_share
+
+
 def _payloads(shard: Shard, record: dict[str, Any]) -> Iterator[bytes]:
   """Encodes each example as TFDS stores it, and counts changes in `record`."""
-  encoder = features(shard.part.class_names, is_jpeg=shard.jpeg is not None)
+  encoder = features(shard.part.class_names, is_jpeg=_all_jpegs(shard))
   serializer = tfds.core.example_serializer.ExampleSerializer(
     encoder.get_serialized_info()
   )
