@@ -4,13 +4,13 @@
                                    [--rows=100000] [--memmap_gb=8]
     python -m benchmarks.retrieval --peer=faiss --spectrum=1,0.5,0
                                    --queries=200,1 --rows=50000 --width=1024
+                                   [--fit]
 
 Embeddings are class centres and noise, with a standard deviation of 1/j**s in
 dim j, where s is 1 or the spectrum. With `--spectrum` only exact searches are
-timed, of the 10 and of the `shortlist` nearest, for every number of queries,
-beside every way to search. Medians of alternating runs; `x exact` is how much
-faster than our own exact search of the same run, `x in full` than one that
-reads every row to its end. The rerank stands beside a copy of the rows it
+timed, see `spectra`. Medians of alternating runs; `x exact` is how much faster
+than our own exact search of the same run, `x in full` than one that reads every
+row to its end. The rerank stands beside a copy of the rows it
 reads. With `memmap_gb`, rows of that many GB are searched on disk, beside
 reading the file, both with an empty cache.
 """
@@ -24,11 +24,11 @@ import time
 
 import numpy as np
 
+from benchmarks import spectra
 from benchmarks import timing
 from mrl_jax import retrieval
 from mrl_jax.retrieval import metrics
 from mrl_jax.retrieval import prefixes
-from mrl_jax.retrieval.cpu import bounds
 from mrl_jax.retrieval.cpu import exact
 
 CLASSES, NOISE = 1000, 0.3
@@ -49,7 +49,7 @@ def main() -> None:
   print(', '.join(f'{k} {v}' for k, v in record['environment'].items()))
   if args.spectrum:
     title = f'{args.rows:,} rows of {args.width}, ms'
-    record[title] = _spectra(args)
+    record[title] = spectra.run(args, embeddings)
     timing.show(title, record[title])
     if args.json:
       timing.write_json(args.json, record)
@@ -89,6 +89,7 @@ def _parse_args() -> argparse.Namespace:
   numbers = lambda text: [float(x) for x in text.split(',')]
   counts = lambda text: [int(x) for x in text.split(',')]
   add('--spectrum', type=numbers, help='exponents s: 0 is flat')
+  add('--fit', action='store_true', help='fits the constants of the choice')
   add('--queries', type=counts, default=[500])
   add('--width', type=int, default=2048)
   add('--shortlist', type=int, default=200)
@@ -164,57 +165,6 @@ def _searches(args, rows_MD, label_M, query_QD, query_label_Q):
       row['MFLOPs/query'] = found[name].cost.mflops
     rows.append(row)
   return rows
-
-
-def _spectra(args):
-  """Exact searches, each way that one can be done, and those of Faiss."""
-  rows = []
-  for power in args.spectrum:
-    row_MD, _, query_QD, _ = embeddings(
-      args.rows, max(args.queries), args.width, power=power
-    )
-    database = retrieval.prepare(row_MD)
-    indices = _flat_indices(row_MD) if args.peer else {}
-    for Q in args.queries:
-      for k in (10, args.shortlist) if Q > 1 else (10,):
-        rows.append(
-          {'spectrum': power, 'queries': Q, 'k': k}
-          | _one_search(args, database, indices, query_QD[:Q], k)
-        )
-        print(rows[-1], flush=True)
-  return rows
-
-
-def _one_search(args, database, indices, query_QD, k):
-  unit_QD = prefixes.unit(query_QD, args.width)
-  functions = {'ours': lambda: retrieval.search(query_QD, database, k)}
-  for name, index in indices.items():
-    functions[name] = lambda index=index: index.search(unit_QD, k)
-  peers = list(functions)[1:]
-  widths = bounds.levels(args.width).tolist()[1:]
-  for i, width in enumerate(widths, 1):
-    functions[f'to {width}'] = lambda i=i: exact.nearest(
-      unit_QD, database, k, cosine=True, level=i
-    )
-  ms = timing.medians(functions, args.rounds)
-  ours = ms['ours']
-  best = min((ms[name] for name in peers), default=ours)
-  ways = [ms[name] for name in functions if name.startswith('to ')]
-  return ms | {'x best peer': best / ours, 'best way / ours': min(ways) / ours}
-
-
-def _flat_indices(row_MD):
-  import faiss
-
-  unit_MD = row_MD.copy()
-  faiss.normalize_L2(unit_MD)
-  width = row_MD.shape[1]
-  indices = {'IndexFlatIP': faiss.IndexFlatIP(width)}
-  if hasattr(faiss, 'IndexFlatIPPanorama'):
-    indices['Panorama'] = faiss.IndexFlatIPPanorama(width, 32)
-  for index in indices.values():
-    index.add(unit_MD)
-  return indices
 
 
 def _map(labels_QK, query_label_Q) -> float:

@@ -26,8 +26,9 @@ def get_config():
   # those, or the built-in sentences.
   config.dataset = 'sentences'
   # [name=]kind:path, with the kinds sts (scored pairs), pairs (pairs or none),
-  # clustering (labelled texts) and retrieval (a folder as BEIR has it); further
-  # ?columns=a,b,score and &range=0,5 (mrl_jax/data/text/eval_sets.py).
+  # clustering and classification (labelled texts) and retrieval (a folder as
+  # BEIR has it); further ?columns=a,b,score, &range=0,5 and, for the texts that
+  # a classification learns from, &train=FILE (mrl_jax/data/text/eval_sets.py).
   config.eval_sets = (
     'sts:sentences',
     'retrieval:sentences',
@@ -52,8 +53,8 @@ def get_config():
   config.checkpoint_every_epochs = 4
 
   config.text = ConfigDict()
-  # contrastive (pairs), cosent or angle (scored pairs), or classification
-  # (labelled texts).
+  # contrastive (pairs), cosent or angle (scored pairs), distillation (texts and
+  # a teacher's vectors), or classification (labelled texts).
   config.text.objective = 'contrastive'
   # Columns of the texts; those of pairs from the third on are hard negatives,
   # one, a list of them or none. Numbers are positions, for CSV and TSV files
@@ -77,8 +78,16 @@ def get_config():
   config.text.max_tokens = 128
   # Width of the static encoder's embedding.
   config.text.width = 256
+  # Share of the states, and of the attention weights, that the training of a
+  # pretrained encoder zeroes; -1: what its folder says.
+  config.text.dropout = -1.0
   # Divides the cosines.
   config.text.temperature = 0.05
   # Whether keys look for their queries, too, as in CLIP.
   config.text.symmetric = False
+  # Of distillation: a .npy file of a vector for each text, and the weight of
+  # the divergence from its similarities, from 0 to 1; the rest is that of the
+  # distance to the vectors, for which they must be as wide as the last dim.
+  config.text.teacher = ''
+  config.text.similarity_share = 0.5
   return config

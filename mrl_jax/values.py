@@ -36,6 +36,8 @@ def is_array(value: Any) -> bool:
 
 def is_whole(value: Any) -> bool:
   """Whether the value is an integer of any library; True and False are not."""
+  if type(value) is int:
+    return True
   if isinstance(value, bool) or is_a(value, 'booleans'):
     return False
   try:

@@ -1,6 +1,7 @@
 """The benchmarks run, on sizes at which they say nothing."""
 
 import contextlib
+import dataclasses
 import json
 import sys
 
@@ -18,9 +19,11 @@ from benchmarks import input_measure
 from benchmarks import input_peers
 from benchmarks import retrieval
 from benchmarks import text as text_benchmark
+from benchmarks import text_step
 from benchmarks import torch_import
 from benchmarks import train_step
 from mrl_jax.losses import fused
+from mrl_jax.models import static_text
 from mrl_jax.models import text as models_text
 from tests import images
 from tests.interop import test_text as text_tests
@@ -221,3 +224,31 @@ def test_text(monkeypatch, tmp_path, peer):
   assert rows[0]['number'] == 2
   if peer:
     assert all(float(row['difference']) < 1e-5 for row in rows)
+
+
+@pytest.mark.parametrize('flag', ['--memory', '--peer=sentence-transformers'])
+def test_text_step(monkeypatch, tmp_path, flag):
+  if 'peer' in flag:
+    pytest.importorskip('sentence_transformers')
+    backbone = dataclasses.replace(text_tests.settings().backbone, depth=1)
+  else:
+    backbone = static_text.Variant(text_tests.text_folders.VOCABULARY, 32)
+  monkeypatch.setattr(text_step, 'PARTS', 2)
+  monkeypatch.setattr(text_step, 'BATCHES', 1)
+  encoder = models_text.create(models_text.Settings(backbone), rngs=nnx.Rngs(0))
+  folder = text_tests.written(tmp_path, encoder, special='peer' in flag)
+  texts = tmp_path / 'pairs.jsonl'
+  pairs = [{'anchor': 'a man', 'positive': f'{"dogs " * i}!'} for i in range(8)]
+  texts.write_text('\n'.join(map(json.dumps, pairs)))
+  path = tmp_path / 'record.json'
+  argv = ['text_step', f'--json={path}', f'--model={folder}', flag]
+  argv += [f'--texts={texts}', '--batch=4', '--rounds=1']
+  monkeypatch.setattr(sys, 'argv', argv)
+  text_step.main()
+  rows = json.loads(path.read_text())['rows']
+  if flag == '--memory':
+    assert [row['batch'] for row in rows] == [4, 8]
+    assert all(row['temporary MB'] > 0 for row in rows)
+  else:
+    assert [row['step'][:4] for row in rows] == ['ours', 'ours', 'sent']
+    assert all(row['ms'] > 0 for row in rows)

@@ -18,6 +18,7 @@ from mrl_jax.models import resnet
 from mrl_jax.stages import build
 from mrl_jax.stages import check
 from mrl_jax.stages import config as config_lib
+from mrl_jax.stages.pairs import build as pair_build
 from mrl_jax.stages.text import build as text_build
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
@@ -54,6 +55,9 @@ def test_config_builds(name, tmp_path):
     write_vectors(tmp_path)
     config.embeddings = str(tmp_path)
   config = config_lib.resolve(config)
+  if config_lib.is_pairs(config):
+    check_pairs(config)
+    return
   if config_lib.is_text(config):
     check_text(config, tmp_path)
     return
@@ -82,12 +86,22 @@ def check_text(config, tmp_path):
   assert set(config) == {*default.get_config(), 'text'}
 
 
+def check_pairs(config):
+  """A config of pictures with captions has one field more, too."""
+  check.check(config)
+  model = nnx.eval_shape(lambda: pair_build.model(config))
+  assert model.nesting_dims == tuple(config.nesting_dims)
+  assert set(config) == {*default.get_config(), 'pairs'}
+  assert config.name
+
+
 def test_the_main_configs_are_there():
   assert set(NAMES) >= {
     'digits_mrl', 'digits_mrl_e', 'digits_ff', 'cifar10_mrl', 'resnet50_mrl',
     'resnet50_mrl_e', 'resnet50_ff', 'resnet18_mrl', 'folder_mrl',
     'finetune_resnet50_mrl', 'convnext_tiny_mrl', 'vit_b16_mrl', 'text_mrl',
-    'minilm_mrl',
+    'minilm_mrl', 'emoji_clip_mrl', 'clip_b16_mrl', 'siglip_b16_mrl',
+    'align_mrl',
   }  # fmt: skip
 
 

@@ -34,8 +34,8 @@ def class_vectors(text_CTD: np.ndarray, dim: int) -> np.ndarray:
 
   It is the mean of the unit prefixes, scaled to length 1 again.
   """
-  mean_CD = _unit(np.asarray(text_CTD)[..., :dim]).mean(1)
-  return _unit(mean_CD)
+  mean_CD = unit(np.asarray(text_CTD)[..., :dim]).mean(1)
+  return unit(mean_CD)
 
 
 def zero_shot(
@@ -89,7 +89,7 @@ def similarity(
   """
   N, found = len(image_ND), {}
   for dim in dims:
-    image, text = (_unit(x[:, :dim]) for x in (image_ND, text_ND))
+    image, text = (unit(x[:, :dim]) for x in (image_ND, text_ND))
     pairs = float((image * text).sum(1).mean())
     # The sum over all pairs is that of the sums.
     every = float(image.sum(0) @ text.sum(0))
@@ -98,6 +98,7 @@ def similarity(
   return found
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
+def unit(x: np.ndarray) -> np.ndarray:
+  """Scales the last axis to length 1; zeros stay zeros."""
   norm = np.linalg.norm(x, axis=-1, keepdims=True)
   return x / np.where(norm > 0, norm, 1)

@@ -5,16 +5,22 @@ direction has the cosine 0.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import warnings
 
 import numpy as np
 
 from mrl_jax import retrieval
+from mrl_jax.analysis import few_shot
 
 # Documents found for a query.
 _FOUND = 100
 _CUTOFF = 10
 # Of MTEB's k-means.
 _KMEANS = {'init': 'k-means++', 'n_init': 1, 'batch_size': 512}
+# Of MTEB's linear classifiers: how many there are, on how many texts of each
+# class, and how long they are fitted.
+_DRAWS, _SHOTS, _ITERATIONS = 10, 8, 100
+_F1 = {'average': 'macro', 'zero_division': 0}
 
 Values = dict[str, float]
 
@@ -76,6 +82,68 @@ def clustering(
     return {'v_measure': 100 * metrics.v_measure_score(label_N, found_N)}
 
   return _each(measure, dims)
+
+
+def classification(
+  train_MD: np.ndarray,
+  train_label_M: np.ndarray,
+  test_ND: np.ndarray,
+  test_label_N: np.ndarray,
+  dims: Sequence[int],
+  *,
+  neighbors: int = 10,
+  seed: int = 0,
+) -> Values:
+  """Classes of texts, from others whose classes are known, at each width.
+
+  `accuracy` and `f1`, its macro average over classes, are of logistic
+  regressions on 8 training texts of each class, or as many as there are, the
+  mean of 10 draws. `knn1` and `knn<neighbors>` are the accuracy of the nearest
+  training text, and of a vote of so many, by cosine; a tie goes to the nearer.
+  The prefixes are scaled to length 1 before.
+  """
+  from sklearn import linear_model
+  from sklearn import metrics
+
+  draws = _draws(train_label_M, seed)
+  count = min(neighbors, len(train_label_M))
+  database = retrieval.prepare(train_MD, tuple(dims))
+
+  def measure(width):
+    train_Mm, test_Nm = _unit(train_MD[:, :width]), _unit(test_ND[:, :width])
+    accuracies, f1 = [], []
+    for rows in draws:
+      linear = linear_model.LogisticRegression(
+        max_iter=_ITERATIONS, random_state=seed
+      )
+      with warnings.catch_warnings():
+        # As there, a fit may end before it converges.
+        warnings.simplefilter('ignore')
+        linear.fit(train_Mm[rows], train_label_M[rows])
+      found_N = linear.predict(test_Nm)
+      accuracies.append((found_N == test_label_N).mean())
+      f1.append(metrics.f1_score(test_label_N, found_N, **_F1))
+    found = retrieval.search(test_ND, database, count, dim=width)
+    label_NK = train_label_M[found.ids_QK]
+    values = {'accuracy': np.mean(accuracies), 'f1': np.mean(f1)}
+    for k in dict.fromkeys((1, neighbors)):
+      vote_N = few_shot.vote(label_NK[:, :k])
+      values[f'knn{k}'] = (vote_N == test_label_N).mean()
+    return {name: 100 * x for name, x in values.items()}
+
+  return _each(measure, dims)
+
+
+def _draws(label_M: np.ndarray, seed: int) -> list[np.ndarray]:
+  """Rows of a few examples of each class, as MTEB draws them."""
+  order, draws = np.arange(len(label_M)), []
+  for _ in range(_DRAWS):
+    # The same permutation each time, of the order before.
+    np.random.RandomState(seed).shuffle(order)
+    label = label_M[order]
+    chosen = [np.flatnonzero(label == c)[:_SHOTS] for c in np.unique(label)]
+    draws.append(order[np.sort(np.concatenate(chosen))])
+  return draws
 
 
 def search(

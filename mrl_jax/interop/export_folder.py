@@ -15,6 +15,9 @@ from mrl_jax.workdir import files
 # The files of an export. An encoder of images has TENSORS; a run with an
 # analysis has CASCADE.
 ARTIFACT = 'encoder.stablehlo'
+# Towers of images and texts have these two beside it.
+TEXT_ARTIFACT = 'text.stablehlo'
+TOKENIZER = 'tokenizer.json'
 PREPROCESS = 'preprocess.json'
 CONFIG = 'config.json'
 HEADS = 'heads.npz'
@@ -61,12 +64,14 @@ def check(folder: pathlib.Path) -> checksums.Sealed:
   return checksums.unchecked(folder, {}, _REMEDY)
 
 
-def read_artifact(folder: pathlib.Path) -> jax_export.Exported:
-  """Reads the encoder.
+def read_artifact(
+  folder: pathlib.Path, name: str = ARTIFACT
+) -> jax_export.Exported:
+  """Reads the encoder, or another artifact.
 
   Raises ValueError if it is damaged, or not for this platform.
   """
-  path = folder / ARTIFACT
+  path = folder / name
   try:
     exported = jax_export.deserialize(path.read_bytes())
   # Flatbuffers and MLIR raise many types on damaged bytes.

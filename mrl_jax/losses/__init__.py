@@ -10,6 +10,10 @@ from mrl_jax import checks
 from mrl_jax.losses import contrastive
 from mrl_jax.losses import fused
 from mrl_jax.losses import pairs
+from mrl_jax.losses.distillation import matryoshka_mse as matryoshka_mse
+from mrl_jax.losses.distillation import (
+  matryoshka_similarity as matryoshka_similarity,
+)
 from mrl_jax.losses.scored import matryoshka_angle as matryoshka_angle
 from mrl_jax.losses.scored import matryoshka_cosent as matryoshka_cosent
 from mrl_jax.losses.sigmoid import matryoshka_sigmoid as matryoshka_sigmoid

@@ -29,6 +29,20 @@ def cosines(a_ND: jax.Array, b_ND: jax.Array, dims: Sequence[int]) -> jax.Array:
   return sums(a_ND * b_ND, dims) * scale_GN
 
 
+def similarities(x_ND: jax.Array, dims: Sequence[int]) -> jax.Array:
+  """The cosines of all rows with each other at each prefix, [G, N, N]."""
+  x_ND = x_ND.astype(jnp.float32)
+  product = lambda x_Nd: jnp.matmul(
+    x_Nd, x_Nd.T, precision=jax.lax.Precision.HIGHEST
+  )
+  parts = [
+    product(x_ND[:, start:end]) for start, end in itertools.pairwise((0, *dims))
+  ]
+  inverse_GN = inverse_norms(x_ND, dims)
+  total_GNN = jnp.stack(list(itertools.accumulate(parts)))
+  return total_GNN * inverse_GN[:, :, None] * inverse_GN[:, None, :]
+
+
 def sums(x_ND: jax.Array, dims: Sequence[int]) -> jax.Array:
   """The sum of the first m numbers of each row, for every m of `dims`."""
   parts = [

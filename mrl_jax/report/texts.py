@@ -19,11 +19,16 @@ _METRICS = {
   'ndcg10': 'nDCG@10',
   'ap': 'average precision',
   'v_measure': 'V-measure',
+  'accuracy': 'accuracy of a linear classifier',
+  't2i_recall10': 'text-to-image recall@10',
+  'i2t_recall10': 'image-to-text recall@10',
+  'zero_shot': 'zero-shot accuracy',
 }
 _KINDS = {
   'sts': 'pairs with scores',
   'pairs': 'pairs to tell from others',
   'clustering': 'texts to cluster',
+  'classification': 'texts to classify',
   'retrieval': 'queries',
 }
 
@@ -93,13 +98,27 @@ def headline(
   config: Mapping[str, Any], first: Measured, dims: Sequence[int], step: int
 ) -> Headline:
   """Names the smallest width that keeps 99 % of the first set's quality."""
-  last = dims[-1]
-  enough = (dim for dim in dims if first.at(dim) >= KEEPS * first.at(last))
-  small = next(enough, last)
   over = (
     f'{config["name"]}: {config["encoder"]} encoder of texts, '
     f'{config["text"]["objective"]}, on {config["dataset"]}, step {step:,}'
   )
+  return kept(
+    over,
+    first,
+    dims,
+    'One encoder, run once: every prefix of its embedding is an embedding by '
+    'itself. It costs the same at every width; what is stored and searched '
+    'does not.',
+  )
+
+
+def kept(
+  over: str, first: Measured, dims: Sequence[int], lead: str
+) -> Headline:
+  """The same with the line above the title and the text below it."""
+  last = dims[-1]
+  enough = (dim for dim in dims if first.at(dim) >= KEEPS * first.at(last))
+  small = next(enough, last)
   stress = f'all {last} numbers' if small == last else f'{small} of {last}'
   verb = 'for' if small == last else 'keep'
   after = f'{verb} 99 % of the {first.metric} on {first.record["set"]}.'
@@ -131,9 +150,7 @@ def headline(
     'It takes' if small == last else '',
     stress if small == last else f'{stress} numbers',
     after,
-    'One encoder, run once: every prefix of its embedding is an embedding by '
-    'itself. It costs the same at every width; what is stored and searched '
-    'does not.',
+    lead,
     tiles,
     dolls if len(dims) > 1 else (),
   )

@@ -12,6 +12,7 @@ from mrl_jax import checks
 from mrl_jax import forks
 from mrl_jax import nesting
 from mrl_jax.retrieval import inputs
+from mrl_jax.retrieval import prefixes
 from mrl_jax.retrieval.cpu import bounds
 from mrl_jax.retrieval.cpu import exact
 from mrl_jax.retrieval.cpu import stored
@@ -33,6 +34,7 @@ class Database:
     dtype: the dtype that queries must have.
     tile_NWT: a copy of the first dims, see `stored.tiles`; None: there is none.
     tails: the norms of what lies beyond the levels of a width, float32 [L, M].
+    views: what was made of these for a width and a metric, see `stored.rows`.
     file: the file of a memmap, and when it was written; None: rows in memory.
   """
 
@@ -41,6 +43,7 @@ class Database:
   dtype: np.dtype
   tile_NWT: np.ndarray | None = None
   tails: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+  views: dict[tuple[int, bool], Any] = dataclasses.field(default_factory=dict)
   file: tuple[str, int, int] | None = None
 
   @property
@@ -118,7 +121,7 @@ def host_database(
   norms, tails = _norms(database_MD, tuple(sorted({*dims, width})))
   return Database(
     database_MD, norms, original, stored.tiles(database_MD), tails,
-    _stamp(database_MD),
+    file=_stamp(database_MD),
   )  # fmt: skip
 
 
@@ -159,7 +162,8 @@ def queries(query_QD: Any, database: Any, widest: int | None) -> np.ndarray:
   """
   width, dtype = database.shape[1], database.dtype
   widest = widest or width
-  query_QD = checks.as_floats('queries', query_QD, like=dtype)
+  if type(query_QD) is not np.ndarray or query_QD.dtype != dtype:
+    query_QD = checks.as_floats('queries', query_QD, like=dtype)
   shape = query_QD.shape
   if query_QD.ndim != 2 or not shape[0] or shape[1] not in (width, widest):
     cut = '' if widest == width else f', or cut to [Q, {widest}]'
@@ -174,9 +178,9 @@ def queries(query_QD: Any, database: Any, widest: int | None) -> np.ndarray:
     )
   forks.check()
   with np.errstate(over='ignore', invalid='ignore'):
-    row_QD = query_QD.astype(np.float32, copy=False)
-    norm_Q = np.sqrt(np.einsum('QD,QD->Q', row_QD, row_QD))
-  check_norms(norm_Q, 'queries')
+    row_QD = np.ascontiguousarray(query_QD, np.float32)
+    if prefixes.first_bad(inputs.read_only(row_QD)) >= 0:
+      check_norms(np.sqrt(np.einsum('QD,QD->Q', row_QD, row_QD)), 'queries')
   return query_QD
 
 

@@ -19,6 +19,13 @@ IGNORED = -1
 LeaveOneOut = bool | Sequence[int] | np.ndarray
 
 
+def read_only(array: np.ndarray) -> np.ndarray:
+  """A view that has the same Numba type whether `array` is writable or not."""
+  view = array.view(np.ndarray)
+  view.flags.writeable = False
+  return view
+
+
 def labels(values: Any, name: str, count: int) -> np.ndarray:
   """Integer labels as int64 [count]; raises ValueError for anything else."""
   label_N = checks.as_int64(name, values)

@@ -97,7 +97,7 @@ def search(
   start = time.perf_counter()
   query_QD, database = _check(query_QD, database_MD, dim)
   M, D = database.shape
-  (dim,) = nesting.validate((D if dim is None else dim,), D)
+  dim = D if dim is None else nesting.validate((dim,), D)[0]
   own_Q = inputs.own_rows(leave_one_out, len(query_QD), M)
   _check_k(k, M, own_Q)
   if recall is not None and not 0 < recall <= 1:
@@ -195,7 +195,7 @@ def rerank(
   start = time.perf_counter()
   query_QD, database = _check(query_QD, database_MD, dim)
   M, D = database.shape
-  (dim,) = nesting.validate((D if dim is None else dim,), D)
+  dim = D if dim is None else nesting.validate((dim,), D)[0]
   if ids_QK.ndim != 2 or len(ids_QK) != len(query_QD) or not ids_QK.size:
     raise ValueError(
       f'ids of shape {ids_QK.shape}: must be [{len(query_QD)}, K], K at least 1'

@@ -3,12 +3,19 @@
 from collections.abc import Iterator
 
 import jax
+import numba
 import numpy as np
 
 from mrl_jax.retrieval import inputs
 
 # Rows worked on at a time.
 _BLOCK = 16384
+_loop = numba.njit(
+  fastmath={'contract', 'nsz', 'reassoc'},
+  nogil=True,
+  cache=True,
+  error_model='numpy',
+)
 
 
 def unit(rows_ND: np.ndarray | jax.Array, dim: int, first: int = 0):
@@ -18,11 +25,43 @@ def unit(rows_ND: np.ndarray | jax.Array, dim: int, first: int = 0):
   row with NaN or infinity; `first` is the number of the first row.
   """
   row_Nd = np.ascontiguousarray(np.asarray(rows_ND[:, :dim]), np.float32)
-  norm_N1 = np.linalg.norm(row_Nd, axis=1, keepdims=True)
-  finite_N = np.isfinite(norm_N1[:, 0])
-  if not finite_N.all():
-    raise ValueError(f'row {first + finite_N.argmin()} is not finite')
-  return row_Nd / np.where(norm_N1 < inputs.SHORTEST, np.inf, norm_N1)
+  unit_Nd = np.empty(row_Nd.shape, np.float32)
+  bad = _unit(inputs.read_only(row_Nd), unit_Nd)
+  if bad >= 0:
+    raise ValueError(f'row {first + bad} is not finite')
+  return unit_Nd
+
+
+@_loop
+def _unit(row_Nd, unit_Nd):
+  """Writes rows of length 1; returns the number of one that is not finite."""
+  for n in range(len(row_Nd)):
+    norm = _norm(row_Nd, n)
+    if not norm < np.inf:
+      return n
+    if norm < inputs.SHORTEST:
+      norm = np.float32(np.inf)
+    for i in range(row_Nd.shape[1]):
+      unit_Nd[n, i] = row_Nd[n, i] / norm
+  return -1
+
+
+@_loop
+def first_bad(row_ND):
+  """The first row that is not finite, too short or too long; -1 for none."""
+  for n in range(len(row_ND)):
+    norm = _norm(row_ND, n)
+    if not (norm < np.inf and norm >= inputs.SHORTEST):
+      return n
+  return -1
+
+
+@_loop
+def _norm(row_ND, n):
+  square = np.float32(0)
+  for i in range(row_ND.shape[1]):
+    square += row_ND[n, i] * row_ND[n, i]
+  return np.sqrt(square)
 
 
 def unit_blocks(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import contextlib
+import functools
 import json
 import os
 import time
@@ -20,6 +21,7 @@ from mrl_jax.stages import trained as trained_lib
 from mrl_jax.stages.finished import check_needs
 from mrl_jax.stages.finished import is_finished
 from mrl_jax.stages.finished import mark_finished
+from mrl_jax.stages.pairs import inputs as pair_inputs
 from mrl_jax.stages.stage import STAGES
 from mrl_jax.stages.stage import TEXT_STAGES
 from mrl_jax.stages.text import check as text_check
@@ -90,7 +92,7 @@ def _check_modes(
       f'stage train: {workdir.path} was imported, and has no state of a '
       f'training: train in another with --config.init_from={workdir.path}'
     )
-  if config_lib.is_text(config):
+  if config_lib.has_texts(config):
     text_check.check_modes(modes, TEXT_STAGES)
     return
   for mode in modes:
@@ -114,11 +116,7 @@ def open_workdir(config: ConfigDict, path: str | os.PathLike) -> Workdir:
     config.to_dict(),
     free=free,
     later=config_lib.later_fields(config.dataset),
-    read_dataset=lambda workdir: (
-      text_inputs.digest(config)
-      if config_lib.is_text(config)
-      else recorded.digest(config, workdir)
-    ),
+    read_dataset=functools.partial(_digest, config),
   )
   if step := workdir.latest_step():
     saved = SavedStep(workdir.checkpoints, step)
@@ -126,6 +124,15 @@ def open_workdir(config: ConfigDict, path: str | os.PathLike) -> Workdir:
       workdir.compare_dataset_by_name()
     workdir.check_config(saved.read('config'), saved.folder)
   return workdir
+
+
+def _digest(config: ConfigDict, workdir: Workdir) -> str:
+  """A digest of the files that the stages after training read."""
+  if config_lib.is_pairs(config):
+    return pair_inputs.digest(config)
+  if config_lib.is_text(config):
+    return text_inputs.digest(config)
+  return recorded.digest(config, workdir)
 
 
 def open_recorded(path: str | os.PathLike) -> tuple[ConfigDict, Workdir]:
@@ -145,7 +152,7 @@ def open_recorded(path: str | os.PathLike) -> tuple[ConfigDict, Workdir]:
 
 def _check_outside(config: ConfigDict, workdir: Workdir) -> None:
   """Refuses a workdir among the images, where it would become a class."""
-  if config_lib.is_text(config):
+  if config_lib.has_texts(config):
     return
   folders = [eval_sets.parse(entry).dataset for entry in config.eval_sets]
   if not config.embeddings:

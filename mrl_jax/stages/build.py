@@ -18,7 +18,7 @@ def model(config: ConfigDict, num_classes: int) -> models.Classifier:
   rngs = nnx.Rngs(config.seed)
   make = SlimmableClassifier if config.slimmable else models.Classifier
   return make(
-    _encoder(config, rngs),
+    encoder(config, rngs),
     tuple(config.nesting_dims),
     config.num_classes or num_classes,
     head=config.head,
@@ -28,7 +28,8 @@ def model(config: ConfigDict, num_classes: int) -> models.Classifier:
   )
 
 
-def _encoder(config: ConfigDict, rngs: nnx.Rngs) -> nnx.Module:
+def encoder(config: ConfigDict, rngs: nnx.Rngs) -> nnx.Module:
+  """The encoder of images or vectors, fresh."""
   options = {'dtype': jnp.dtype(config.dtype), 'rngs': rngs}
   if config.embeddings:
     return Adaptor(

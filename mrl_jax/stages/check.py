@@ -21,6 +21,7 @@ from mrl_jax.stages import fields
 from mrl_jax.stages import inputs
 from mrl_jax.stages import recorded
 from mrl_jax.stages.fields import require
+from mrl_jax.stages.pairs import check as pair_check
 from mrl_jax.stages.text import check as text_check
 from mrl_jax.training import profile
 from mrl_jax.training import sharding
@@ -40,6 +41,14 @@ def check(config: ConfigDict) -> None:
   ok = _numbers(config.betas, 2) and all(0 <= x < 1 for x in config.betas)
   require('betas', config.betas, ok, 'two numbers in [0, 1)')
   profile.parse(config.profile)
+  if config_lib.is_pairs(config):
+    pair_check.check(config)
+    _check_images(config)
+    trainable.parse(config.trainable)
+    build.optimizer(config, steps_per_epoch=2**20)
+    return
+  start = config.init_from
+  require('init_from', start, isinstance(start, str), 'text')
   if config_lib.is_text(config):
     text_check.check(config)
     build.optimizer(config, steps_per_epoch=2**20)
@@ -62,7 +71,7 @@ def check_files(
   config: ConfigDict, workdir: Workdir, modes: Sequence[str]
 ) -> None:
   """Opens what evaluate and analyze need, before training; or ValueError."""
-  if config_lib.is_text(config):
+  if config_lib.has_texts(config):
     return  # A training measures on the same sets, and opens them first.
   sets = 'evaluate' in modes and config.eval_sets
   groups = 'analyze' in modes and config.superclasses

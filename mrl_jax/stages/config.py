@@ -44,6 +44,16 @@ def is_text(config: ConfigDict) -> bool:
   return config.get('text') is not None
 
 
+def is_pairs(config: ConfigDict) -> bool:
+  """Whether it is of pictures with captions: those have the field `pairs`."""
+  return config.get('pairs') is not None
+
+
+def has_texts(config: ConfigDict) -> bool:
+  """Whether the examples are texts, or have texts."""
+  return is_text(config) or is_pairs(config)
+
+
 def later_fields(dataset: str) -> dict[str, Any]:
   """Fields added later, with the value old runs implied, so they can resume."""
   is_folder = dataset.startswith(FOLDER_PREFIX)

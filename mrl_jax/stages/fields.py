@@ -93,7 +93,6 @@ _TYPES = {
     'train_split',
     'eval_split',
     'encoder',
-    'init_from',
     'profile',
     'superclasses',
   ),
@@ -109,7 +108,7 @@ _TYPES = {
   ),
 }
 # Fields of no one type, which stages/check.py looks at.
-_ANY = ('batch_norm_group',)
+_ANY = ('batch_norm_group', 'init_from')
 
 
 def check_present(config: ConfigDict) -> None:

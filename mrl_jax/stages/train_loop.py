@@ -77,11 +77,14 @@ class Loop:
     _check_finite(step, metrics, self.checkpoints.latest_step)
     rate = self.progress.update(step, metrics['loss_G'])
     if rate is not None:
-      loss_G = metrics.pop('loss_G')
-      values = {f'train/{name}': value for name, value in metrics.items()}
-      values |= metrics_lib.per_width(
-        'train/loss', self.config.nesting_dims, loss_G
-      )
+      values = {}
+      for name, value in metrics.items():
+        if name.endswith('_G'):
+          values |= metrics_lib.per_width(
+            f'train/{name[:-2]}', self.config.nesting_dims, value
+          )
+        else:
+          values[f'train/{name}'] = value
       values[f'train/{self.progress.things}_per_second'] = rate
       values['train/input_wait'] = self.input.share()
       self.writer.write(step, values)

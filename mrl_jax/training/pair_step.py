@@ -10,6 +10,7 @@ import optax
 
 from mrl_jax import nesting
 from mrl_jax.models import packed
+from mrl_jax.training import inference
 from mrl_jax.training import trainable as trainable_lib
 from mrl_jax.training.state import State
 from mrl_jax.training.train_step import update
@@ -94,3 +95,31 @@ def make_pair_step(
     return new_state, values | measured
 
   return jax.jit(pair_step, donate_argnums=0, out_shardings=sharding)
+
+
+def make_embed_steps(
+  graphdef: nnx.GraphDef,
+  normalize: Callable[[jax.Array], jax.Array],
+  *,
+  sharding: jax.sharding.Sharding | None = None,
+) -> tuple[Callable[[Arrays, Arrays, Arrays], jax.Array], ...]:
+  """Returns the jitted steps that embed images, and that embed texts.
+
+  Both take `(params, batch_stats, batch)` and return embeddings [N, D]; the
+  batches have `image`, uint8 NHWC, or `token`, int32 [N, L], and `length`,
+  int32 [N]. `normalize` takes uint8 images to float32.
+  """
+
+  def embed_images(params, batch_stats, batch):
+    model = inference.evaluation_model(graphdef, params, batch_stats)
+    return model.encode_images(normalize(batch['image']))
+
+  def embed_texts(params, batch_stats, batch):
+    model = inference.evaluation_model(graphdef, params, batch_stats)
+    token_NL = batch['token']
+    return model.encode_texts(token_NL, packed.mask(token_NL, batch['length']))
+
+  return tuple(
+    jax.jit(step, out_shardings=sharding)
+    for step in (embed_images, embed_texts)
+  )

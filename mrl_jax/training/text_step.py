@@ -19,7 +19,13 @@ from mrl_jax.training.state import State
 from mrl_jax.training.train_step import update
 
 Arrays = Mapping[str, Any]
-OBJECTIVES = ('contrastive', 'cosent', 'angle', 'classification')
+OBJECTIVES = (
+  'contrastive',
+  'cosent',
+  'angle',
+  'distillation',
+  'classification',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,22 +34,28 @@ class Objective:
 
   Attributes:
     kind: `contrastive`: InfoNCE of pairs, over all keys of the batch; `cosent`
-      and `angle`: the order of scored pairs; `classification`: the nested heads
-      on labelled texts.
+      and `angle`: the order of scored pairs; `distillation`: nearness to a
+      teacher's vectors; `classification`: the nested heads on labelled texts.
     nesting_dims: prefix widths.
     temperature: divides the similarities.
     symmetric: see `losses.matryoshka_contrastive`.
-    of_scores: the loss of batches of scored pairs, where `kind` is contrastive.
+    of_scores: the loss of batches of scored pairs, where `kind` is another.
+    similarity_share: of distillation, the weight of
+      `losses.matryoshka_similarity`, in [0, 1]; the rest is that of
+      `losses.matryoshka_mse`.
     weights_G: the loss weight of each nesting dim.
     granularities_per_step: see `nesting.sample_weights`; 0 means all.
     label_smoothing: of classification.
   """
 
-  kind: Literal['contrastive', 'cosent', 'angle', 'classification']
+  kind: Literal[
+    'contrastive', 'cosent', 'angle', 'distillation', 'classification'
+  ]
   nesting_dims: tuple[int, ...]
   temperature: float = 0.05
   symmetric: bool = False
   of_scores: Literal['cosent', 'angle'] = 'cosent'
+  similarity_share: float = 0.5
   weights_G: Any = None
   granularities_per_step: int = 0
   label_smoothing: float = 0.0
@@ -53,7 +65,8 @@ class Objective:
   ) -> tuple[jax.Array, jax.Array]:
     """The loss of a whole batch, and that of each width.
 
-    `embedded` has `query` [N, D] and, but for classification, `key` [N, K, D].
+    `embedded` has `query` [N, D] and, of pairs, `key` [N, K, D]. A batch with
+    scores or a teacher's vectors has the loss of those, whatever the kind.
     """
     query_ND = embedded['query']
     if self.kind == 'classification':
@@ -63,13 +76,15 @@ class Objective:
         weights_G=weights_G,
         label_smoothing=self.label_smoothing,
       )
+    if 'teacher' in batch:
+      return self._distilled(query_ND, batch['teacher'], weights_G)
     key_NKD = embedded['key']
     options = {
       'nesting_dims': self.nesting_dims,
       'temperature': self.temperature,
       'weights_G': weights_G,
     }
-    if self.kind == 'contrastive' and 'score' not in batch:
+    if 'score' not in batch:
       # Column by column, so that the queries' own keys come first.
       key_MD = jnp.swapaxes(key_NKD, 0, 1).reshape(-1, key_NKD.shape[-1])
       return losses.matryoshka_contrastive(
@@ -82,8 +97,28 @@ class Objective:
     ranked = {
       'cosent': losses.matryoshka_cosent,
       'angle': losses.matryoshka_angle,
-    }[self.of_scores if self.kind == 'contrastive' else self.kind]
-    return ranked(query_ND, key_NKD[:, 0], batch['score'], **options)
+    }
+    name = self.kind if self.kind in ranked else self.of_scores
+    return ranked[name](query_ND, key_NKD[:, 0], batch['score'], **options)
+
+  def _distilled(self, query_ND, teacher_NE, weights_G):
+    share, found = self.similarity_share, []
+    dims, options = self.nesting_dims, {'weights_G': weights_G}
+    if share < 1:
+      mse = losses.matryoshka_mse(
+        query_ND, teacher_NE, nesting_dims=dims, **options
+      )
+      found.append(jax.tree.map(lambda x: (1 - share) * x, mse))
+    if share > 0:
+      divergence = losses.matryoshka_similarity(
+        query_ND,
+        teacher_NE,
+        nesting_dims=dims,
+        temperature=self.temperature,
+        **options,
+      )
+      found.append(jax.tree.map(lambda x: share * x, divergence))
+    return jax.tree.map(lambda *x: sum(x), *found)
 
 
 def make_text_step(

@@ -69,6 +69,57 @@ def test_clusters_far_apart_are_found():
   assert found['v_measure@2'] < 95
 
 
+def test_classification_equals_scikit_learn():
+  """As MTEB's task: its draws, its linear classifier, and its k-NN."""
+  from sklearn import linear_model
+  from sklearn import metrics
+  from sklearn import neighbors
+  from sklearn import preprocessing
+
+  train_MD, test_ND = vectors(60), vectors(30, 1)
+  train_label_M = (train_MD[:, 0] + 0.5 * train_MD[:, 3] > 0.4).astype(int)
+  test_label_N = (test_ND[:, 0] + 0.5 * test_ND[:, 3] > 0.4).astype(int)
+  found = texts.classification(
+    train_MD, train_label_M, test_ND, test_label_N, DIMS, neighbors=3, seed=42
+  )
+  assert list(found)[::2] == ['accuracy@2', 'f1@2', 'knn1@2', 'knn3@2']
+  for width in DIMS:
+    train, test = (
+      preprocessing.normalize(x[:, :width]) for x in (train_MD, test_ND)
+    )
+    places, scores = list(range(60)), []
+    for _ in range(10):
+      np.random.RandomState(42).shuffle(places)
+      seen, chosen = [0, 0], []
+      for i in places:
+        if seen[train_label_M[i]] < 8:
+          chosen.append(i)
+          seen[train_label_M[i]] += 1
+      linear = linear_model.LogisticRegression(max_iter=100, random_state=42)
+      predicted = linear.fit(train[chosen], train_label_M[chosen]).predict(test)
+      scores.append(
+        (
+          metrics.accuracy_score(test_label_N, predicted),
+          metrics.f1_score(test_label_N, predicted, average='macro'),
+        )
+      )
+    accuracy, f1 = 100 * np.mean(scores, 0)
+    assert found[f'accuracy@{width}'] == pytest.approx(accuracy)
+    assert found[f'f1@{width}'] == pytest.approx(f1)
+    for k in (1, 3):
+      near = neighbors.KNeighborsClassifier(k, metric='cosine')
+      right = 100 * near.fit(train, train_label_M).score(test, test_label_N)
+      assert found[f'knn{k}@{width}'] == pytest.approx(right)
+
+
+def test_a_class_without_training_texts_is_wrong():
+  train_MD = np.eye(4, 6, dtype=np.float32)
+  found = texts.classification(
+    train_MD, np.array([0, 1, 0, 1]), train_MD, np.array([0, 1, 2, 2]), (6,)
+  )
+  assert found['knn1@6'] == 50 and found['accuracy@6'] == 50
+
+
 def test_equals_sentence_transformers():
   """Their evaluators on the same vectors, by a model that looks them up."""
   pytest.importorskip('torch')

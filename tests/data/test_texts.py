@@ -365,11 +365,46 @@ def test_scores_and_labels_come_with_the_texts(tokens):
   scored = examples.open_texts('sentences', 'scored', ())
   batch = first(batches([scored], tokens), 0, 1)[0]
   rows = batches([scored], tokens)._mix.rows(0)[1]
-  np.testing.assert_array_equal(batch['score'], scored.score_N[rows])
+  np.testing.assert_array_equal(batch['score'], scored.targets(rows)['score'])
   labelled = examples.open_texts('sentences', 'labelled', ())
   batch = first(batches([labelled], tokens), 0, 1)[0]
   assert batch.keys() == {'text', 'token', 'owner', 'label'}
   assert labelled.class_names[0] == 'animals 15'
+
+
+def test_a_teachers_vectors_come_with_the_texts(tokens, tmp_path):
+  # The second row has no text, and its vector is left out, too.
+  write_jsonl(tmp_path / 'x.jsonl', [{'t': x} for x in ('a', '', 'b', 'c')])
+  teacher_ME = np.arange(12, dtype=np.float16).reshape(4, 3)
+  path = tmp_path / 'teacher.npy'
+  np.save(path, teacher_ME)
+  open_ = lambda: examples.open_texts(
+    tmp_path / 'x.jsonl', 'taught', ('t',), teacher=str(path)
+  )
+  source = open_()
+  assert (len(source), source.left_out, source.teacher_width) == (3, 1, 3)
+  found = batches([source], tokens, size=3)
+  (batch,) = first(found, 0, 1)
+  assert batch['teacher'].dtype == np.float32
+  rows = found._mix.rows(0)[1]
+  np.testing.assert_array_equal(batch['teacher'], teacher_ME[[0, 2, 3]][rows])
+  before = source.listing()
+  np.save(path, teacher_ME + 1)
+  assert open_().listing() != before
+  teacher_ME[2, 1] = np.nan
+  for wrong, match in (
+    (teacher_ME[1:], r'has 3 rows, and .*x\.jsonl 4$'),
+    (teacher_ME, 'row 2 is not finite'),
+    (teacher_ME[0], r'of shape \(3,\), and must hold floats'),
+    (np.zeros((4, 3), int), 'holds int64'),
+  ):
+    np.save(path, wrong)
+    with pytest.raises(ValueError, match=match) as error:
+      open_()
+    assert '\n' not in str(error.value) and str(path) in str(error.value)
+  path.unlink()
+  with pytest.raises(ValueError, match=r'teacher .*: cannot be read'):
+    open_()
 
 
 @pytest.mark.parametrize(
@@ -381,6 +416,8 @@ def test_scores_and_labels_come_with_the_texts(tokens):
     ('sts:x.csv?columns=a,b', 'must have 3 columns for sts'),
     ('sts:x.csv?range=5,0', 'range=0,5'),
     ('sts:x.csv?rows=5', "'rows' must be columns or range"),
+    ('classification:x.csv', 'needs train=FILE'),
+    ('clustering:x.csv?train=y.csv', "'train' must be columns or range"),
   ],
 )
 def test_entries_of_sets_that_are_none(text, match):
@@ -397,8 +434,44 @@ def test_sets_are_opened(tmp_path):
   write_csv(tmp_path / 'y.csv', [('a', '1'), ('c', '1')], ('text', 'label'))
   with pytest.raises(ValueError, match=r"all rows of .* have the label '1'"):
     eval_sets.open_set(eval_sets.parse(f'clustering:{tmp_path}/y.csv'))
+  write_csv(tmp_path / 'z.csv', [('e', '2'), ('f', '1')], ('text', 'label'))
+  entry = f'classification:{tmp_path}/y.csv?train={tmp_path}/z.csv'
+  found = eval_sets.open_set(eval_sets.parse(entry))
+  assert (found.first, found.second) == (['a', 'c'], ['e', 'f'])
+  assert [x.tolist() for x in found.target] == [[0, 0], [1, 0]]
+  listed = eval_sets.listing(eval_sets.parse(entry))
+  assert list(listed) == ['y.csv', 'train/z.csv']
+  entry = f'classification:{tmp_path}/z.csv?train={tmp_path}/y.csv'
+  with pytest.raises(ValueError, match=r'all rows of .*y\.csv have the label'):
+    eval_sets.open_set(eval_sets.parse(entry))
   with pytest.raises(ValueError, match="'sts' stands twice"):
     eval_sets.check(['sts:a.csv', 'sts:b.csv'])
+
+
+@pytest.mark.parametrize(
+  'content, match',
+  [
+    (b'sentence1,sentence2,score\na,\xff,1\n', 'is not UTF-8'),
+    (b'sentence1,sentence2,score\na\x00,b,1\n', 'has a NUL byte'),
+    (b'sentence1,score\na,1\n', "no column 'sentence2'; there are: sentence1"),
+    (b'sentence1\na\n', "no column 'sentence2'; there are: sentence1"),
+    (b'sentence1,sentence2,score\na,b,6\n', r"score '6' of row 0 .*\[0, 5\]"),
+    (b'q\t\xffd\t1\n', 'is not UTF-8'),
+    (b'q\td\x00\t1\n', 'has a NUL byte'),
+    (b'q\td\n', 'line 1: has 2 cells'),
+  ],
+)
+def test_bad_sets_end_in_one_line(content, match, tmp_path):
+  entry = f'sts:{tmp_path}/x.csv'
+  (tmp_path / 'x.csv').write_bytes(content)
+  if content.startswith(b'q'):
+    entry = f'retrieval:{tmp_path}'
+    (tmp_path / 'qrels.tsv').write_bytes(content)
+    for name in ('corpus', 'queries'):
+      write_jsonl(tmp_path / f'{name}.jsonl', [{'_id': 'd', 'text': 'a'}])
+  with pytest.raises(ValueError, match=match) as error:
+    eval_sets.open_set(eval_sets.parse(entry))
+  assert '\n' not in str(error.value) and str(tmp_path) in str(error.value)
 
 
 def test_a_folder_in_beirs_layout(tmp_path):
@@ -419,7 +492,7 @@ def test_a_folder_in_beirs_layout(tmp_path):
   assert found.first == ('ocean',) and found.target == ({0: 2.0},)
   assert found.second == ['Sea is wide', 'a dog']
   grades.write_text('q1\td1\tmuch\nq2\td2\tmuch\n')
-  with pytest.raises(ValueError, match='line 2: must be query, document'):
+  with pytest.raises(ValueError, match='row 2: must be query, document'):
     eval_sets.open_set(eval_sets.parse(f'retrieval:{tmp_path}'))
   grades.unlink()
   with pytest.raises(ValueError, match=r'has no qrels\.tsv or'):

@@ -44,9 +44,9 @@ def settings(kind='bert', **changes):
   return text.Settings(BACKBONES[kind], **changes)
 
 
-def written(path, encoder, **options):
+def written(path, encoder, special=True, **options):
   """The folder of the encoder in `path`, with the small tokenizer."""
-  text_folders.write_tokenizer(path)
+  text_folders.write_tokenizer(path, special=special)
   out = path / 'out'
   interop_text.write(out, encoder, path / 'tokenizer.json', (8, 32), **options)
   return out

@@ -18,6 +18,7 @@ from mrl_jax.retrieval.cpu import choice
 from mrl_jax.retrieval.cpu import exact
 from mrl_jax.retrieval.cpu import kernels
 from mrl_jax.retrieval.cpu import stored
+from mrl_jax.retrieval.cpu import threads
 from mrl_jax.retrieval.cpu import tiles
 
 
@@ -190,6 +191,7 @@ def test_rows_out_of_reach_are_not_read_to_the_end(shortlists, metric, dtype):
   whole = 150 * 64 / 1e6
   assert found.cost.mflops < (0.8 if kind == 'decaying' else 1.001) * whole
   database.tails.clear()
+  database.views.clear()
   in_full = rank()
   np.testing.assert_array_equal(found.ids_QK, in_full.ids_QK)
   np.testing.assert_array_equal(found.scores_QK, in_full.scores_QK)
@@ -368,7 +370,7 @@ def test_every_way_finds_the_rows_of_the_plain_one(
   monkeypatch, kind, metric, level
 ):
   monkeypatch.setattr(choice, 'LITTLE', 0)
-  monkeypatch.setattr(best, '_WORK', 0)
+  monkeypatch.setattr(threads, 'WORK', 0)
   if level is not None:
     monkeypatch.setattr(choice, 'level', lambda *_: level)
   query_QD, row_MD = embeddings(kind, 7)
@@ -397,7 +399,7 @@ def test_every_way_finds_the_rows_of_the_plain_one(
 
 
 def test_the_worked_example_of_a_bound():
-  assert doctest.testmod(bounds) == (0, 4)
+  assert doctest.testmod(bounds) == (0, 5)
 
 
 def test_rows_are_left_out_by_their_bounds(monkeypatch):
@@ -446,7 +448,7 @@ def test_thresholds_of_a_sample_lose_no_row(monkeypatch, step):
     ids = (ids + np.arange(0, kernels.TILE, stride)).ravel()
     x[ids[ids < 6000]] = query_QD[0] * (1 if near else -1)
     database = retrieval.prepare(x)
-    queries, rows = exact._queries(query_QD), stored.rows(database, 12, False)
+    queries, rows = stored.queries(query_QD), stored.rows(database, 12, False)
     found = tiles.in_tiles(queries, database.tile_NWT, rows, 50, step)
     kept = np.arange(6000) // kernels.TILE % step == 0
     score_QM = np.where(kept, query_QD @ x.T, -np.inf)
@@ -469,7 +471,7 @@ def test_few_tiles(monkeypatch, rows):
 def test_where_rows_are_too_few_there_is_none():
   """A shortlist has no id that is not one of a row, and a rerank skips -1."""
   query_QD, row_MD = embeddings('steep', 9, 50, 64)
-  queries, database = exact._queries(query_QD), retrieval.prepare(row_MD)
+  queries, database = stored.queries(query_QD), retrieval.prepare(row_MD)
   search = best.Search(queries, 5, 0)
   kernels.add(np.ones((9, 3), np.float32), np.tile(np.arange(3), (9, 1)),
            np.zeros((9, 3), bool), search.parts[0])  # fmt: skip
@@ -515,5 +517,5 @@ def test_nothing_is_compiled_for_a_shape():
         found = retrieval.search(some, database, k, dim=dim)
         retrieval.rerank(some, database, found.ids_QK, 1)
   loops = [getattr(kernels, x) for x in ('scan_tiles', 'sift')]
-  for loop in (*loops, kernels.rank, kernels.squares, kernels.add):
+  for loop in (*loops, kernels.rank, bounds.squares, kernels.add):
     assert len(loop.signatures) <= 1

@@ -17,10 +17,14 @@ import mrl_jax
 from mrl_jax import stages
 from mrl_jax.data.text import sentences
 from mrl_jax.data.text import tokens as tokens_lib
+from mrl_jax.data.text.batches import TextBatches
+from mrl_jax.data.text.mix import Mix
 from mrl_jax.interop.text import hand_over
 from mrl_jax.models import bert
 from mrl_jax.models import text as text_models
 from mrl_jax.stages import train_loop
+from mrl_jax.stages.text import inputs as text_inputs
+from mrl_jax.training import sharding
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 STAGES = ('train', 'evaluate', 'report')
@@ -109,11 +113,22 @@ def test_another_set_is_measured_again(finished, capsys):
   other = config.copy_and_resolve_references()
   folder = path.parent
   write_scored(folder / 'other.csv', ('a', 'b', 'c'))
-  other.eval_sets = (f'other=sts:{folder}/other.csv?columns=a,b,c',)
-  stages.run(other, path, ('evaluate',))
-  assert 'evaluate: other, 60 pairs' in capsys.readouterr().out
+  # The scores are six numbers, and may be classes.
+  other.eval_sets = (
+    f'other=sts:{folder}/other.csv?columns=a,b,c',
+    f'classification:{folder}/other.csv?columns=a,c&train={folder}/other.csv',
+  )
+  other.knn = 3
+  stages.run(other, path, ('evaluate', 'report'))
+  said = capsys.readouterr().out
+  assert 'evaluate: other, 60 pairs' in said
+  assert 'classification, 60 texts by 60 labelled ones' in said
   assert rows_of(path)[-1]['other/spearman@16'] != 0
-  stages.run(config, path, ('evaluate',))
+  assert rows_of(path)[-1]['classification/knn1@16'] > 90
+  page = (path / 'report' / 'index.html').read_text()
+  assert 'classification: accuracy of a linear classifier' in page
+  assert '3-NN' in page
+  stages.run(config, path, ('evaluate', 'report'))
 
 
 def test_a_killed_training_goes_on_to_the_same_bits(finished, tmp_path):
@@ -214,7 +229,47 @@ def test_a_pretrained_encoder_goes_in_and_out(tmp_path, capsys):
     stages.run(config, tmp_path / 'third', ('train',))
 
 
-@pytest.mark.parametrize('objective', ['cosent', 'classification'])
+def test_encoders_that_do_not_fit_end_in_one_line(tmp_path):
+  config = shrunk(tmp_path)
+  config.encoder, config.init_from = 'pretrained', str(tmp_path / 'bert')
+  config.text.max_tokens = 40
+  write_encoder(tmp_path / 'bert')
+  # A tokenizer of more tokens than the encoder has embeddings of.
+  path = tmp_path / 'tokenizer.json'
+  content = json.loads(path.read_text())
+  content['model']['vocab']['more'] = 400
+  path.write_text(json.dumps(content))
+  config.text.tokenizer = str(path)
+  match = r'tokenizer\.json has 401 token ids, and the encoder 400: take'
+  with pytest.raises(ValueError, match=match):
+    stages.run(config, tmp_path / 'run', ('train',))
+  path = tmp_path / 'bert' / 'config.json'
+  (tmp_path / 'bert' / 'checksums.json').unlink()
+  other = {'model_type': 't5', 'architectures': ['T5Model']}
+  path.write_text(json.dumps(json.loads(path.read_text()) | other))
+  with pytest.raises(ValueError, match=r't5 \(T5Model\), which is no text'):
+    stages.run(config, tmp_path / 'other', ('train',))
+
+
+def test_empty_and_endless_texts_are_counted_and_said(tmp_path, capsys):
+  config = shrunk(tmp_path)
+  with open(config.dataset, 'a') as file:
+    for a, b in (('dogs ' * 100_000, 'a dog'), ('', 'a cat'), ('a cat', ' ')):
+      file.write(json.dumps({'anchor': a, 'positive': b}) + '\n')
+  (source,) = text_inputs.open_training(config)
+  tokens_lib.make_tokenizer(source.texts[:99], 400, tmp_path / 'tokenizer.json')
+  tokens = tokens_lib.Tokens(tmp_path / 'tokenizer.json', 128)
+  mix = Mix([source], batch_size=32, seed=0)
+  TextBatches(mix, tokens, mesh=sharding.make_mesh(1))
+  text_inputs.say_truncated(tokens, 'train')
+  said = capsys.readouterr().out
+  assert '131 pairs' in said and '2 with an empty text are left out' in said
+  assert 'train: 1 of 262 texts are cut to max_tokens=128' in said
+
+
+@pytest.mark.parametrize(
+  'objective', ['cosent', 'classification', 'distillation']
+)
 def test_other_objectives_train(objective, tmp_path, capsys):
   config = shrunk(tmp_path)
   config.dataset, config.num_epochs = str(tmp_path / 'sts.csv'), 1
@@ -226,10 +281,20 @@ def test_other_objectives_train(objective, tmp_path, capsys):
   if objective == 'classification':
     config.head = 'mrl'
     config.text.columns, config.text.target = ('sentence1',), 'score'
+  if objective == 'distillation':
+    config.text.columns = ('sentence1',)
+    config.text.teacher = str(tmp_path / 'teacher.npy')
+    teacher_NE = np.random.default_rng(0).normal(size=(60, 8))
+    np.save(tmp_path / 'teacher.npy', teacher_NE)
+    with pytest.raises(ValueError, match=r'teacher\.npy: is of width 8, and'):
+      stages.run(config, tmp_path / 'run', ('train',))
+    config.text.similarity_share = 1.0
   config.text.max_tokens = 12
   stages.run(config, tmp_path / 'run', ('train', 'evaluate'))
   said = capsys.readouterr().out
-  kind = {'cosent': 'scored', 'classification': 'labelled'}[objective]
+  kind = {'cosent': 'scored', 'classification': 'labelled'}.get(
+    objective, 'taught'
+  )
   assert f'train: 60 {kind} of {config.dataset}' in said
   assert 'texts are cut to max_tokens=12' in said
   assert '% padding' in said
@@ -243,6 +308,10 @@ def test_other_objectives_train(objective, tmp_path, capsys):
     ({'text.temperature': float('inf')}, 'temperature inf'),
     ({'text.score_range': (5.0, 0.0)}, 'score_range .*lower first'),
     ({'text.max_tokens': 0}, 'max_tokens 0'),
+    ({'text.dropout': 1.0}, r'dropout 1\.0: must be in \[0, 1\), or -1'),
+    ({'text.similarity_share': 2.0}, r'share 2\.0: must be in \[0, 1\]'),
+    ({'text.objective': 'distillation'}, "teacher '': must be given for"),
+    ({'text.more': ('a?teacher=b',)}, "'teacher' must be columns or range"),
     ({'text.prompts': (1,)}, r'prompts \(1,\): must be a list of texts'),
     ({'encoder': 'resnet50'}, "encoder 'resnet50': must be one of"),
     ({'head': 'mrl'}, "head 'mrl': must be 'none'"),

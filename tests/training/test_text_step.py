@@ -160,6 +160,26 @@ def test_the_loss_is_that_of_the_whole_batch(kind, of_scores):
   np.testing.assert_allclose(loss, right, rtol=1e-6)
 
 
+def test_distillation_adds_both_losses():
+  rng = np.random.default_rng(0)
+  query_ND, teacher_NE = rng.normal(size=(2, 4, 8)).astype(np.float32)
+  found = {}
+  for share in (0, 0.25, 1):
+    # A batch of a teacher has its loss beside pairs, too.
+    objective = text_step.Objective(
+      'contrastive', DIMS, temperature=0.2, similarity_share=share
+    )
+    _, found[share] = objective.loss(
+      None, {'query': query_ND}, {'teacher': teacher_NE}, (1, 1, 1)
+    )
+  _, right_G = losses.matryoshka_similarity(
+    query_ND, teacher_NE, nesting_dims=DIMS, temperature=0.2
+  )
+  np.testing.assert_allclose(found[1], right_G, rtol=1e-6)
+  mixed_G = 0.75 * found[0] + 0.25 * found[1]
+  np.testing.assert_allclose(found[0.25], mixed_G, rtol=1e-6)
+
+
 def uncached(embed, loss, params, batch, key, parts):
   """The same parts and keys, differentiated through as a whole."""
   split = lambda x, i: x[i::parts]

@@ -40,13 +40,12 @@ class PairBatches(StreamBatches):
   def _positions(self, step: int) -> list[Place]:
     places = super()._positions(step)
     position_N = np.array([place.position for place in places])
-    places[0].batch['position'] = position_N
+    places[0].batch.arrays['position'] = position_N
     return places
 
   def _stack(self, found) -> dict[str, np.ndarray]:
     batch = super()._stack(found)
-    _, epoch = found[0]
-    number_N = _numbers(self._seed, epoch, batch.pop('position'))
+    number_N = _numbers(self._seed, found[0].epoch, batch.pop('position'))
     picture_N = batch['label']
     choice_N = (number_N * self._count_X[picture_N]).astype(np.int64)
     caption_N = self._first_X[picture_N] + choice_N

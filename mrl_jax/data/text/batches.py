@@ -27,7 +27,7 @@ class TextBatches:
     text [N, C]          numbers, the same for equal texts; MISSING: none
     token [R, T]         token ids of all texts, packed into rows
     owner [R, T]         which text a token belongs to, from 1 on; 0: padding
-    score [N] or label [N]                     float32 scores; classes
+    score [N], label [N] or teacher [N, E]     those of `Texts.targets`
 
   With `parts`, part p has the examples and the rows p, p + parts, … . Its n
   examples' texts are numbered column by column: that of example i in column c
@@ -83,11 +83,7 @@ class TextBatches:
     batch['text'] = text_NC[mine_N]
     if source.kind == 'pairs':
       self._count_duplicates(text_NC)
-    targets = {'score': source.score_N, 'label': source.label_N}
-    for name, values_N in targets.items():
-      if values_N is not None:
-        batch[name] = values_N[rows_N[mine_N]]
-    return batch
+    return batch | source.targets(rows_N[mine_N])
 
   def _pack(self, table: '_Table', text_NC: np.ndarray):
     (N, C), parts = text_NC.shape, self._parts

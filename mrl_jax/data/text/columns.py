@@ -80,15 +80,17 @@ def read(
 
 def listing(path: str | pathlib.Path) -> dict[str, str]:
   """A text for each file, `<bytes> bytes <digest>`, which tells it changed."""
-  found = {}
-  for file in paths(path):
-    digest, size = xxhash.xxh3_64(), 0
-    with open(file, 'rb') as stream:
-      while block := stream.read(2**22):
-        digest.update(block)
-        size += len(block)
-    found[file.name] = f'{size} bytes {digest.hexdigest()}'
-  return found
+  return {file.name: digest(file) for file in paths(path)}
+
+
+def digest(file: str | pathlib.Path) -> str:
+  """A text on a file's content, `<bytes> bytes <digest>`."""
+  found, size = xxhash.xxh3_64(), 0
+  with open(file, 'rb') as stream:
+    while block := stream.read(2**22):
+      found.update(block)
+      size += len(block)
+  return f'{size} bytes {found.hexdigest()}'
 
 
 def _kind(path: pathlib.Path) -> str:
@@ -202,12 +204,14 @@ def numbers(
   return found
 
 
-def options(text: str, query: str, where: str) -> dict[str, Any]:
+def options(
+  text: str, query: str, where: str, *, file: str = ''
+) -> dict[str, Any]:
   """Parses `columns=a,b,score&range=0,5`, either or none of the two.
 
   Returns `columns`, names or positions, and `span`, the lowest and the highest
-  score, as far as they are given. Raises ValueError that cites `text`, an entry
-  of the field `where`.
+  score, as far as they are given; `file` names a further option. Raises
+  ValueError that cites `text`, an entry of the field `where`.
   """
   found: dict[str, Any] = {}
   for part in filter(None, query.split('&')):
@@ -217,6 +221,8 @@ def options(text: str, query: str, where: str) -> dict[str, Any]:
       found['columns'] = tuple(int(x) if x.isdecimal() else x for x in names)
     elif option == 'range':
       found['span'] = _span(f'{where} {text!r}', value)
+    elif file and option == file:
+      found[file] = value
     else:
       raise ValueError(f'{where} {text!r}: {option!r} must be columns or range')
   return found

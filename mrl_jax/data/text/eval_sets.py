@@ -1,7 +1,6 @@
 """Sets of texts that embeddings are measured on."""
 
 from collections.abc import Sequence
-import csv
 import pathlib
 from typing import Any, NamedTuple
 
@@ -12,12 +11,13 @@ from mrl_jax.data.text import sentences
 from mrl_jax.data.text.columns import Column
 from mrl_jax.workdir import files
 
-KINDS = ('sts', 'pairs', 'clustering', 'retrieval')
+KINDS = ('sts', 'pairs', 'clustering', 'classification', 'retrieval')
 # Columns where none are named, the last of scores or labels.
 _COLUMNS: dict[str, tuple[Column, ...]] = {
   'sts': ('sentence1', 'sentence2', 'score'),
   'pairs': ('sentence1', 'sentence2', 'label'),
   'clustering': ('text', 'label'),
+  'classification': ('text', 'label'),
 }
 _SCORES = (0.0, 5.0)
 
@@ -28,10 +28,13 @@ class TextSet(NamedTuple):
   Attributes:
     name: its name in metrics.
     kind: one of `KINDS`.
-    first: the first text of each pair, the texts of a clustering, or queries.
-    second: the second text of each pair, or documents.
-    target: scores or labels [N]; for retrieval each query's relevant documents,
-      the grade by the row.
+    first: the first text of each pair, the texts to cluster or to classify, or
+      queries.
+    second: the second text of each pair, the texts that a classification learns
+      from, or documents.
+    target: scores or labels [N]; for a classification the labels of `first` and
+      of `second`; for retrieval each query's relevant documents, the grade by
+      the row.
   """
 
   name: str
@@ -42,13 +45,17 @@ class TextSet(NamedTuple):
 
 
 class Entry(NamedTuple):
-  """An entry of `eval_sets`, `[name=]kind:path[?columns=a,b,c&range=0,5]`."""
+  """An entry of `eval_sets`, `[name=]kind:path[?columns=a,b,c&range=0,5]`.
+
+  A classification has `&train=FILE`, with the texts that it learns from.
+  """
 
   name: str
   kind: str
   path: str
   columns: tuple[Column, ...] = ()
   span: tuple[float, float] = _SCORES
+  train: str = ''
 
 
 def parse(text: str) -> Entry:
@@ -66,8 +73,12 @@ def parse(text: str) -> Entry:
     )
   if '/' in name or '@' in name:
     raise ValueError(f'eval_sets {text!r}: a name must have no / and no @')
-  options = columns_lib.options(text, query, 'eval_sets')
+  learns = kind == 'classification'
+  file = 'train' if learns else ''
+  options = columns_lib.options(text, query, 'eval_sets', file=file)
   entry = Entry(name or kind, kind, path, **options)
+  if learns and not entry.train and path != sentences.NAME:
+    raise ValueError(f'eval_sets {text!r}: needs train=FILE, to learn from')
   wanted = len(_COLUMNS.get(kind, ()))
   if entry.columns and len(entry.columns) != wanted:
     raise ValueError(
@@ -92,28 +103,47 @@ def open_set(entry: Entry) -> TextSet:
     return _made(entry)
   if entry.kind == 'retrieval':
     return _open_retrieval(entry)
-  *names, target = entry.columns or _COLUMNS[entry.kind]
-  found = columns_lib.read(entry.path, [*names, target])
-  *texts, last = found
-  for column in texts:
-    for row, text in enumerate(column):
-      if not isinstance(text, str):
-        raise ValueError(
-          f'{entry.name}: {text!r} in row {row} of {entry.path} is no text'
-        )
+  *texts, last = _read(entry, entry.path)
+  if entry.kind == 'classification':
+    return _classified(entry, texts[0], last, *_read(entry, entry.train))
   if entry.kind == 'sts':
     values = columns_lib.numbers(last, entry.span, entry.path)
   elif entry.kind == 'pairs':
     values = columns_lib.numbers(last, (0, 1), entry.path) > 0.5
   else:
     _, values = np.unique([str(x) for x in last], return_inverse=True)
-  if len(np.unique(values)) < 2:
-    raise ValueError(
-      f'{entry.name}: all rows of {entry.path} have the {target} {last[0]!r}'
-    )
+  _check_differ(entry, entry.path, values, last)
   return TextSet(
     entry.name, entry.kind, texts[0], texts[1] if texts[1:] else (), values
   )
+
+
+def _read(entry: Entry, path: str) -> list[list[Any]]:
+  """The columns of a file, those of texts first."""
+  found = columns_lib.read(path, entry.columns or _COLUMNS[entry.kind])
+  for column in found[:-1]:
+    for row, text in enumerate(column):
+      if not isinstance(text, str):
+        raise ValueError(
+          f'{entry.name}: {text!r} in row {row} of {path} is no text'
+        )
+  return found
+
+
+def _check_differ(entry: Entry, path: str, values, last) -> None:
+  if len(np.unique(values)) < 2:
+    target = (entry.columns or _COLUMNS[entry.kind])[-1]
+    raise ValueError(
+      f'{entry.name}: all rows of {path} have the {target} {last[0]!r}'
+    )
+
+
+def _classified(entry, texts, labels, train_texts, train_labels) -> TextSet:
+  names = [str(x) for x in (*labels, *train_labels)]
+  _, label_X = np.unique(names, return_inverse=True)
+  target = label_X[: len(labels)], label_X[len(labels) :]
+  _check_differ(entry, entry.train, target[1], train_labels)
+  return TextSet(entry.name, entry.kind, texts, train_texts, target)
 
 
 def listing(entry: Entry) -> dict[str, str]:
@@ -122,7 +152,11 @@ def listing(entry: Entry) -> dict[str, str]:
     return {sentences.NAME: sentences.VERSION}
   path = files.local(entry.path, 'texts')
   if entry.kind != 'retrieval':
-    return columns_lib.listing(path)
+    found = columns_lib.listing(path)
+    if entry.train:
+      train = columns_lib.listing(entry.train)
+      found |= {f'train/{name}': value for name, value in train.items()}
+    return found
   found = {}
   for file in _retrieval_files(path):
     found[file.name] = f'{file.stat().st_size} bytes'
@@ -134,8 +168,11 @@ def _made(entry: Entry) -> TextSet:
   if kind == 'retrieval':
     queries, documents, relevance = sentences.searched(200, 1000, seed=1)
     return TextSet(name, kind, queries, documents, relevance)
-  if kind == 'clustering':
+  if kind in ('clustering', 'classification'):
     texts, labels = zip(*sentences.labelled(600, seed=2), strict=True)
+    if kind == 'classification':
+      train = zip(*sentences.labelled(1200, seed=6), strict=True)
+      return _classified(entry, texts, labels, *train)
     _, label_N = np.unique(labels, return_inverse=True)
     return TextSet(name, kind, texts, (), label_N)
   a, b, score = zip(*sentences.scored(1000, seed=3), strict=True)
@@ -172,16 +209,15 @@ def _open_retrieval(entry: Entry) -> TextSet:
   row_of = {str(name): row for row, name in enumerate(ids)}
   query_ids, query_texts = columns_lib.read(queries, ('_id', 'text'))
   relevance: dict[str, dict[int, float]] = {}
-  with open(grades, encoding='utf-8', newline='') as file:
-    for number, row in enumerate(csv.reader(file, delimiter='\t')):
-      if len(row) != 3 or (number and not _is_number(row[2])):
-        raise ValueError(
-          f'{grades}, line {number + 1}: must be query, document and grade'
-        )
-      query, document, grade = row
-      # The first line may be one of names; a slice may lack documents.
-      if _is_number(grade) and float(grade) > 0 and document in row_of:
-        relevance.setdefault(query, {})[row_of[document]] = float(grade)
+  rows = zip(*columns_lib.read(grades, (0, 1, 2)), strict=True)
+  for number, (query, document, grade) in enumerate(rows, 1):
+    # The first row may be one of names; a slice may lack documents.
+    if number > 1 and not _is_number(grade):
+      raise ValueError(
+        f'{grades}, row {number}: must be query, document and grade'
+      )
+    if _is_number(grade) and float(grade) > 0 and document in row_of:
+      relevance.setdefault(query, {})[row_of[document]] = float(grade)
   asked = [
     (text, relevance[str(name)])
     for name, text in zip(query_ids, query_texts, strict=True)

@@ -1,4 +1,4 @@
-"""The examples of a split of texts: pairs, scored pairs or labelled texts."""
+"""The examples of a split of texts: pairs, scored, labelled or taught ones."""
 
 from collections.abc import Sequence
 import pathlib
@@ -8,12 +8,13 @@ import numpy as np
 
 from mrl_jax.data.text import columns as columns_lib
 from mrl_jax.data.text import sentences
+from mrl_jax.data.text import teacher as teacher_lib
 from mrl_jax.data.text.columns import Column
 from mrl_jax.losses.negatives import MISSING as MISSING
 
-KINDS = ('pairs', 'scored', 'labelled')
+Kind = Literal['pairs', 'scored', 'labelled', 'taught']
 # Texts of each kind that an example has at least.
-_LEAST = {'pairs': 2, 'scored': 2, 'labelled': 1}
+_LEAST = {'pairs': 2, 'scored': 2, 'labelled': 1, 'taught': 1}
 
 
 class Texts:
@@ -22,15 +23,14 @@ class Texts:
   Attributes:
     kind: `pairs`: a query, the key that answers it, and keys that do not;
       `scored`: two texts and how similar they are; `labelled`: a text and its
-      class.
+      class; `taught`: a text and a teacher's vector.
     texts: the distinct texts.
     text_NC: the positions of an example's texts among these, int32; MISSING
       where an example has fewer keys than others.
     prompts: what is put before the texts of the columns; the last one stands
       for all further columns.
-    score_N: float32, of scored pairs.
-    label_N: int32, of labelled texts.
     class_names: of labelled texts, sorted.
+    teacher_width: width of the teacher's vectors; 0: there is none.
     left_out: examples that are left out, as a text of theirs is empty.
   """
 
@@ -38,7 +38,7 @@ class Texts:
 
   def __init__(
     self,
-    kind: Literal['pairs', 'scored', 'labelled'],
+    kind: Kind,
     rows: Sequence[Sequence[str | None]],
     *,
     targets: Sequence[Any] | np.ndarray = (),
@@ -46,7 +46,7 @@ class Texts:
     where: str = 'texts',
     parts: dict[str, str] | None = None,
   ):
-    """Takes examples as rows of texts, with their scores or labels.
+    """Takes examples as rows of texts, with their scores, labels or vectors.
 
     `where` names them in messages; `parts` is their `listing`. Raises
     ValueError if no example is left, or no two differ.
@@ -67,23 +67,39 @@ class Texts:
         if _is_text(text):
           self.text_NC[n, c] = numbers.setdefault(text, len(numbers))
     self.texts = list(numbers)
-    if kind != 'labelled' and len(np.unique(self.text_NC[:, 1])) < 2:
+    if _LEAST[kind] > 1 and len(np.unique(self.text_NC[:, 1])) < 2:
       raise ValueError(
         f'{where}: the second text of all {len(kept)} examples is the same, so '
         'that there is nothing to tell apart'
       )
     self.class_names: tuple[str, ...] = ()
-    self.score_N = self.label_N = None
+    # Rows of the targets that examples have: a teacher's may be on disk.
+    self._row_N = np.array(kept)
+    self._targets: Any = targets
+    self.teacher_width = targets.shape[1] if kind == 'taught' else 0
     if kind == 'scored':
-      self.score_N = np.asarray(targets, np.float32)[kept]
+      self._targets = np.asarray(targets, np.float32)
     elif kind == 'labelled':
-      labels = [str(targets[i]) for i in kept]
-      self.class_names = tuple(sorted(set(labels)))
+      labels = [str(x) for x in targets]
+      self.class_names = tuple(sorted({labels[i] for i in kept}))
       numbers = {name: i for i, name in enumerate(self.class_names)}
-      self.label_N = np.array([numbers[x] for x in labels], np.int32)
+      self._targets = np.array([numbers.get(x, -1) for x in labels], np.int32)
 
   def __len__(self) -> int:
     return len(self.text_NC)
+
+  def targets(self, rows_N: np.ndarray) -> dict[str, np.ndarray]:
+    """What examples are trained for, by its name in a batch.
+
+    `score`, float32 [N], of scored pairs; `label`, int32 [N], of labelled
+    texts; `teacher`, float32 [N, E], of taught ones; nothing of pairs.
+    """
+    name = {'scored': 'score', 'labelled': 'label', 'taught': 'teacher'}
+    if self.kind not in name:
+      return {}
+    found = self._targets[self._row_N[rows_N]]
+    dtype = np.int32 if self.kind == 'labelled' else np.float32
+    return {name[self.kind]: found.astype(dtype, copy=False)}
 
   def listing(self) -> dict[str, str]:
     """A text for each file, which changes with its content."""
@@ -95,11 +111,12 @@ class Texts:
 
 def open_texts(
   path: str | pathlib.Path,
-  kind: Literal['pairs', 'scored', 'labelled'],
+  kind: Kind,
   columns: Sequence[Column],
   *,
   target: Column = '',
   score_range: tuple[float, float] = (0.0, 5.0),
+  teacher: str = '',
   prompts: Sequence[str] = (),
 ) -> Texts:
   """Opens the examples of a file, or of the files of a folder.
@@ -112,13 +129,15 @@ def open_texts(
       hard negatives: one, a list of them, or none.
     target: the column of scores or labels.
     score_range: the lowest and the highest score.
+    teacher: a .npy file of a vector for each row of the texts, in their order.
     prompts: what is put before the texts, by column.
 
   Raises:
     ValueError: too few columns, one that is not there, a score outside of its
-      range, a cell that is no text, or what `columns.read` refuses.
+      range, a cell that is no text, a teacher's vectors of another number or
+      not finite, or what `columns.read` refuses.
   """
-  if path == sentences.NAME:
+  if path == sentences.NAME and kind != 'taught':
     return _made(kind, prompts)
   least = _LEAST[kind]
   wrong = len(columns) < least or (kind != 'pairs' and len(columns) > least)
@@ -127,7 +146,7 @@ def open_texts(
     raise ValueError(
       f'columns {(*columns,)}: must be {least}{more} different ones for {kind}'
     )
-  with_target = kind != 'pairs'
+  with_target = kind in ('scored', 'labelled')
   # Hard negatives alone may lack, and only pairs have them.
   wanted = [*columns, target] if with_target else [*columns]
   *found, last = columns_lib.read(path, wanted, optional=len(columns) - least)
@@ -139,15 +158,19 @@ def open_texts(
     _row(path, number, cells, least)
     for number, cells in enumerate(zip(*found, strict=True))
   ]
+  parts = columns_lib.listing(path)
   if kind == 'scored':
     last = columns_lib.numbers(last, score_range, str(path))
+  elif kind == 'taught':
+    last = teacher_lib.open_vectors(teacher, len(rows), str(path))
+    parts[f'teacher {teacher}'] = columns_lib.digest(teacher)
   return Texts(
     kind,
     rows,
-    targets=last if with_target else (),
+    targets=() if kind == 'pairs' else last,
     prompts=prompts,
     where=str(path),
-    parts=columns_lib.listing(path),
+    parts=parts,
   )
 
 

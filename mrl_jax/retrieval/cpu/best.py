@@ -5,12 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mrl_jax.retrieval.cpu import kernels
 from mrl_jax.retrieval.cpu import threads
-
-# Multiply-adds that are worth another thread.
-_WORK = 1 << 19
-# The key of no row, behind all others.
-_NO_ROW = np.uint64(np.iinfo(np.uint64).max)
 
 
 class Found(NamedTuple):
@@ -62,11 +58,13 @@ class Search:
     Q, room = len(queries.vector_Qd), k + (k + 64 if spare is None else spare)
     if least_Q is None:
       least_Q = np.full(Q, -np.inf, np.float32)
-    self._queries, self._k, self._products = queries, k, 0
-    self._threads = threads.count() if work > _WORK else 1
+    self.queries, self._k, self.products = queries, k, 0
+    self._threads = threads.worth(work)
     self.by_query = by_query
     self.parts = [
-      Best(np.full((Q, room), _NO_ROW), np.zeros(Q, np.int64), least_Q, k)
+      Best(
+        np.full((Q, room), kernels.NO_ROW), np.zeros(Q, np.int64), least_Q, k
+      )
       for _ in range(1 if by_query else self._threads)
     ]
 
@@ -77,14 +75,14 @@ class Search:
     """
     calls = []
     if self.by_query:
-      count = len(self._queries.vector_Qd)
+      count = len(self.queries.vector_Qd)
     for i, share in enumerate(threads.split(count, self._threads)):
-      queries, part = self._queries, self.parts[0 if self.by_query else i]
+      queries, part = self.queries, self.parts[0 if self.by_query else i]
       if self.by_query:
         queries = type(queries)(*(x[share] for x in queries))
         part = Best(*(x[share] for x in part[:3]), self._k)
       calls.append((queries, part, share))
-    self._products += sum(threads.run(work, calls))
+    self.products += sum(threads.run(work, calls))
 
   def is_full_Q(self) -> np.ndarray:
     """Which queries have k rows."""
@@ -102,14 +100,8 @@ class Search:
         lambda share: key_QC[share].sort(axis=1),
         [(x,) for x in threads.split(len(key_QC), self._threads)],
       )
-    key_QK = key_QC[:, : self._k]
-    falling_QK = (key_QK >> np.uint64(32)).astype(np.uint32)
-    bits_QK = np.where(
-      falling_QK >> 31, falling_QK, ~falling_QK & np.uint32(0x7FFFFFFF)
-    )
-    ids_QK = (key_QK & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    score_QK = bits_QK.view(np.float32)
-    if (none_QK := key_QK == _NO_ROW).any():
-      ids_QK[none_QK], score_QK[none_QK] = -1, -np.inf
-    products += self._products / len(key_QC)
+    ids_QK = np.empty((len(key_QC), self._k), np.int64)
+    score_QK = np.empty((len(key_QC), self._k), np.float32)
+    kernels.unpack(key_QC, ids_QK, score_QK)
+    products += self.products / len(key_QC)
     return Found(ids_QK, score_QK, products)

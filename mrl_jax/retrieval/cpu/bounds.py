@@ -9,21 +9,30 @@ With q = (2, 1, 2, 0) and x = (1, 2, 0, 2) and d = 2, the prefixes give 2 + 2 =
 If k other rows score more than 8, x need not be read beyond its prefix.
 
 >>> q, x = np.float32([[2, 1, 2, 0]]), np.float32([[1, 2, 0, 2]])
->>> tail_q, tail_x = tails(q, (0, 2, 4)), tails(x, (0, 2, 4))
+>>> level_L = np.array([0, 2, 4])
+>>> tail_q, tail_x = tails(q, level_L), tails(x, level_L)
 >>> print(tail_q, tail_x)
 [[3. 2. 0.]] [[3. 2. 0.]]
 >>> print(q[0] @ x[0], q[0, :2] @ x[0, :2] + tail_q[0, 1] * tail_x[0, 1])
 4.0 8.0
 """
 
-from collections.abc import Sequence
+import functools
 
+import numba
 import numpy as np
 
 # The narrowest width that rows are bounded at; the others are its doubles.
 NARROWEST = 32
+_sums = numba.njit(
+  fastmath={'contract', 'nsz', 'reassoc'},
+  nogil=True,
+  cache=True,
+  error_model='numpy',
+)
 
 
+@functools.cache
 def levels(dim: int) -> np.ndarray:
   """The widths at which rows of this width are bounded, from 0 to it."""
   widths = [0]
@@ -32,9 +41,27 @@ def levels(dim: int) -> np.ndarray:
   return np.array([*widths, dim])
 
 
-def tails(vector_Nd: np.ndarray, level_L: Sequence[int]) -> np.ndarray:
-  """The norms of what lies beyond each level, float32 [N, L]."""
+@_sums
+def tails(vector_Nd, level_L):
+  """Returns the norms of what lies beyond each level, float32 [N, L]."""
   tail_NL = np.zeros((len(vector_Nd), len(level_L)), np.float32)
-  square_NL = np.add.reduceat(np.square(vector_Nd), level_L[:-1], axis=1)
-  tail_NL[:, :-1] = np.cumsum(square_NL[:, ::-1], axis=1)[:, ::-1]
-  return np.sqrt(tail_NL)
+  for n in range(len(vector_Nd)):
+    beyond = np.float32(0)
+    for i in range(len(level_L) - 2, -1, -1):
+      square = np.float32(0)
+      for j in range(np.uintp(level_L[i]), np.uintp(level_L[i + 1])):
+        square += vector_Nd[n, j] * vector_Nd[n, j]
+      beyond += square
+      tail_NL[n, i] = np.sqrt(beyond)
+  return tail_NL
+
+
+@_sums
+def squares(rows_BD, width_L, square_GB, begin, end):
+  """Writes the sums of squares of the dims between widths, for these rows."""
+  for b in range(begin, end):
+    for g in range(len(square_GB)):
+      square = np.float32(0)
+      for j in range(np.uintp(width_L[g]), np.uintp(width_L[g + 1])):
+        square += rows_BD[b, j] * rows_BD[b, j]
+      square_GB[g, b] = square

@@ -51,12 +51,26 @@ def nearest(
   group, Q = max(1, min(most, _FOUND // k)), len(query_Qd)
   dim, tile_NWT = query_Qd.shape[1], database.tile_NWT
   # Tiles sum otherwise, and do so for one query and for many.
-  in_tiles = tile_NWT is not None and dim <= tile_NWT.shape[1]
+  in_tiles = tile_NWT is not None and dim <= stored.TILE_DIMS
   is_little = Q * database.shape[0] * dim <= choice.LITTLE
   if is_little and not in_tiles and stored.is_at_hand(database):
-    rows = stored.rows(database, dim, cosine)._replace(tail_LB=stored.NONE_LB)
-    ids_QM = np.tile(np.arange(database.shape[0]), (Q, 1))
-    return tiles.ranked(_queries(query_Qd), rows, ids_QM, k)
+    return _little(
+      query_Qd, stored.rows(database, dim, cosine, bounded=True), k
+    )
+  last = len(bounds.levels(dim)) - 1
+  chosen = last if level == -1 else level
+  if (
+    Q < choice.FEW
+    and tile_NWT is not None
+    and not in_tiles
+    and stored.is_at_hand(database)
+    and 16 * k <= database.shape[0]
+    and (level is None or bounds.levels(dim)[chosen] <= tile_NWT.shape[1])
+  ):
+    rows = stored.rows(database, dim, cosine, bounded=True)
+    return tiles.few(stored.queries(query_Qd), tile_NWT, rows, k, level)
+  if in_tiles and Q < choice.FEW:
+    return _nearest(query_Qd, database, k, cosine, level)
   with threads.single_blas():
     parts = [
       _nearest(query_Qd[start : start + group], database, k, cosine, level)
@@ -83,7 +97,7 @@ def rescore(
   """
   dim, K = query_Qd.shape[1], ids_QK.shape[1]
   rows = stored.rows(database, dim, cosine)
-  queries = _queries(query_Qd)
+  queries = stored.queries(query_Qd)
   if stored.is_at_hand(database):
     return tiles.ranked(queries, rows, ids_QK, k)
   best = Search(queries, k, ids_QK.size * dim, by_query=True)
@@ -101,11 +115,28 @@ def rescore(
   return best.found()
 
 
+def _little(query_Qd, rows, k) -> Found:
+  """Multiplies all rows at once, where threads would only wait."""
+  (Q, dim), M = query_Qd.shape, len(rows.norm_B)
+  search = Search(stored.queries(query_Qd), k, 0)
+  if Q < choice.FEW:
+    product_QM = np.empty((Q, M), np.float32)
+    for query_d, product_M in zip(
+      search.queries.vector_Qd, product_QM, strict=True
+    ):
+      kernels.products(query_d, rows, 0, product_M)
+  else:
+    with threads.single_blas():
+      product_QM = np.matmul(query_Qd, rows.vector_BD[:, :dim].T)
+  kernels.little(product_QM, search.queries, rows, search.parts[0])
+  return search.found(M * dim)
+
+
 def _nearest(query_Qd, database, k, cosine, level) -> Found:
   """`nearest` for a group of queries."""
   (Q, dim), M = query_Qd.shape, len(database.embedding_MD)
-  queries, tile_NWT = _queries(query_Qd), database.tile_NWT
-  if tile_NWT is not None and dim <= tile_NWT.shape[1]:
+  queries, tile_NWT = stored.queries(query_Qd), database.tile_NWT
+  if tile_NWT is not None and dim <= stored.TILE_DIMS:
     rows = stored.rows(database, dim, cosine)
     return tiles.in_tiles(queries, tile_NWT, rows, k)
   best = Search(queries, k, Q * M * dim)
@@ -114,19 +145,15 @@ def _nearest(query_Qd, database, k, cosine, level) -> Found:
       _multiply(best, rows, len(rows.level_L) - 1)
     return best.found(M * dim)
   rows = stored.rows(database, dim, cosine, bounded=True)
-  last, has_tiles = len(rows.level_L) - 1, tile_NWT is not None
-  least_Q = None
-  if has_tiles and last > 1 and 256 * k <= M and level not in (-1, last):
-    if Q < choice.FEW and level in (None, 1):
-      return tiles.few(queries, tile_NWT, rows, k)
+  last, chosen = len(rows.level_L) - 1, level
+  if level is None:
+    chosen = choice.level(queries, rows, k, tile_NWT)
+  if chosen in (-1, last):
+    return _in_full(queries, rows, k)
+  if tile_NWT is not None:
     least_Q = tiles.seed(queries, tile_NWT, rows, k)
     best = Search(queries, k, Q * M * dim, least_Q)
-  chosen = level if level != -1 else last
-  if level is None:
-    chosen = choice.level(queries, rows, k, has_tiles, least_Q)
-  if chosen == last:
-    return _in_full(queries, rows, k)
-  elif chosen == 1 and has_tiles:
+  if chosen == 1 and tile_NWT is not None:
     tiles.scan(best, tile_NWT, rows, rows.level_L[1], 1)
   else:
     _multiply(best, rows, chosen)
@@ -157,7 +184,7 @@ def _in_full(queries, rows, k) -> Found:
     return found
   unsure_Q = (kept.score_QK[:, -1:] + margin_Q1 >= found.score_QK[:, -1:])[:, 0]
   if unsure_Q.any():
-    best = Search(_queries(queries.vector_Qd[unsure_Q]), k, work)
+    best = Search(stored.queries(queries.vector_Qd[unsure_Q]), k, work)
     _multiply(best, rows, last)
     for array, values in zip(found[:2], best.found()[:2], strict=True):
       array[unsure_Q] = values
@@ -185,8 +212,3 @@ def _multiply(best, rows, level, keep=False) -> None:
     return read
 
   best.run(work, -(-len(rows.norm_B) // tile))
-
-
-def _queries(query_Qd) -> stored.Queries:
-  tail_QL = bounds.tails(query_Qd, bounds.levels(query_Qd.shape[1]))
-  return stored.Queries(stored.read_only(query_Qd), tail_QL)

@@ -17,6 +17,8 @@ TILE, LANE = 512, 8
 ROUNDING = np.float32(1e-5)
 # Error of a comparison by products in place of quotients, as a share.
 _QUOTIENT = np.float32(1e-6)
+# The key of no row, behind all others.
+NO_ROW = np.uint64(np.iinfo(np.uint64).max)
 
 _options = {'nogil': True, 'cache': True, 'error_model': 'numpy'}
 loop = numba.njit(fastmath={'contract', 'nsz'}, **_options)
@@ -51,12 +53,18 @@ def push(best, q, score, row):
   count += 1
   if count == len(key_C):
     count = best.k
-    _select(key_C, count)
-    worst = key_C[0]
-    for i in range(count):
-      worst = max(worst, key_C[i])
-    best.least_Q[q] = max(best.least_Q[q], _score(worst))
+    best.least_Q[q] = max(best.least_Q[q], _cut(key_C, count))
   best.count_Q[q] = count
+
+
+@loop
+def _cut(key_C, k):
+  """Moves the k smallest keys to the front; the k-th best score."""
+  _select(key_C, k)
+  worst = key_C[0]
+  for i in range(k):
+    worst = max(worst, key_C[i])
+  return _score(worst)
 
 
 @loop
@@ -137,26 +145,29 @@ def sift(product_BQ, queries, rows, best, begin, level):
   multiply-adds beyond the level.
   """
   B, Q = product_BQ.shape
-  passes_Q, read = np.empty(Q, np.uint8), 0
+  passes_Q, read = np.zeros((Q + 7) // 8 * 8, np.uint8), 0
+  # Eight queries are looked at together.
+  any_Q8 = passes_Q.view(np.uint64)
   tail_Q = queries.tail_QL[:, level].copy()
   rounding_Q = ROUNDING * queries.tail_QL[:, 0]
   least_Q, bounded = best.least_Q, level > 0 and rows.tail_LB.shape[1] > 0
   for i in range(B):
-    b, count = begin + i, 0
+    b, product_Q = begin + i, product_BQ[i]
     norm, size = rows.norm_B[b], rows.size_B[b]
     tail = rows.tail_LB[level, b] if bounded else np.float32(0)
     for q in range(Q):
-      most = product_BQ[i, q] + tail_Q[q] * tail + rounding_Q[q] * size
+      most = product_Q[q] + tail_Q[q] * tail + rounding_Q[q] * size
       passes_Q[q] = most >= least_Q[q] * norm
-      count += passes_Q[q]
-    if not count:
-      continue
-    for q in range(Q):
-      if passes_Q[q]:
+    for w in range(len(any_Q8)):
+      if not any_Q8[w]:
+        continue
+      for q in range(8 * w, min(8 * w + 8, Q)):
+        if not passes_Q[q]:
+          continue
         if level:
           read += _finish(queries, rows, best, q, b, b, rows.first + b, level)
         else:
-          score = min(max(product_BQ[i, q] / norm, -rows.limit), rows.limit)
+          score = min(max(product_Q[q] / norm, -rows.limit), rows.limit)
           if score >= least_Q[q]:
             push(best, q, score, rows.first + b)
   return read
@@ -189,9 +200,12 @@ def scan_tiles(tile_NWT, places, width, queries, rows, best, level):
       norm_T[t], size_T[t] = rows.norm_B[begin + t], rows.size_B[begin + t]
       if bounded:
         tail_T[t] = rows.tail_LB[level, begin + t]
-    for i in range(width):
-      for t in range(TILE):
-        rows_dT[i, t] = tile_NWT[n, i, t]
+    rows_WT = tile_NWT[n]
+    if len(query_Qd) > 1:
+      for i in range(width):
+        for t in range(TILE):
+          rows_dT[i, t] = tile_NWT[n, i, t]
+      rows_WT = rows_dT
     for q in range(len(query_Qd)):
       for i in range(0, width, LANE):
         q0, q1 = query_Qd[q, i], query_Qd[q, i + 1]
@@ -200,11 +214,11 @@ def scan_tiles(tile_NWT, places, width, queries, rows, best, level):
         q6, q7 = query_Qd[q, i + 6], query_Qd[q, i + 7]
         for t in range(TILE):
           part = (
-            (q0 * rows_dT[i, t] + q1 * rows_dT[i + 1, t])
-            + (q2 * rows_dT[i + 2, t] + q3 * rows_dT[i + 3, t])
+            (q0 * rows_WT[i, t] + q1 * rows_WT[i + 1, t])
+            + (q2 * rows_WT[i + 2, t] + q3 * rows_WT[i + 3, t])
           ) + (
-            (q4 * rows_dT[i + 4, t] + q5 * rows_dT[i + 5, t])
-            + (q6 * rows_dT[i + 6, t] + q7 * rows_dT[i + 7, t])
+            (q4 * rows_WT[i + 4, t] + q5 * rows_WT[i + 5, t])
+            + (q6 * rows_WT[i + 6, t] + q7 * rows_WT[i + 7, t])
           )
           score_T[t] = part if i == 0 else score_T[t] + part
       least = least_Q[q]
@@ -232,6 +246,145 @@ def scan_tiles(tile_NWT, places, width, queries, rows, best, level):
             if score >= least_Q[q]:
               push(best, q, score, rows.first + b)
   return read
+
+
+@loop
+def multiply(tile_NWT, query_D, start, end, product_NT):
+  """Adds the products of some dims of all tiles, a multiple of LANE."""
+  score_T = np.empty(TILE, np.float32)
+  for n in range(len(tile_NWT)):
+    for t in range(TILE):
+      score_T[t] = product_NT[n, t]
+    for i in range(start, end, LANE):
+      q0, q1, q2, q3 = (
+        query_D[i],
+        query_D[i + 1],
+        query_D[i + 2],
+        query_D[i + 3],
+      )
+      j = i + 4
+      q4, q5, q6, q7 = (
+        query_D[j],
+        query_D[j + 1],
+        query_D[j + 2],
+        query_D[j + 3],
+      )
+      for t in range(TILE):
+        score_T[t] += (
+          (q0 * tile_NWT[n, i, t] + q1 * tile_NWT[n, i + 1, t])
+          + (q2 * tile_NWT[n, i + 2, t] + q3 * tile_NWT[n, i + 3, t])
+        ) + (
+          (q4 * tile_NWT[n, j, t] + q5 * tile_NWT[n, j + 1, t])
+          + (q6 * tile_NWT[n, j + 2, t] + q7 * tile_NWT[n, j + 3, t])
+        )
+    for t in range(TILE):
+      product_NT[n, t] = score_T[t]
+
+
+@loop
+def seed(product_M, queries, rows, best, q):
+  """Raises what rows must score to what the k-th of those near a query does.
+
+  The products of all rows say which are near: the 2 * k best by them are scored
+  in full. Returns the multiply-adds.
+  """
+  M, k, read = len(product_M), 2 * best.k, 0
+  key_C, count, least = np.empty(2 * k + 64, np.uint64), 0, np.float32(-np.inf)
+  passes_T = np.zeros(TILE, np.uint8)
+  any_T8 = passes_T.view(np.uint64)
+  for start in range(0, M, TILE):
+    size = min(TILE, M - start)
+    product_T, norm_T = product_M[start:], rows.norm_B[start:]
+    for t in range(size):
+      passes_T[t] = product_T[t] >= least * norm_T[t]
+    for w in range((size + 7) // 8):
+      if not any_T8[w]:
+        continue
+      for t in range(8 * w, min(8 * w + 8, size)):
+        score = product_T[t] / norm_T[t]
+        if score >= least:
+          key_C[count] = _key(score, start + t)
+          count += 1
+          if count == len(key_C):
+            least, count = max(least, _cut(key_C, k)), k
+  if count > k:
+    _cut(key_C[:count], k)
+    count = k
+  for i in range(count):
+    b = np.int64(key_C[i] & np.uint64(0xFFFFFFFF))
+    read += _finish(queries, rows, best, q, b, b, b, 0)
+  count = best.count_Q[q]
+  if count >= best.k:
+    least = _cut(best.key_QC[q, :count], best.k)
+    best.least_Q[q] = max(best.least_Q[q], least)
+  best.count_Q[q] = 0
+  return read
+
+
+@loop
+def left(product_M, queries, rows, best, q, level):
+  """The rows whose bound reaches what is needed, by products up to a level."""
+  M, count = len(product_M), 0
+  id_C = np.empty(M, np.int64)
+  tail, tail_B = queries.tail_QL[q, level], rows.tail_LB[level]
+  least, rounding = best.least_Q[q], ROUNDING * queries.tail_QL[q, 0]
+  passes_T = np.zeros(TILE, np.uint8)
+  any_T8 = passes_T.view(np.uint64)
+  for start in range(0, M, TILE):
+    size = min(TILE, M - start)
+    product_T, norm_T = product_M[start:], rows.norm_B[start:]
+    tail_T, size_T = tail_B[start:], rows.size_B[start:]
+    for t in range(size):
+      most = product_T[t] + tail * tail_T[t] + rounding * size_T[t]
+      passes_T[t] = most >= least * norm_T[t]
+    for w in range((size + 7) // 8):
+      if any_T8[w]:
+        for t in range(8 * w, min(8 * w + 8, size)):
+          id_C[count] = start + t
+          count += passes_T[t]
+  return id_C[:count]
+
+
+@loop
+def finish(id_C, queries, rows, best, q):
+  """Scores rows in full unless a bound rules them out; the multiply-adds."""
+  read = 0
+  for row in id_C:
+    read += _finish(queries, rows, best, q, row, row, row, 0)
+  return read
+
+
+@sums
+def products(query_D, rows, begin, product_B):
+  """Writes products of the rows from `begin` on, summed without levels."""
+  end = np.uintp(rows.level_L[-1])
+  for b in range(len(product_B)):
+    row_D, total = rows.vector_BD[begin + b], np.float32(0)
+    for i in range(np.uintp(0), end):
+      total += query_D[i] * row_D[i]
+    product_B[b] = total
+
+
+@loop
+def little(product_QM, queries, rows, best):
+  """Finds the best rows of each query by products of all rows in full."""
+  last = len(rows.level_L) - 1
+  for q in range(len(product_QM)):
+    if 4 * best.k < product_QM.shape[1]:
+      seed(product_QM[q], queries, rows, best, q)
+    id_C = left(product_QM[q], queries, rows, best, q, last)
+    finish(id_C, queries, rows, best, q)
+
+
+@loop
+def unpack(key_QC, ids_QK, score_QK):
+  """Writes the ids and scores of sorted keys; -1 and -inf for no row."""
+  for q in range(len(ids_QK)):
+    for j in range(ids_QK.shape[1]):
+      ids_QK[q, j], score_QK[q, j] = -1, -np.inf
+      if key_QC[q, j] != NO_ROW:
+        ids_QK[q, j] = np.int64(key_QC[q, j] & np.uint64(0xFFFFFFFF))
+        score_QK[q, j] = _score(key_QC[q, j])
 
 
 @sums
@@ -272,13 +425,3 @@ def rank(queries, rows, place_QK, ids_QK, best):
         if score >= best.least_Q[q]:
           push(best, q, score, row)
   return read
-
-
-@sums
-def squares(rows_BD, width_L, square_GB, begin, end):
-  """Writes the sums of squares of the dims between widths, for these rows."""
-  for b in range(begin, end):
-    for g in range(len(square_GB)):
-      start, end = np.uintp(width_L[g]), np.uintp(width_L[g + 1])
-      place = np.uintp(b)
-      square_GB[g, b] = _dot(rows_BD, place, rows_BD, place, start, end)

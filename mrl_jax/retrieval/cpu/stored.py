@@ -10,9 +10,13 @@ import numpy as np
 from mrl_jax.retrieval.cpu import bounds
 from mrl_jax.retrieval.cpu import kernels
 from mrl_jax.retrieval.cpu import threads
+from mrl_jax.retrieval.inputs import read_only
 
-# Dims of a tile, and bytes of all tiles, above which there are none.
-TILE_DIMS, TILE_BYTES = 32, 192 << 20
+# Dims of a tile that narrow searches need, the most dims, and the largest share
+# of a row that more than those needed take.
+TILE_DIMS, _MOST_DIMS, _SHARE = 32, 128, 1 / 8
+# Bytes of all tiles, above which there are none.
+TILE_BYTES = 192 << 20
 # Bytes of rows worked on at a time.
 BLOCK_BYTES = 64 << 20
 # The tails of rows that nothing bounds.
@@ -60,11 +64,11 @@ def is_at_hand(database: Any) -> bool:
   return is_float32 and not is_file(database)
 
 
-def read_only(array: np.ndarray) -> np.ndarray:
-  """A view that has the same Numba type whether `array` is writable or not."""
-  view = array.view(np.ndarray)
-  view.flags.writeable = False
-  return view
+def queries(query_Qd: np.ndarray) -> Queries:
+  """Queries, and the norms of what lies beyond each level."""
+  query_Qd = read_only(query_Qd)
+  level_L = bounds.levels(query_Qd.shape[1])
+  return Queries(query_Qd, bounds.tails(query_Qd, level_L))
 
 
 def rows(
@@ -74,6 +78,9 @@ def rows(
 
   Their tails are there if they are known already, or if `bounded`.
   """
+  found = database.views.get((dim, cosine))
+  if found is not None and (found.tail_LB.shape[1] or not bounded):
+    return found
   tail_LM = database.tails.get(dim, NONE_LB)
   if bounded and not tail_LM.shape[1]:
     database.tails[dim] = tail_LM = squares_and_tails(
@@ -87,7 +94,9 @@ def rows(
   if is_at_hand(database):
     vector_MD = database.embedding_MD
   level_L = bounds.levels(dim)
-  return Rows(read_only(vector_MD), norm_M, size_M, tail_LM, level_L, limit, 0)
+  found = Rows(read_only(vector_MD), norm_M, size_M, tail_LM, level_L, limit, 0)
+  database.views[dim, cosine] = found
+  return found
 
 
 def blocks(database: Any, dim: int, cosine: bool, most: int) -> Iterator[Rows]:
@@ -129,7 +138,7 @@ def squares_and_tails(
     row_Bd = np.ascontiguousarray(rows_MD[part, : level_L[-1]], np.float32)
     square_GB = np.empty((len(level_L) - 1, len(row_Bd)), np.float32)
     threads.run(
-      lambda share, row_Bd=row_Bd, square_GB=square_GB: kernels.squares(
+      lambda share, row_Bd=row_Bd, square_GB=square_GB: bounds.squares(
         read_only(row_Bd), level_L, square_GB, share.start, share.stop
       ),
       [(x,) for x in threads.split(len(row_Bd), threads.count())],
@@ -149,6 +158,9 @@ def tiles(rows_MD: np.ndarray) -> np.ndarray | None:
   width = min(TILE_DIMS, -(-D // kernels.LANE) * kernels.LANE)
   if 4 * M * width > TILE_BYTES:
     return None
+  most = min(_MOST_DIMS, _SHARE * D, TILE_BYTES / (4 * M))
+  while 2 * width <= most:
+    width *= 2
   tile_NWT = np.zeros((-(-M // kernels.TILE), width, kernels.TILE), np.float32)
   for n, tile_WT in enumerate(tile_NWT):
     part = slice(n * kernels.TILE, (n + 1) * kernels.TILE)

@@ -12,6 +12,8 @@ import threadpoolctl
 
 from mrl_jax import cores
 
+# Multiply-adds that are worth another thread.
+WORK = 1 << 21
 _lock = threading.Lock()
 _pools: dict[int, concurrent.futures.ThreadPoolExecutor] = {}
 # Searches under way that have limited the BLAS, and what undoes it.
@@ -20,6 +22,11 @@ _limits: list = []
 
 def count() -> int:
   return cores.count()
+
+
+def worth(work: int) -> int:
+  """The number of threads for so many multiply-adds."""
+  return count() if work > WORK else 1
 
 
 def split(number: int, parts: int) -> list[slice]:
@@ -32,6 +39,12 @@ def run(work: Callable, calls: list[tuple]) -> list:
   """The results of work(*call); the caller does the first."""
   futures = [_pool().submit(work, *call) for call in calls[1:]]
   return [work(*calls[0]), *(future.result() for future in futures)]
+
+
+def share(work: Callable, number: int, multiply_adds: int) -> None:
+  """Calls work(slice) for shares of a number of things, by as many threads."""
+  parts = split(number, worth(multiply_adds))
+  run(work, [(part,) for part in parts])
 
 
 def _pool() -> concurrent.futures.ThreadPoolExecutor:

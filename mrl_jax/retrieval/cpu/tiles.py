@@ -16,6 +16,9 @@ _STEP = 2
 _MANY = 8
 # Rows sampled for thresholds, and how many scores a maximum stands for.
 _SAMPLE, _FOLD = 8192, 8
+# Shares of rows that are not ruled out above which all rows are multiplied up
+# to the next level of the tiles, and in full.
+_SURVIVORS, _MOST = 1 / 32, 1 / 4
 # Room for rows beside the k best of a list, longer than this multiple of k.
 _SPARE, _SHORT = 6, 3
 
@@ -77,31 +80,59 @@ def _estimate(queries, tile_NWT, norm_M, k, step) -> np.ndarray:
   return least_Q - kernels.ROUNDING * np.abs(least_Q)
 
 
-def few(queries, tile_NWT, rows, k) -> Found:
-  """The best rows of few queries: tiles are multiplied once, for all steps."""
+def few(queries, tile_NWT, rows, k, level=None) -> Found:
+  """The best rows of few queries, one query after the other.
+
+  All rows are multiplied by the first dims; those that are near by them tell
+  what others have to score. While many are not ruled out, all are multiplied up
+  to the next level (`level`: up to this one).
+  """
   Q, M = len(queries.vector_Qd), len(rows.norm_B)
-  width, tile = rows.level_L[1], kernels.TILE
-  product_MQ = np.empty((len(tile_NWT) * tile, Q), np.float32)
-  query_Qd = queries.vector_Qd[:, :width]
+  search = Search(
+    queries, k, M * rows.level_L[1] if Q > 1 else 0, by_query=True
+  )
 
-  def multiply(queries, found, share):
-    product_NQT = query_Qd @ tile_NWT[share, :width]
-    part_BQ = product_MQ[share.start * tile : share.stop * tile]
-    part_BQ[:] = np.moveaxis(product_NQT, 1, 2).reshape(part_BQ.shape)
-    return sift(queries, found, share, 0)
-
-  def sift(queries, found, share, level=1):
-    part_BQ = product_MQ[share.start * tile : min(share.stop * tile, M)]
-    return kernels.sift(
-      part_BQ, queries, rows, found, share.start * tile, level
+  def work(queries, found, _):
+    alone = len(queries.vector_Qd) == Q
+    return sum(
+      _one((q, queries, tile_NWT, rows, found), level, alone)
+      for q in range(len(queries.vector_Qd))
     )
 
-  search = Search(queries, 2 * k, Q * M * width)
-  search.run(multiply, len(tile_NWT))
-  least_Q = _least(queries, rows, search.found().ids_QK, k)
-  search = Search(queries, k, Q * M * width, least_Q)
-  search.run(sift, len(tile_NWT))
-  return search.found(M * width)
+  search.run(work, Q)
+  return search.found()
+
+
+def _one(given, wanted, alone) -> int:
+  """Searches for one query, by several threads if it is alone."""
+  q, queries, tile_NWT, rows, found = given
+  level_L, query_d, M = rows.level_L, queries.vector_Qd[q], len(rows.norm_B)
+  product_NT = np.zeros((len(tile_NWT), kernels.TILE), np.float32)
+  product_M, level = product_NT.reshape(-1)[:M], 1
+  given = product_M, queries, rows, found, q
+
+  def multiply(share):
+    dims = level_L[level - 1], level_L[level]
+    kernels.multiply(tile_NWT[share], query_d, *dims, product_NT[share])
+
+  def multiply_in_full(share):
+    kernels.products(query_d, rows, share.start, product_M[share])
+
+  threads.share(multiply, len(tile_NWT), alone * M * level_L[1])
+  read = kernels.seed(*given)
+  id_C = kernels.left(*given, level)
+  while level + 2 < len(level_L) and level_L[level + 1] <= tile_NWT.shape[1]:
+    if level >= wanted if wanted else len(id_C) < _SURVIVORS * M:
+      break
+    level += 1
+    threads.share(multiply, len(tile_NWT), alone * M * level_L[level] // 2)
+    id_C = kernels.left(*given, level)
+  read += M * level_L[level]
+  if len(id_C) > _MOST * M and not wanted:
+    threads.share(multiply_in_full, M, alone * M * level_L[-1])
+    read += M * level_L[-1]
+    id_C = kernels.left(*given, len(level_L) - 1)
+  return read + kernels.finish(id_C, queries, rows, found, q)
 
 
 def scan(best, tile_NWT, rows, width, level, step=1) -> None:

@@ -1,5 +1,7 @@
 """The text encoder that a config describes, and its trained arrays."""
 
+import dataclasses
+
 from flax import nnx
 from jax import numpy as jnp
 from ml_collections import ConfigDict
@@ -27,6 +29,8 @@ def model(
   rngs, dtype = nnx.Rngs(config.seed), jnp.dtype(config.dtype)
   if config.encoder == 'pretrained':
     settings = pretrained.settings(pretrained.copied(workdir))
+    if config.text.dropout >= 0:
+      settings = _with_dropout(settings, float(config.text.dropout))
   else:
     variant = static_text.Variant(
       vocabulary_size, config.text.width, config.text.max_tokens
@@ -42,6 +46,15 @@ def model(
     head=config.head,
     dtype=dtype,
     rngs=rngs,
+  )
+
+
+def _with_dropout(settings: text_models.Settings, rate: float):
+  backbone = settings.backbone
+  names = [x.name for x in dataclasses.fields(backbone)]
+  rates = {name: rate for name in names if name.endswith('dropout')}
+  return dataclasses.replace(
+    settings, backbone=dataclasses.replace(backbone, **rates)
   )
 
 
@@ -71,6 +84,7 @@ def objective(config: ConfigDict) -> Objective:
     temperature=config.text.temperature,
     symmetric=config.text.symmetric,
     of_scores=datasets.of_scores(config),
+    similarity_share=float(config.text.similarity_share),
     weights_G=tuple(config.nesting_weights),
     granularities_per_step=config.granularities_per_step,
     label_smoothing=config.label_smoothing,

@@ -33,6 +33,9 @@ _FIELDS = {
   'width': int,
   'temperature': (float, int),
   'symmetric': bool,
+  'dropout': (float, int),
+  'teacher': str,
+  'similarity_share': (float, int),
 }
 
 
@@ -55,6 +58,10 @@ def check(config: ConfigDict) -> None:
   span = tuple(text.score_range)
   ok = len(span) == 2 and all(_is_number(x) for x in span) and span[0] < span[1]
   require('text.score_range', span, ok, 'two numbers, the lower first')
+  rate = text.dropout
+  require('text.dropout', rate, rate == -1 or 0 <= rate < 1, 'in [0, 1), or -1')
+  share, name = text.similarity_share, 'text.similarity_share'
+  require(name, share, 0 <= share <= 1, 'in [0, 1]')
   for name in ('prompts', 'more'):
     ok = all(isinstance(x, str) for x in text[name])
     require(f'text.{name}', text[name], ok, 'a list of texts')
@@ -66,7 +73,9 @@ def check(config: ConfigDict) -> None:
   right = "'none' but for classification, which needs another"
   require('head', config.head, is_head == (config.head != 'none'), right)
   require('dataset', config.dataset, bool(config.dataset), 'given')
-  datasets.of_scores(config)
+  for entry in datasets.entries(config):
+    ok = bool(entry.teacher) or entry.objective != 'distillation'
+    require('text.teacher', entry.teacher, ok, 'given for distillation')
   eval_sets.check(config.eval_sets)
   _check_dims(config)
 

@@ -12,6 +12,7 @@ KINDS = {
   'contrastive': 'pairs',
   'cosent': 'scored',
   'angle': 'scored',
+  'distillation': 'taught',
   'classification': 'labelled',
 }
 
@@ -24,6 +25,7 @@ class Entry(NamedTuple):
   columns: tuple[Column, ...]
   target: Column
   span: tuple[float, float]
+  teacher: str
 
 
 def entries(config: ConfigDict) -> list[Entry]:
@@ -31,12 +33,13 @@ def entries(config: ConfigDict) -> list[Entry]:
 
   The latter are `[objective:]path[?columns=a,b,score&range=0,5]`, with the
   fields of `text` where they say nothing; the last column is that of scores or
-  labels. Raises ValueError for an entry that is none, and for objectives that
-  one training cannot have.
+  labels. Those of distillation may have `teacher=FILE`. Raises ValueError for
+  an entry that is none, and for objectives that one training cannot have.
   """
   text = config.text
   columns, span = tuple(text.columns), tuple(text.score_range)
-  found = [Entry(text.objective, config.dataset, columns, text.target, span)]
+  first = text.objective, config.dataset, columns, text.target, span
+  found = [Entry(*first, text.teacher)]
   for more in text.more:
     found.append(_parsed(more, found[0]))
   names = {entry.objective for entry in found}
@@ -62,9 +65,12 @@ def _parsed(text: str, first: Entry) -> Entry:
     objective, path = first.objective, head
   if not path:
     raise ValueError(f'text.more {text!r}: must be [objective:]path')
-  options = columns_lib.options(text, query, 'text.more')
+  kind = KINDS[objective]
+  file = 'teacher' if kind == 'taught' else ''
+  options = columns_lib.options(text, query, 'text.more', file=file)
   columns, target = options.get('columns', first.columns), first.target
-  if 'columns' in options and KINDS[objective] != 'pairs':
+  if 'columns' in options and kind in ('scored', 'labelled'):
     *columns, target = columns
   span = options.get('span', first.span)
-  return Entry(objective, path, tuple(columns), target, span)
+  teacher = options.get('teacher', first.teacher)
+  return Entry(objective, path, tuple(columns), target, span, teacher)

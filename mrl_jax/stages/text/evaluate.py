@@ -47,6 +47,7 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
       embed,
       widths,
       prompts=tuple(config.text.prompts),
+      neighbors=config.knn,
       seed=config.seed,
     )
     found |= values
@@ -80,4 +81,6 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
 def _counted(text_set: eval_sets.TextSet) -> str:
   if text_set.kind == 'retrieval':
     return f'queries in {len(text_set.second):,} documents'
+  if text_set.kind == 'classification':
+    return f'texts by {len(text_set.second):,} labelled ones'
   return 'texts' if text_set.kind == 'clustering' else 'pairs'

@@ -27,17 +27,24 @@ _TOKENIZER = 'tokenizer.json'
 def open_training(config: ConfigDict) -> list[Texts]:
   """Opens the datasets to train on; prints a line on each."""
   opened = []
-  for objective, path, columns, target, span in datasets.entries(config):
-    kind = datasets.KINDS[objective]
+  for entry in datasets.entries(config):
+    kind = datasets.KINDS[entry.objective]
     source = examples.open_texts(
-      path,
+      entry.path,
       kind,
-      columns,
-      target=target,
-      score_range=span,
+      entry.columns,
+      target=entry.target,
+      score_range=entry.span,
+      teacher=entry.teacher,
       prompts=tuple(config.text.prompts),
     )
-    line = f'train: {len(source):,} {kind} of {path}'
+    width, last = source.teacher_width, config.nesting_dims[-1]
+    if kind == 'taught' and width < last and config.text.similarity_share < 1:
+      raise ValueError(
+        f'teacher {entry.teacher}: is of width {width}, and nesting_dims end '
+        f'at {last}: text.similarity_share=1 compares similarities alone'
+      )
+    line = f'train: {len(source):,} {kind} of {entry.path}'
     if source.left_out:
       line += f'; {source.left_out:,} with an empty text are left out'
     terminal.say(line)

@@ -13,6 +13,7 @@ MAIN = {
   'retrieval': 'ndcg10',
   'pairs': 'ap',
   'clustering': 'v_measure',
+  'classification': 'accuracy',
 }
 
 
@@ -22,13 +23,14 @@ def measure(
   dims: Sequence[int],
   *,
   prompts: Sequence[str] = (),
+  neighbors: int = 10,
   seed: int = 0,
 ) -> dict[str, float]:
   """All metrics of a set, as `<name>/<metric>@<width>`, in percent.
 
   The first prompt is put before queries and before the texts of the other
-  kinds, the last one before documents. Raises ValueError if an embedding is not
-  finite.
+  kinds, the last one before documents. `neighbors` vote in a classification.
+  Raises ValueError if an embedding is not finite.
   """
   prompts = prompts or ('',)
   other = prompts[-1] if text_set.kind == 'retrieval' else prompts[0]
@@ -47,6 +49,10 @@ def measure(
     values = analysis.pair_classification(a_ND, b_ND, target, dims)
   elif text_set.kind == 'clustering':
     values = analysis.clustering(a_ND, target, dims, seed=seed)
+  elif text_set.kind == 'classification':
+    values = analysis.classification(
+      b_ND, target[1], a_ND, target[0], dims, neighbors=neighbors, seed=seed
+    )
   else:
     values = analysis.search(a_ND, b_ND, target, dims)
   return {f'{text_set.name}/{name}': x for name, x in values.items()}

@@ -52,6 +52,7 @@ class TextLoop(Loop):
         embed,
         dims,
         prompts=tuple(config.text.prompts),
+        neighbors=config.knn,
         seed=config.seed,
       )
     if not values:

@@ -1,0 +1,1 @@
+"""The stages where the examples are pictures with captions."""

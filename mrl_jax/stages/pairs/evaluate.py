@@ -1,0 +1,83 @@
+"""Measures trained towers on every evaluation set, at every width."""
+
+import pathlib
+
+import jax
+from ml_collections import ConfigDict
+
+from mrl_jax import terminal
+from mrl_jax.data.batches.damage import DamageLog
+from mrl_jax.data.pairs import datasets
+from mrl_jax.stages import config as config_lib
+from mrl_jax.stages.pairs import inputs
+from mrl_jax.stages.pairs import measure as measure_lib
+from mrl_jax.stages.pairs import trained as trained_lib
+from mrl_jax.stages.text import inputs as text_inputs
+from mrl_jax.terminal import tables
+from mrl_jax.workdir import Checkpoint
+from mrl_jax.workdir import checksums
+from mrl_jax.workdir import files
+from mrl_jax.workdir import Workdir
+from mrl_jax.workdir.metrics_log import MetricWriter
+
+
+def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
+  names = [datasets.parse(text).name for text in config.eval_sets]
+  return [
+    workdir.metrics,
+    *(workdir.evaluation / f'{name}.json' for name in names),
+  ]
+
+
+def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
+  """Writes evaluation/<set>.md, .csv and .json, and prints a table of each.
+
+  The metrics `<set>/<metric>@<width>` are written to metrics.jsonl as well:
+  recalls and accuracies in percent, cosines as they are. The JSON file has the
+  searches by words, too.
+  """
+  sets = inputs.open_sets(config)
+  tokens = inputs.open_tokens(config, workdir)
+  trained = trained_lib.restore(config, workdir, checkpoint, tokens)
+  damage = DamageLog(config.max_damaged)
+  embedder = trained_lib.Embedder(
+    config, trained.graphdef, tokens, trained.mesh, damage
+  ).at(trained.params, trained.batch_stats)
+  widths, found = config_lib.measured_dims(config), {}
+  for pair_set in sets:
+    inputs.say_left_out(f'evaluate: {pair_set.name}', pair_set.source)
+    measured = measure_lib.measure(
+      pair_set,
+      embedder,
+      widths,
+      templates=tuple(config.pairs.templates),
+      shortlist=config.retrieval.shortlist,
+    )
+    found |= measured.values
+    if jax.process_index():
+      continue
+    table = tables.widths(measured.values, widths)
+    path = workdir.evaluation / pair_set.name
+    files.write_text(path.with_suffix('.md'), tables.markdown(table))
+    files.write_text(path.with_suffix('.csv'), tables.csv(table))
+    checksums.write(
+      path.with_suffix('.json'),
+      {
+        'set': pair_set.name,
+        'kind': pair_set.kind,
+        'count': measured.count,
+        **checkpoint.as_json(),
+        'widths': list(widths),
+        'values': measured.values,
+        'searches': measured.searches,
+      },
+    )
+    terminal.say(
+      f'evaluate: {pair_set.name}, {measured.count:,} pictures, checkpoint of '
+      f'step {checkpoint.step}; in %\n' + terminal.table(table)
+    )
+  if line := damage.report():
+    terminal.say(line)
+  text_inputs.say_truncated(tokens, 'evaluate')
+  with MetricWriter(workdir.metrics) as writer:
+    writer.replace(checkpoint.step, found)

@@ -1,0 +1,212 @@
+"""All stages where the examples are pictures with captions."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from configs import emoji_clip_mrl
+import mrl_jax
+from mrl_jax import stages
+from tests.stages import test_texts
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+STAGES = ('train', 'evaluate', 'report', 'export')
+COLORS = {'red': (250, 20, 20), 'green': (20, 220, 20), 'blue': (20, 20, 240)}
+
+
+def write_pairs(folder, count, seed):
+  """Squares of a colour in its class folder, and a table of captions."""
+  rng, lines = np.random.default_rng(seed), []
+  for i in range(count):
+    name = [*COLORS][i % 3]
+    path = folder / name / f'{i:02}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = rng.integers(-20, 21, (8, 8, 3))
+    pixels = np.clip(noise + COLORS[name], 0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    captions = [f'a {name} square', f'{name} number {i}']
+    row = {'file_name': f'{name}/{i:02}.png', 'text': captions}
+    lines.append(json.dumps(row) + '\n')
+  (folder / 'metadata.jsonl').write_text(''.join(lines))
+
+
+def shrunk(folder):
+  """`emoji_clip_mrl` on 24 pictures, in 2 epochs of 3 steps, on two devices."""
+  if not (folder / 'data').exists():
+    write_pairs(folder / 'data' / 'train', 24, 0)
+    write_pairs(folder / 'data' / 'val', 12, 1)
+  config = emoji_clip_mrl.get_config()
+  config.mesh.data = 2
+  config.dataset = str(folder / 'data' / 'train')
+  config.eval_sets = (
+    f'names=retrieval:{folder}/data/val',
+    f'kinds=zero_shot:folder:{folder}/data@val?neighbors=train',
+  )
+  config.image_size = config.eval_resize = config.eval_image_size = 8
+  config.nesting_dims, config.eval_dims = (2, 8), (4,)
+  config.batch_size, config.num_epochs, config.peak_epoch = 8, 2, 0.5
+  config.log_every_steps = 2
+  config.eval_every_epochs = config.checkpoint_every_epochs = 1
+  config.eval_batch_size = 16
+  config.retrieval.shortlist = 10
+  config.pairs.width, config.pairs.text_width = 8, 16
+  config.pairs.vocabulary_size = 64
+  config.pairs.templates = ('{}', 'a {} square')
+  return config
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """A workdir through which all stages have run, and its config."""
+  folder = tmp_path_factory.mktemp('pairs')
+  config = shrunk(folder)
+  stages.run(config, folder / 'run', STAGES)
+  return config, folder / 'run'
+
+
+def test_all_stages_run_once(finished, capsys):
+  config, path = finished
+  rows = test_texts.rows_of(path)
+  assert rows[0]['train/pairs_per_second'] > 0
+  assert rows[0]['train/scale@2'] > 0 and rows[0]['train/scale@8'] > 0
+  last = rows[-1]
+  assert last['step'] == 6
+  for width in (2, 4, 8):
+    for name in ('t2i_recall1', 'i2t_recall10', 'cosine_of_pairs'):
+      assert f'names/{name}@{width}' in last
+    assert 0 <= last[f'kinds/zero_shot@{width}'] <= 100
+    assert last[f'kinds/knn1@{width}'] > 60  # Colours are easily told.
+  assert 'names/t2i_adaptive10@4' in last
+  record = json.loads((path / 'evaluation' / 'names.json').read_text())
+  assert record['count'] == 12 and len(record['searches']['8']) == 12
+  assert (path / 'evaluation' / 'kinds.csv').read_text().startswith('width,')
+  stages.run(config, path, STAGES)
+  assert capsys.readouterr().out.count('already finished') == 4
+
+
+def test_the_page(finished):
+  _, path = finished
+  page = (path / 'report' / 'index.html').read_text()
+  for text in (
+    'of the text-to-image recall@10 on names.',
+    'names: texts find their image, recall@10',
+    'names: images find a text, recall@10',
+    'kinds: zero-shot top-1',
+    'Search by words',
+    'names, width 2',
+    'a red square',
+    'plot-loss',
+  ):
+    assert text in page, text
+
+
+def test_an_export_is_what_was_evaluated(finished):
+  config, path = finished
+  encoder = mrl_jax.load(path)
+  assert (encoder.width, encoder.nesting_dims) == (8, (2, 8))
+  names = sorted(COLORS)
+  images = sorted((path.parent / 'data' / 'val').glob('*/*.png'))
+  right = [names.index(x.parent.name) for x in images]
+  last = test_texts.rows_of(path)[-1]
+  for dim in (2, 4, 8):
+    found = encoder.zero_shot(
+      images, names, dim, templates=tuple(config.pairs.templates)
+    )
+    accuracy = 100 * np.mean(found.classes_NK[:, 0] == right)
+    np.testing.assert_allclose(accuracy, last[f'kinds/zero_shot@{dim}'])
+  assert found.names[0][0] in names and (found.dims_N == 8).all()
+  # The cosines of pairs.
+  texts = [f'a {x.parent.name} square' for x in images]
+  cosine_N = (encoder.encode(images, 4) * encoder.encode_text(texts, 4)).sum(1)
+  np.testing.assert_allclose(
+    cosine_N.mean(), last['names/cosine_of_pairs@4'], atol=1e-5
+  )
+  with pytest.raises(ValueError, match="template 'a': must have"):
+    encoder.zero_shot(images, names, templates=('a',))
+  with pytest.raises(ValueError, match='dim 9: must be in'):
+    encoder.encode_text('a', 9)
+  with pytest.raises(ValueError, match='must be a list of names'):
+    encoder.zero_shot(images, 'red')
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(finished, tmp_path):
+  config, path = finished
+  script = tmp_path / 'killed.py'
+  script.write_text(
+    'import pathlib, sys\n'
+    'import tests.conftest\n'
+    'from tests.stages import test_pairs, test_texts\n'
+    'from mrl_jax import stages\n'
+    'test_texts.kill_after(5)\n'
+    'config = test_pairs.shrunk(pathlib.Path(sys.argv[1]))\n'
+    'stages.run(config, sys.argv[2], ("train",))\n'
+  )
+  ended = subprocess.run(
+    [sys.executable, script, path.parent, tmp_path / 'run'],
+    cwd=ROOT,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert ended.returncode == -signal.SIGKILL, ended.stderr
+  there = stages.open_workdir(config, path)
+  killed = stages.open_workdir(config, tmp_path / 'run')
+  assert killed.latest_step() == 3
+  stages.run(config, tmp_path / 'run', ('train',))
+  assert killed.checkpoint(6) == there.checkpoint(6)
+
+
+@pytest.mark.parametrize(
+  'change, match',
+  [
+    ({'pairs.objective': 'other'}, "objective 'other': must be one of"),
+    ({'pairs.text': 'gpt'}, "pairs.text 'gpt': must be one of"),
+    ({'pairs.templates': ('a photo',)}, "template 'a photo': must have"),
+    ({'pairs.templates': ()}, '1 classes and 0 templates'),
+    ({'pairs.projections': ()}, 'images have 64 here, and texts 16'),
+    ({'pairs.projections': ('both',)}, r"projections \('both',\): must be of"),
+    ({'pairs.frozen': ('image',)}, "init_from.image '': must be given, as the"),
+    ({'pairs.max_tokens': 0}, 'max_tokens 0: must be a number of at least 1'),
+    ({'pairs.text': 'pretrained'}, "init_from.text '': must be given"),
+    ({'head': 'mrl'}, "head 'mrl': must be 'none' for pairs"),
+    ({'micro_batches': 2}, 'micro_batches 2: must be 1 for pairs'),
+    ({'nesting_dims': (2, 9)}, '9 is beyond the embedding width 8'),
+    ({'eval_sets': ('sts:x',)}, "eval_sets 'sts:x': must be"),
+    ({'eval_sets': ('zero_shot:x',)}, "eval_sets 'zero_shot:x': must be"),
+    ({'eval_sets': ('retrieval:x',) * 2}, "the name 'retrieval' stands twice"),
+    ({'eval_sets': ('retrieval:nowhere',)}, 'pairs nowhere: must be a folder'),
+    ({'dataset': 'nowhere'}, 'pairs nowhere: must be a folder of pictures'),
+    ({'dataset': 'no-*.tar'}, r'pairs no-\*\.tar: there is no such tar'),
+    ({'pairs.tokenizer': 'no.json'}, r'no\.json: there is no such file'),
+    ({'init_from.image': 'nowhere'}, "init_from 'nowhere': must be a workdir"),
+    ({'batch_size': 32}, 'batch_size 32: there are only 24'),
+  ],
+)
+def test_bad_configs_end_in_one_line(change, match, finished, tmp_path):
+  config = shrunk(finished[1].parent)
+  config.update_from_flattened_dict(change)
+  with pytest.raises(ValueError, match=match) as error:
+    stages.run(config, tmp_path / 'run', ('train',))
+  assert '\n' not in str(error.value)
+
+
+def test_what_has_no_partner_is_said(tmp_path, capsys):
+  write_pairs(tmp_path / 'data' / 'train', 9, 0)
+  write_pairs(tmp_path / 'data' / 'val', 6, 0)
+  (tmp_path / 'data' / 'train' / 'red' / '00.png').unlink()
+  table = tmp_path / 'data' / 'train' / 'metadata.jsonl'
+  rows = table.read_text().splitlines(keepends=True)
+  table.write_text(''.join(rows[:-1]))
+  config = shrunk(tmp_path)
+  with pytest.raises(ValueError, match='batch_size 8: there are only 7'):
+    stages.run(config, tmp_path / 'run', ('train',))
+  said = capsys.readouterr().out
+  assert 'left out: 1 captions without picture: red/00.png' in said
+  assert 'left out: 1 pictures without caption: blue/08.png' in said
