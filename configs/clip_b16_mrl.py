@@ -10,7 +10,7 @@ paper has no such row. Not run here: accuracy and hours are not measured.
 
     python launch.py --config=configs/clip_b16_mrl.py --workdir=runs/mine \\
       --config.dataset='shards/*.tar' --config.pairs.tokenizer=tokenizer.json \\
-      --config.eval_sets="'zero_shot:imagenet2012@validation'"
+      --config.eval_sets="'zero_shot:imagenet2012@validation?templates=a {}'"
 
 `--config.init_from.image=FOLDER --config.init_from.text=FOLDER` starts from
 Hugging Face's openai/clip-vit-base-patch16, tokenizer included.
@@ -46,11 +46,9 @@ def get_config():
   config.log_every_steps = 50
   config.eval_every_epochs = 1
   config.checkpoint_every_epochs = 1
-  config.retrieval.shortlist = 200
   config.pairs.text = 'clip'
   config.pairs.text_width = 0
   config.pairs.vocabulary_size = 49408
   config.pairs.max_tokens = 77
   config.pairs.width = 512
-  config.pairs.templates = ('a photo of a {}.',)
   return config

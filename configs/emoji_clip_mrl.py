@@ -26,10 +26,12 @@ def get_config():
   # A folder of pictures with a table of their captions, a folder of tars, or
   # one tar (a * in its name: several).
   config.dataset = 'datasets/emoji/train'
-  # [name=]retrieval:PAIRS or [name=]zero_shot:DATASET@SPLIT, whose classes are
-  # the texts; ?neighbors=SPLIT adds k-NN (mrl_jax/data/pairs/datasets.py).
+  # [name=]retrieval:PAIRS, of which ?shortlist=N rows are reranked, or
+  # [name=]zero_shot:DATASET@SPLIT, whose classes are the texts:
+  # ?templates=a {}|the {} or a .txt file, and &neighbors=SPLIT for k-NN
+  # (mrl_jax/data/pairs/datasets.py).
   config.eval_sets = (
-    'names=retrieval:datasets/emoji/val',
+    'names=retrieval:datasets/emoji/val?shortlist=20',
     'kinds=zero_shot:folder:datasets/emoji@val?neighbors=train',
     'fluent_names=retrieval:datasets/emoji/fluent',
     'fluent_kinds=zero_shot:folder:datasets/emoji@fluent?neighbors=train',
@@ -59,8 +61,6 @@ def get_config():
   config.eval_every_epochs = 20
   config.checkpoint_every_epochs = 5
   config.eval_batch_size = 256
-  # Rows that an adaptive search reranks.
-  config.retrieval.shortlist = 20
   # What each tower starts from: a run; the image tower also from a file of
   # PyTorch, the text tower from a folder of a text encoder; both from a folder
   # of CLIP or SigLIP. Empty: afresh.
@@ -90,6 +90,4 @@ def get_config():
   config.pairs.width = 64
   # Towers that do not train, as in LiT; their projections do.
   config.pairs.frozen = ()
-  # The texts of a class in zero-shot classification.
-  config.pairs.templates = ('{}',)
   return config

@@ -9,7 +9,7 @@ MRL paper has no such row. Not run here: accuracy and hours are not measured.
 
     python launch.py --config=configs/siglip_b16_mrl.py --workdir=runs/mine \\
       --config.dataset='shards/*.tar' --config.pairs.tokenizer=tokenizer.json \\
-      --config.eval_sets="'zero_shot:imagenet2012@validation'"
+      --config.eval_sets="'zero_shot:imagenet2012@validation?templates=a {}'"
 
 `--config.init_from.image=FOLDER --config.init_from.text=FOLDER` starts from
 Hugging Face's google/siglip-base-patch16-224, tokenizer included.

@@ -23,7 +23,7 @@ def get_config():
   config.name = 'text_mrl'
   config.modes = ('train', 'evaluate', 'report')
   # A file of texts (JSONL, CSV, TSV, each also .gz, or Parquet), a folder of
-  # those, or the built-in sentences.
+  # those, tfds:NAME:SPLIT, or the built-in sentences.
   config.dataset = 'sentences'
   # [name=]kind:path, with the kinds sts (scored pairs), pairs (pairs or none),
   # clustering and classification (labelled texts) and retrieval (a folder as

@@ -101,7 +101,7 @@ def test_the_main_configs_are_there():
     'resnet50_mrl_e', 'resnet50_ff', 'resnet18_mrl', 'folder_mrl',
     'finetune_resnet50_mrl', 'convnext_tiny_mrl', 'vit_b16_mrl', 'text_mrl',
     'minilm_mrl', 'emoji_clip_mrl', 'clip_b16_mrl', 'siglip_b16_mrl',
-    'align_mrl',
+    'align_mrl', 'bert_base_mrl', 'modernbert_mrl',
   }  # fmt: skip
 
 

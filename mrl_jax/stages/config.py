@@ -105,8 +105,11 @@ def resolve(config: ConfigDict) -> ConfigDict:
   if config.nesting_dims:
     return config
   config = config.copy_and_resolve_references()
+  width = num_features(config)
+  if is_pairs(config) and 'image' in config.pairs.projections:
+    width = config.pairs.width
   with config.unlocked():
-    config.nesting_dims = nesting.doubling(8, num_features(config))
+    config.nesting_dims = nesting.doubling(8, width)
   return config
 
 

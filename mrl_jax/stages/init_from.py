@@ -70,7 +70,7 @@ def read_provenance(config: ConfigDict) -> Provenance | None:
   """The record of the data of the run in `init_from`; None without one."""
   if not config.init_from or load.is_file(config.init_from):
     return None
-  return read_record(SavedStep(*_find(config.init_from)))
+  return read_record(SavedStep(*find_run(config.init_from)))
 
 
 def read_record(saved: SavedStep) -> Provenance | None:
@@ -85,7 +85,7 @@ def _from_run(
   model: models.Classifier,
   class_names: Sequence[str] | None,
 ) -> tuple[str, bool]:
-  directory, step = _find(config.init_from)
+  directory, step = find_run(config.init_from)
   saved = SavedStep(directory, step)
   recorded, dataset = saved.read('config'), read_record(saved)
   with Checkpoints(directory) as checkpoints:
@@ -97,7 +97,7 @@ def _from_run(
   where = f'{saved.folder} ({recorded["encoder"]})'
   if line := misfit(describe(encoder), describe(arrays_of(model.encoder))):
     raise ValueError(f'init_from {where}: another encoder than this: {line}')
-  _update(model.encoder, encoder)
+  update(model.encoder, encoder)
   has_head = (
     model.head is not None
     and recorded['head'] == model.head.kind
@@ -110,11 +110,11 @@ def _from_run(
       return f'{where}, whose head is of other classes', False
     head = jax.tree.map(lambda x: x[..., np.array(order)], head)
   if has_head:
-    _update(model.head, head)
+    update(model.head, head)
   return where, has_head
 
 
-def _find(path: str) -> tuple[pathlib.Path, int]:
+def find_run(path: str) -> tuple[pathlib.Path, int]:
   """The directory of checkpoints, and the step in `path`, else the latest."""
   given = pathlib.Path(path).expanduser().absolute()
   if given.name.isdecimal() and (given / 'model').is_dir():
@@ -129,7 +129,8 @@ def _find(path: str) -> tuple[pathlib.Path, int]:
   )
 
 
-def _update(module: nnx.Module, tree: Mapping[str, Any]) -> None:
+def update(module: nnx.Module, tree: Mapping[str, Any]) -> None:
+  """Gives a module the arrays of a tree of `params` and `batch_stats`."""
   there, here = fingerprint.by_path(tree), arrays_of(module)
   leaves = [there[name] for name in fingerprint.by_path(here)]
   for part in jax.tree.unflatten(jax.tree.structure(here), leaves).values():

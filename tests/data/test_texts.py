@@ -67,6 +67,61 @@ def test_every_format_gives_the_same_rows(kind, tmp_path):
   assert list(zip(*found[::-1], strict=True)) == ROWS
 
 
+@pytest.fixture(scope='module')
+def tfds_dataset(tmp_path_factory):
+  """The folder of a prepared TFDS dataset of ROWS."""
+  tfds = pytest.importorskip('tensorflow_datasets')
+
+  class Made(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version('1.0.0')
+    pkg_dir_path = tmp_path_factory.mktemp('code')
+
+    def _info(self):
+      texts = {name: tfds.features.Text() for name in NAMES}
+      label = tfds.features.ClassLabel(names=['left', 'right'])
+      features = {**texts, 'label': label, 'score': np.float32}
+      return tfds.core.DatasetInfo(
+        builder=self, features=tfds.features.FeaturesDict(features)
+      )
+
+    def _split_generators(self, _):
+      return {'train': self._generate_examples()}
+
+    def _generate_examples(self):
+      for i, row in enumerate(ROWS):
+        texts = dict(zip(NAMES, row, strict=True))
+        yield i, {**texts, 'label': i, 'score': i + 0.5}
+
+  folder = tmp_path_factory.mktemp('tfds')
+  builder = Made(data_dir=str(folder), file_format='array_record')
+  builder.download_and_prepare()
+  return builder.data_dir
+
+
+def test_texts_of_tfds(tfds_dataset):
+  path = f'tfds:{tfds_dataset}:train'
+  found = columns.read(path, (*NAMES, 'label', 'score'))
+  in_order = sorted(zip(*found, strict=True))
+  assert [row[:3] for row in in_order] == ROWS
+  assert [row[3:] for row in in_order] == [('left', 0.5), ('right', 1.5)]
+  (listed,) = columns.listing(path).values()
+  assert listed.startswith('2 of 2 examples')
+  scored = examples.open_texts(path, 'scored', NAMES[:2], target='score')
+  assert sorted(scored.targets(np.arange(2))['score']) == [0.5, 1.5]
+  entry = eval_sets.parse(f'clustering:{path}?columns=anchor,label')
+  assert sorted(eval_sets.open_set(entry).first) == ['a dog', 'the sea']
+  assert eval_sets.listing(entry) == columns.listing(path)
+  for wrong, column, match in (
+    (path, 'query', "no column 'query'; there are: .*anchor"),
+    (path[:-5] + 'dev', 'anchor', "split 'dev'"),
+    ('tfds:glue', 'anchor', 'must be tfds:NAME:SPLIT'),
+    ('tfds:no_such:train', 'anchor', "dataset 'no_such': not known to TFDS"),
+  ):
+    with pytest.raises(ValueError, match=match) as error:
+      columns.read(wrong, (column,))
+    assert '\n' not in str(error.value)
+
+
 def test_a_folder_is_read_in_the_order_of_names(tmp_path):
   for name, row in zip(('b.csv', 'a.jsonl'), ROWS, strict=True):
     if name.endswith('csv'):

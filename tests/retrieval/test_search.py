@@ -12,6 +12,7 @@ from mrl_jax import retrieval
 from mrl_jax.retrieval import cost
 from mrl_jax.retrieval import cpu
 from mrl_jax.retrieval import mesh
+from mrl_jax.retrieval import prefixes
 from mrl_jax.retrieval.cpu import best
 from mrl_jax.retrieval.cpu import bounds
 from mrl_jax.retrieval.cpu import choice
@@ -396,6 +397,39 @@ def test_every_way_finds_the_rows_of_the_plain_one(
     if kind != 'flat' or k == 1:
       alone = retrieval.search(query_QD[3:4], database, k, metric=metric)
       np.testing.assert_array_equal(alone.ids_QK, found.ids_QK[3:4])
+
+
+@pytest.mark.parametrize('kind', ['steep', 'flat', 'classes', 'ties'])
+@pytest.mark.parametrize('level', [None, 1, 2, 3])
+def test_few_queries_are_searched_one_by_one(monkeypatch, kind, level):
+  """Rows are ruled out by 32, 64 or 128 dims of the tiles, or in full."""
+  monkeypatch.setattr(choice, 'LITTLE', 0)
+  monkeypatch.setattr(threads, 'WORK', 0)
+  query_QD, row_MD = embeddings(kind, 3, rows=700, width=1024)
+  database = retrieval.prepare(row_MD)
+  assert database.tile_NWT.shape == (2, 128, kernels.TILE)
+  for queries in (1, 3):
+    unit_QD = prefixes.unit(query_QD[:queries], 1024)
+    found = exact.nearest(unit_QD, database, 10, cosine=True, level=level)
+    ids_QK, score_QK = brute_force(query_QD[:queries], row_MD, 10, 1024)
+    np.testing.assert_array_equal(found.ids_QK, ids_QK)
+    np.testing.assert_allclose(found.score_QK, score_QK, atol=1e-6)
+  if level is None:
+    read = found.products / (700 * 1024)
+    assert read > 1 if kind == 'flat' else read < 0.6
+
+
+@pytest.mark.parametrize('queries', [1, 6])
+@pytest.mark.parametrize('kind', ['flat', 'ties', 'one row'])
+def test_little_is_one_product(kind, queries):
+  query_QD, row_MD = embeddings(kind, queries)
+  for k in (1, 300, 1500):
+    found = retrieval.search(query_QD, row_MD, k)
+    ids_QK, scores_QK = brute_force(query_QD, row_MD, k, 130)
+    np.testing.assert_allclose(found.scores_QK, scores_QK, atol=1e-6)
+    if kind != 'flat':
+      np.testing.assert_array_equal(found.ids_QK, ids_QK)
+    assert (np.diff(np.sort(found.ids_QK), axis=1) > 0).all()
 
 
 def test_the_worked_example_of_a_bound():

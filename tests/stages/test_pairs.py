@@ -7,6 +7,9 @@ import signal
 import subprocess
 import sys
 
+from flax import nnx
+import jax
+from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 import pytest
@@ -14,6 +17,16 @@ import pytest
 from configs import emoji_clip_mrl
 import mrl_jax
 from mrl_jax import stages
+from mrl_jax.interop.text import folder as text_folder
+from mrl_jax.models import static_text
+from mrl_jax.models import text as text_models
+from mrl_jax.stages import check
+from mrl_jax.stages import init_from
+from mrl_jax.stages.pairs import build
+from mrl_jax.stages.pairs import start
+from mrl_jax.training.checkpoint import Checkpoints
+from mrl_jax.training.state import arrays_of
+from tests.interop import test_towers_hand_over
 from tests.stages import test_texts
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -46,8 +59,9 @@ def shrunk(folder):
   config.mesh.data = 2
   config.dataset = str(folder / 'data' / 'train')
   config.eval_sets = (
-    f'names=retrieval:{folder}/data/val',
-    f'kinds=zero_shot:folder:{folder}/data@val?neighbors=train',
+    f'names=retrieval:{folder}/data/val?shortlist=10',
+    f'kinds=zero_shot:folder:{folder}/data@val?neighbors=train'
+    '&templates={}|a {} square',
   )
   config.image_size = config.eval_resize = config.eval_image_size = 8
   config.nesting_dims, config.eval_dims = (2, 8), (4,)
@@ -55,10 +69,8 @@ def shrunk(folder):
   config.log_every_steps = 2
   config.eval_every_epochs = config.checkpoint_every_epochs = 1
   config.eval_batch_size = 16
-  config.retrieval.shortlist = 10
   config.pairs.width, config.pairs.text_width = 8, 16
   config.pairs.vocabulary_size = 64
-  config.pairs.templates = ('{}', 'a {} square')
   return config
 
 
@@ -108,7 +120,7 @@ def test_the_page(finished):
 
 
 def test_an_export_is_what_was_evaluated(finished):
-  config, path = finished
+  _, path = finished
   encoder = mrl_jax.load(path)
   assert (encoder.width, encoder.nesting_dims) == (8, (2, 8))
   names = sorted(COLORS)
@@ -117,7 +129,7 @@ def test_an_export_is_what_was_evaluated(finished):
   last = test_texts.rows_of(path)[-1]
   for dim in (2, 4, 8):
     found = encoder.zero_shot(
-      images, names, dim, templates=tuple(config.pairs.templates)
+      images, names, dim, templates=('{}', 'a {} square')
     )
     accuracy = 100 * np.mean(found.classes_NK[:, 0] == right)
     np.testing.assert_allclose(accuracy, last[f'kinds/zero_shot@{dim}'])
@@ -163,13 +175,91 @@ def test_a_killed_training_goes_on_to_the_same_bits(finished, tmp_path):
   assert killed.checkpoint(6) == there.checkpoint(6)
 
 
+def test_towers_start_from_a_run_and_one_is_frozen(finished, tmp_path, capsys):
+  config, path = finished
+  config = shrunk(path.parent)
+  config.init_from.image = config.init_from.text = str(path)
+  config.pairs.frozen = ('image',)
+  config.num_epochs, config.mesh.data, config.eval_sets = 1, 1, ()
+  stages.run(config, tmp_path / 'run', ('train',))
+  said = capsys.readouterr().out
+  for name in ('image', 'text'):
+    assert f'train: the {name} tower starts from {path}' in said
+  tokenizers = [
+    (x / 'tokenizer.json').read_text() for x in (path, tmp_path / 'run')
+  ]
+  assert tokenizers[0] == tokenizers[1]
+  before, after = (read_params(x) for x in (path, tmp_path / 'run'))
+  jax.tree.map(np.testing.assert_array_equal, before['image'], after['image'])
+  changed = jax.tree.map(
+    lambda x, y: bool((x != y).any()), before['text'], after['text']
+  )
+  assert any(jax.tree.leaves(changed))
+
+
+def read_params(workdir):
+  directory, step = init_from.find_run(str(workdir))
+  with Checkpoints(directory) as checkpoints:
+    return checkpoints.restore_model(checkpoints.model_shapes(step), step)[
+      'params'
+    ]
+
+
+def test_towers_start_from_a_folder_of_clip(tmp_path):
+  made = test_towers_hand_over.make('contrastive')
+  test_towers_hand_over.write(made, tmp_path)
+  fresh = test_towers_hand_over.make('contrastive', seed=1)
+  config = ConfigDict({'nesting_dims': (4, 16)})
+  config.init_from = ConfigDict({'image': str(tmp_path), 'text': str(tmp_path)})
+  config.pairs = ConfigDict({'text': 'clip'})
+  start.initialise(config, fresh)
+  found, expected = (arrays_of(x)['params'] for x in (fresh, made))
+  # Every width begins with the folder's temperature.
+  np.testing.assert_array_equal(found.pop('log_scale'), [2.0, 2.0])
+  expected.pop('log_scale')
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  assert start.tokenizer(config) == str(tmp_path / 'tokenizer.json')
+  config.init_from.image = ''
+  other = test_towers_hand_over.make('sigmoid')
+  other.text = text_models.create(
+    text_models.Settings(static_text.Variant(9, 12)), rngs=nnx.Rngs(0)
+  )
+  with pytest.raises(ValueError, match=r'init_from\.text .*: another encoder'):
+    start.initialise(config, other)
+
+
+def test_a_text_tower_from_a_folder_of_texts(tmp_path):
+  test_texts.write_encoder(tmp_path / 'bert')
+  config = shrunk(tmp_path)
+  config.pairs.text, config.init_from.text = (
+    'pretrained',
+    str(tmp_path / 'bert'),
+  )
+  check.check(config)
+  model = build.model(config)
+  start.initialise(config, model)
+  loaded = text_folder.open_folder(tmp_path / 'bert').load()
+  jax.tree.map(
+    np.testing.assert_array_equal, arrays_of(model.text), arrays_of(loaded)
+  )
+  assert start.tokenizer(config) == str(tmp_path / 'bert' / 'tokenizer.json')
+
+
 @pytest.mark.parametrize(
   'change, match',
   [
     ({'pairs.objective': 'other'}, "objective 'other': must be one of"),
     ({'pairs.text': 'gpt'}, "pairs.text 'gpt': must be one of"),
-    ({'pairs.templates': ('a photo',)}, "template 'a photo': must have"),
-    ({'pairs.templates': ()}, '1 classes and 0 templates'),
+    (
+      {'eval_sets': ('zero_shot:a@b?templates={}|a photo',)},
+      "template 'a photo': must have",
+    ),
+    (
+      {'eval_sets': ('zero_shot:a@b?templates=no.txt',)},
+      r'templates .*no\.txt: there is no such file',
+    ),
+    ({'eval_sets': ('zero_shot:a@b?k=3',)}, "'k=3' must be one of neighbors="),
+    ({'eval_sets': ('retrieval:a?shortlist=x',)}, 'shortlist must be a number'),
     ({'pairs.projections': ()}, 'images have 64 here, and texts 16'),
     ({'pairs.projections': ('both',)}, r"projections \('both',\): must be of"),
     ({'pairs.frozen': ('image',)}, "init_from.image '': must be given, as the"),

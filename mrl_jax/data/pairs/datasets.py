@@ -1,17 +1,21 @@
 """The datasets of pictures with captions that a config names, opened."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import pathlib
 from typing import NamedTuple
 
+from mrl_jax.analysis import pairs as analysis
 from mrl_jax.data.pairs import sources
 from mrl_jax.data.sources import datasets as image_datasets
 from mrl_jax.data.sources.example import Source
 from mrl_jax.workdir import files
 
-KINDS = ('retrieval', 'zero_shot')
+# The options that an entry of each kind may have.
+KINDS = {
+  'retrieval': ('shortlist',),
+  'zero_shot': ('neighbors', 'templates'),
+}
 _TAR = '.tar'
-_NEIGHBORS = 'neighbors='
 
 
 class Entry(NamedTuple):
@@ -23,6 +27,8 @@ class Entry(NamedTuple):
     path: pairs as `open_pairs` takes them, or the name of a dataset of images.
     split: the split of images with classes.
     neighbors: the split that k-NN takes its neighbours from; '': there is none.
+    templates: the texts of a class, with `{}` where its name belongs.
+    shortlist: number of rows that adaptive searches rerank in full.
   """
 
   name: str
@@ -30,29 +36,60 @@ class Entry(NamedTuple):
   path: str
   split: str = ''
   neighbors: str = ''
+  templates: tuple[str, ...] = ('{}',)
+  shortlist: int = 200
 
 
 def parse(text: str) -> Entry:
   """Parses an entry; raises ValueError if it is none.
 
-  It is `[name=]retrieval:PAIRS`, or `[name=]zero_shot:DATASET@SPLIT`, which may
-  end in `?neighbors=SPLIT`. Its name is the kind if it has none of its own.
+  It is `[name=]retrieval:PAIRS`, with `?shortlist=200`, or
+  `[name=]zero_shot:DATASET@SPLIT`, with `?neighbors=SPLIT&templates=a {}|the
+  {}`, or a `.txt` file of templates. Its name is the kind if it has none of its
+  own.
   """
   head, _, query = text.partition('?')
   before, colon, path = head.partition(':')
   name, equals, kind = before.rpartition('=')
-  split, ok = '', colon and kind in KINDS and path and (name or not equals)
+  ok = colon and kind in KINDS and path and (name or not equals)
+  split = ''
   if ok and kind == 'zero_shot':
     path, _, split = path.rpartition('@')
-    ok = path and split and (not query or query.startswith(_NEIGHBORS))
-  elif query:
-    ok = False
+    ok = path and split
   if not ok or '/' in name or '@' in name:
     raise ValueError(
       f'eval_sets {text!r}: must be [name=]retrieval:PAIRS or '
-      '[name=]zero_shot:DATASET@SPLIT[?neighbors=SPLIT]'
+      '[name=]zero_shot:DATASET@SPLIT'
     )
-  return Entry(name or kind, kind, path, split, query.removeprefix(_NEIGHBORS))
+  options = {}
+  for option in filter(None, query.split('&')):
+    key, equals, value = option.partition('=')
+    if key not in KINDS[kind] or not value:
+      raise ValueError(
+        f'eval_sets {text!r}: {option!r} must be one of '
+        f'{", ".join(f"{x}=" for x in KINDS[kind])}'
+      )
+    options[key] = value
+  entry = Entry(name or kind, kind, path, split, options.get('neighbors', ''))
+  return _with_options(entry, options, text)
+
+
+def _with_options(entry: Entry, options: Mapping[str, str], text: str) -> Entry:
+  if written := options.get('templates'):
+    templates = written.split('|')
+    if written.endswith('.txt'):
+      path = files.local(written, 'templates')
+      if not path.is_file():
+        raise ValueError(f'templates {path}: there is no such file')
+      templates = path.read_text(encoding='utf-8').splitlines()
+    templates = tuple(x for x in templates if x.strip())
+    analysis.prompts(['a'], templates)  # Refuses those without a place.
+    entry = entry._replace(templates=templates)
+  if count := options.get('shortlist'):
+    if not count.isdecimal() or not int(count):
+      raise ValueError(f'eval_sets {text!r}: shortlist must be a number')
+    entry = entry._replace(shortlist=int(count))
+  return entry
 
 
 def check(entries: Sequence[str]) -> None:
@@ -99,16 +136,30 @@ class PairSet(NamedTuple):
   """An evaluation set, open.
 
   Attributes:
-    name: its name in metrics.
-    kind: one of `KINDS`.
+    entry: what `eval_sets` says of it.
     source: the pictures: `Pairs`, or images with classes.
     neighbors: images whose classes k-NN takes; None: k-NN is left out.
   """
 
-  name: str
-  kind: str
+  entry: Entry
   source: Source | sources.Pairs
   neighbors: Source | None = None
+
+  @property
+  def name(self) -> str:
+    return self.entry.name
+
+  @property
+  def kind(self) -> str:
+    return self.entry.kind
+
+  def listing(self) -> dict[str, str]:
+    """A text for each part of the set, which changes with its content."""
+    found = dict(self.source.listing())
+    if self.neighbors is not None:
+      near = self.neighbors.listing()
+      found |= {f'neighbors/{name}': text for name, text in near.items()}
+    return found
 
 
 def open_set(
@@ -118,9 +169,7 @@ def open_set(
   entry = parse(text)
   try:
     if entry.kind == 'retrieval':
-      return PairSet(
-        entry.name, entry.kind, open_pairs(entry.path, column_names)
-      )
+      return PairSet(entry, open_pairs(entry.path, column_names))
     opened = image_datasets.open_source(entry.path, entry.split, data_dir)
     near = None
     if entry.neighbors:
@@ -129,4 +178,4 @@ def open_set(
         raise ValueError(f'{entry.neighbors} has other classes')
   except ValueError as error:
     raise ValueError(f'eval_sets {text!r}: {error}') from None
-  return PairSet(entry.name, entry.kind, opened, near)
+  return PairSet(entry, opened, near)

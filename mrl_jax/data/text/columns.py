@@ -1,4 +1,4 @@
-"""Columns of JSONL, CSV, TSV and Parquet files."""
+"""Columns of JSONL, CSV, TSV and Parquet files, and of TFDS datasets."""
 
 from collections.abc import Iterator, Sequence
 import csv
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from mrl_jax.data.text import tfds
 from mrl_jax.workdir import files
 
 SUFFIXES = ('.jsonl', '.csv', '.tsv', '.parquet')
@@ -43,8 +44,8 @@ def read(
   """Reads columns of all rows of a file, or of the files of a folder.
 
   Args:
-    path: what `paths` takes. A TSV file has no quotes: its cells are as they
-      are.
+    path: what `paths` takes, or a dataset of `text.tfds`. A TSV file has no
+      quotes: its cells are as they are.
     columns: names of columns; whole numbers are positions, for CSV and TSV
       files that have no line of names.
     optional: so many columns, the last ones, may lack in a row of JSONL.
@@ -59,9 +60,13 @@ def read(
       JSON, or a damaged file.
   """
   found = [[] for _ in columns]
-  for file in paths(path):
+  is_tfds = tfds.is_named(path)
+  for file in [path] if is_tfds else paths(path):
     try:
-      for number, row in _rows(file, columns, len(columns) - optional):
+      rows = _rows(file, columns, len(columns) - optional)
+      if is_tfds:
+        rows = enumerate(tfds.rows(str(path), columns))
+      for number, row in rows:
         for values, value in zip(found, row, strict=True):
           if isinstance(value, str) and '\0' in value:
             raise ValueError(f'{file}, row {number}: has a NUL byte')
@@ -79,7 +84,12 @@ def read(
 
 
 def listing(path: str | pathlib.Path) -> dict[str, str]:
-  """A text for each file, `<bytes> bytes <digest>`, which tells it changed."""
+  """A text for each file, `<bytes> bytes <digest>`, which tells it changed.
+
+  Files of TFDS are not read for it.
+  """
+  if tfds.is_named(path):
+    return tfds.listing(str(path))
   return {file.name: digest(file) for file in paths(path)}
 
 

@@ -150,15 +150,14 @@ def listing(entry: Entry) -> dict[str, str]:
   """A text for each file of the set, which changes with its content."""
   if entry.path == sentences.NAME:
     return {sentences.NAME: sentences.VERSION}
-  path = files.local(entry.path, 'texts')
   if entry.kind != 'retrieval':
-    found = columns_lib.listing(path)
+    found = columns_lib.listing(entry.path)
     if entry.train:
       train = columns_lib.listing(entry.train)
       found |= {f'train/{name}': value for name, value in train.items()}
     return found
   found = {}
-  for file in _retrieval_files(path):
+  for file in _retrieval_files(files.local(entry.path, 'texts')):
     found[file.name] = f'{file.stat().st_size} bytes'
   return found
 

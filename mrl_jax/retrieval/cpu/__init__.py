@@ -10,6 +10,7 @@ find the same rows faster, without XLA and compiled for no shape:
   stored   the rows of a database, in tiles and in blocks
   best     the best rows so far of each query
   threads  those that share the work
+  products all rows multiplied by one query
   kernels  the loops, compiled by Numba
 """
 

@@ -93,13 +93,9 @@ class Search:
       part.key_QC[:, : max(self._k, part.count_Q.max())] for part in self.parts
     ]
     key_QC = keys[0] if len(keys) == 1 else np.concatenate(keys, axis=1)
-    if self._threads == 1:
-      key_QC.sort(axis=1)
-    else:
-      threads.run(
-        lambda share: key_QC[share].sort(axis=1),
-        [(x,) for x in threads.split(len(key_QC), self._threads)],
-      )
+    threads.share(
+      lambda share: key_QC[share].sort(axis=1), len(key_QC), 8 * key_QC.size
+    )
     ids_QK = np.empty((len(key_QC), self._k), np.int64)
     score_QK = np.empty((len(key_QC), self._k), np.float32)
     kernels.unpack(key_QC, ids_QK, score_QK)

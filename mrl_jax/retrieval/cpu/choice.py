@@ -15,11 +15,13 @@ from mrl_jax.retrieval.cpu.stored import Rows
 
 # Nanoseconds on two cores of an AMD EPYC (Zen 3), see `counts`.
 OPERATIONS = 'multiply', 'multiply in tiles', 'compare', 'fetch a row', 'add'
-NANOSECONDS = np.array([0.015, 0.035, 0.15, 150, 0.3])
+NANOSECONDS = np.array([0.016, 0.04, 0.3, 80, 0.15])
 # Reading a number takes as long as so many multiplications by the BLAS.
 _READ = 12
-# Queries and rows that are tried; fewer queries, and fewer rows, are too few.
-_QUERIES, _ROWS, FEW = 8, 512, 5
+# Queries tried at least and at most, and one in so many; rows tried.
+_QUERIES, _ONE_IN, _ROWS = (4, 12), 16, 512
+# Fewer queries are searched one by one.
+FEW = 5
 # Multiply-adds that one loop does at once, and rows that the BLAS multiplies.
 LITTLE, _FEW_ROWS = 1 << 24, 4096
 
@@ -46,9 +48,9 @@ def counts(queries, rows, k, tile_NWT) -> np.ndarray:
     if in_tiles:
       count_O[1] = Q * M * level_L[1]
     else:
-      count_O[0] = max(Q, _READ) * M * level_L[i]
+      count_O[0], count_O[3] = max(Q, _READ) * M * level_L[i], M
     count_O[2] = Q * M
-    count_O[3] = left_L[i]
+    count_O[3] += left_L[i]
     count_O[4] = left_L[i] * level_L[i]
     for j in range(i, last):
       count_O[4] += left_L[j] * (level_L[j + 1] - level_L[j])
@@ -61,7 +63,8 @@ def counts(queries, rows, k, tile_NWT) -> np.ndarray:
 def _shares(queries, rows, k, tile_NWT) -> np.ndarray:
   """The share of rows that cannot be ruled out at each level."""
   M, last = len(rows.norm_B), len(rows.level_L) - 1
-  tried = np.linspace(0, len(queries.vector_Qd) - 1, _QUERIES).astype(int)
+  Q = len(queries.vector_Qd)
+  tried = np.linspace(0, Q - 1, np.clip(Q // _ONE_IN, *_QUERIES)).astype(int)
   tried, ids_R = np.unique(tried), np.linspace(0, M - 1, _ROWS).astype(int)
   some = Queries(*(x[tried] for x in queries))
   row_RD, norm_R = rows.vector_BD[ids_R], rows.norm_B[ids_R]
@@ -78,7 +81,7 @@ def _shares(queries, rows, k, tile_NWT) -> np.ndarray:
     rank = min(_ROWS, math.ceil(k * _ROWS / M))
     least_T = np.partition(bounds[-1], -rank, axis=1)[:, -rank]
   else:
-    least_T = tiles.seed(some, tile_NWT, rows, k)
+    least_T = tiles.nearby(some, tile_NWT, rows, k)
   share_L = np.ones(last + 1)
   for i, bound_TR in enumerate(bounds, 1):
     share_L[i] = (bound_TR >= least_T[:, None]).mean()

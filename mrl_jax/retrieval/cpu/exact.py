@@ -13,6 +13,7 @@ import numpy as np
 from mrl_jax.retrieval.cpu import bounds
 from mrl_jax.retrieval.cpu import choice
 from mrl_jax.retrieval.cpu import kernels
+from mrl_jax.retrieval.cpu import products
 from mrl_jax.retrieval.cpu import stored
 from mrl_jax.retrieval.cpu import threads
 from mrl_jax.retrieval.cpu import tiles
@@ -76,10 +77,8 @@ def nearest(
       _nearest(query_Qd[start : start + group], database, k, cosine, level)
       for start in range(0, Q, group)
     ]
-  products = sum(part.products * len(part.ids_QK) for part in parts) / Q
-  return Found(
-    *map(np.concatenate, list(zip(*parts, strict=True))[:2]), products
-  )
+  paid = sum(part.products * len(part.ids_QK) for part in parts) / Q
+  return Found(*map(np.concatenate, list(zip(*parts, strict=True))[:2]), paid)
 
 
 def rescore(
@@ -124,7 +123,7 @@ def _little(query_Qd, rows, k) -> Found:
     for query_d, product_M in zip(
       search.queries.vector_Qd, product_QM, strict=True
     ):
-      kernels.products(query_d, rows, 0, product_M)
+      products.in_full(query_d, rows, 0, product_M)
   else:
     with threads.single_blas():
       product_QM = np.matmul(query_Qd, rows.vector_BD[:, :dim].T)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from mrl_jax.retrieval.cpu import kernels
+from mrl_jax.retrieval.cpu import products
 from mrl_jax.retrieval.cpu import stored
 from mrl_jax.retrieval.cpu import threads
 from mrl_jax.retrieval.cpu.best import Found
@@ -76,7 +77,7 @@ def _estimate(queries, tile_NWT, norm_M, k, step) -> np.ndarray:
     most_QS = score_QS.reshape(-1, fold, size).max(1)
     least_Q[share] = np.partition(most_QS, size - rank, axis=1)[:, size - rank]
 
-  threads.run(work, [(x,) for x in threads.split(Q, threads.count())])
+  threads.share(work, Q, Q * fold * size * width)
   return least_Q - kernels.ROUNDING * np.abs(least_Q)
 
 
@@ -103,6 +104,17 @@ def few(queries, tile_NWT, rows, k, level=None) -> Found:
   return search.found()
 
 
+def nearby(queries, tile_NWT, rows, k) -> np.ndarray:
+  """What the k-th best of the rows that are near by a prefix scores."""
+  found = Search(queries, k, 0).parts[0]
+  for q, query_d in enumerate(queries.vector_Qd):
+    product_NT = np.zeros((len(tile_NWT), kernels.TILE), np.float32)
+    products.multiply(tile_NWT, query_d, 0, rows.level_L[1], product_NT)
+    product_M = product_NT.reshape(-1)[: len(rows.norm_B)]
+    kernels.seed(product_M, queries, rows, found, q)
+  return found.least_Q
+
+
 def _one(given, wanted, alone) -> int:
   """Searches for one query, by several threads if it is alone."""
   q, queries, tile_NWT, rows, found = given
@@ -113,10 +125,10 @@ def _one(given, wanted, alone) -> int:
 
   def multiply(share):
     dims = level_L[level - 1], level_L[level]
-    kernels.multiply(tile_NWT[share], query_d, *dims, product_NT[share])
+    products.multiply(tile_NWT[share], query_d, *dims, product_NT[share])
 
   def multiply_in_full(share):
-    kernels.products(query_d, rows, share.start, product_M[share])
+    products.in_full(query_d, rows, share.start, product_M[share])
 
   threads.share(multiply, len(tile_NWT), alone * M * level_L[1])
   read = kernels.seed(*given)

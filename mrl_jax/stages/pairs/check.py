@@ -4,7 +4,6 @@ from ml_collections import ConfigDict
 
 from mrl_jax import models
 from mrl_jax import nesting
-from mrl_jax.analysis import pairs as analysis
 from mrl_jax.data.pairs import datasets
 from mrl_jax.models import geometry
 from mrl_jax.models import towers
@@ -20,7 +19,7 @@ _NUMBERS = {
   'vocabulary_size': 3,
   'max_tokens': 1,
 }
-_LISTS = ('columns', 'projections', 'frozen', 'templates')
+_LISTS = ('columns', 'projections', 'frozen')
 _TEXTS = ('objective', 'text', 'tokenizer')
 # Fields of training on images that pairs have one value of.
 _OFF = {
@@ -61,7 +60,6 @@ def check(config: ConfigDict) -> None:
   for name in ('projections', 'frozen'):
     ok = {*pairs[name]} <= {*towers.TOWERS}
     require(f'pairs.{name}', pairs[name], ok, f'of {towers.TOWERS}')
-  analysis.prompts(['a'], tuple(pairs.templates))
   start = config.init_from
   ok = isinstance(start, ConfigDict) and {*start} == {*towers.TOWERS}
   require('init_from', start, ok, f'a dict of {towers.TOWERS} for pairs')

@@ -46,13 +46,7 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   widths, found = config_lib.measured_dims(config), {}
   for pair_set in sets:
     inputs.say_left_out(f'evaluate: {pair_set.name}', pair_set.source)
-    measured = measure_lib.measure(
-      pair_set,
-      embedder,
-      widths,
-      templates=tuple(config.pairs.templates),
-      shortlist=config.retrieval.shortlist,
-    )
+    measured = measure_lib.measure(pair_set, embedder, widths)
     found |= measured.values
     if jax.process_index():
       continue

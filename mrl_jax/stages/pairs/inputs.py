@@ -118,7 +118,7 @@ def digest(config: ConfigDict) -> str:
   for text in config.eval_sets:
     try:
       opened = datasets.open_set(text, config.pairs.columns, config.data_dir)
-      listings.append(opened.source.listing())
+      listings.append(opened.listing())
     except (ValueError, OSError):
       listings.append({text: 'missing'})
   return '-'.join(map(provenance.digest, listings))

@@ -32,29 +32,17 @@ class Measured(NamedTuple):
 
 
 def measure(
-  pair_set: PairSet,
-  embedder: Embedder,
-  dims: Sequence[int],
-  *,
-  templates: Sequence[str],
-  shortlist: int,
+  pair_set: PairSet, embedder: Embedder, dims: Sequence[int]
 ) -> Measured:
-  """All metrics of a set.
-
-  `templates` make the texts of classes, see `analysis.pairs.prompts`;
-  `shortlist` is the number of rows that adaptive searches rerank in full.
-  Raises ValueError if an embedding is not finite.
-  """
+  """All metrics of a set; ValueError if an embedding is not finite."""
   image_ND, label_N = embedder.images(pair_set.source)
   if not np.isfinite(image_ND).all():
     raise ValueError(f'the embeddings of {pair_set.name} are not finite')
   if pair_set.kind == 'retrieval':
-    found, searches = _retrieval(
-      pair_set.source, embedder, image_ND, label_N, dims, shortlist
-    )
+    found, searches = _retrieval(pair_set, embedder, image_ND, label_N, dims)
   else:
     found, searches = (
-      _zero_shot(pair_set, embedder, image_ND, label_N, dims, templates),
+      _zero_shot(pair_set, embedder, image_ND, label_N, dims),
       {},
     )
   values = {
@@ -65,7 +53,8 @@ def measure(
   return Measured(values, len(label_N), searches)
 
 
-def _retrieval(source, embedder, image_ND, number_N, dims, shortlist) -> tuple:
+def _retrieval(pair_set, embedder, image_ND, number_N, dims) -> tuple:
+  source, shortlist = pair_set.source, pair_set.entry.shortlist
   captions = [source.captions[number] for number in number_N]
   texts = [text for several in captions for text in several]
   number_M = np.repeat(number_N, [len(x) for x in captions])
@@ -120,9 +109,9 @@ def _searches(texts, text_MD, captions, image_ND, dims) -> dict[str, Any]:
 
 
 def _zero_shot(
-  pair_set, embedder, image_ND, label_N, dims, templates
+  pair_set, embedder, image_ND, label_N, dims
 ) -> dict[str, dict[int, float]]:
-  names = pair_set.source.class_names
+  names, templates = pair_set.source.class_names, pair_set.entry.templates
   prompts = analysis.prompts(names, templates)
   text_CTD = embedder.texts(prompts).reshape(len(names), len(templates), -1)
   found = {'zero_shot': analysis.zero_shot(image_ND, text_CTD, label_N, dims)}

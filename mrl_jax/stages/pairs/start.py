@@ -1,8 +1,8 @@
 """What each tower of a run starts from: `init_from.image`, `init_from.text`.
 
-The image tower starts from a run on images, a file of PyTorch, or a folder of
-CLIP or SigLIP; the text tower from a run on texts, a folder of a text encoder,
-or one of CLIP or SigLIP.
+Either starts from a run on pairs, or a folder of CLIP or SigLIP; the image
+tower also from a run on images or a file of PyTorch, the text tower from a run
+on texts or a folder of a text encoder.
 """
 
 import pathlib
@@ -14,11 +14,13 @@ from mrl_jax import models
 from mrl_jax import terminal
 from mrl_jax.data.text.tokens import Tokens
 from mrl_jax.interop import towers as interop_towers
+from mrl_jax.interop.pytorch import load
 from mrl_jax.interop.text import folder as text_folder
 from mrl_jax.models import text as text_models
 from mrl_jax.models import towers
 from mrl_jax.stages import init_from
 from mrl_jax.stages.text import pretrained
+from mrl_jax.training.checkpoint import Checkpoints
 from mrl_jax.training.checkpoint_faults import describe
 from mrl_jax.training.checkpoint_faults import misfit
 from mrl_jax.training.state import arrays_of
@@ -105,14 +107,27 @@ def check_tokens(model: towers.Towers, tokens: Tokens) -> None:
     )
 
 
-def _from_run(config, model: towers.Towers, name: str, path: str) -> None:
+def _from_run(
+  config: ConfigDict, model: towers.Towers, name: str, path: str
+) -> None:
+  """Starts a tower from that of a run on pairs, or from another encoder."""
+  ours = getattr(model, name)
+  if not load.is_file(path):
+    directory, step = init_from.find_run(path)
+    with Checkpoints(directory) as checkpoints:
+      shapes = checkpoints.model_shapes(step)
+      if {*towers.TOWERS} <= {*shapes['params']}:
+        restored = checkpoints.restore_model(shapes, step)
+        part = {kind: tree.get(name, {}) for kind, tree in restored.items()}
+        if line := misfit(describe(part), describe(arrays_of(ours))):
+          raise ValueError(f'init_from.{name} {path}: another encoder: {line}')
+        init_from.update(ours, part)
+        terminal.say(f'train: the {name} tower starts from {path}')
+        return
   # As the encoder of a classifier, which is what runs and files have.
   plain = config.copy_and_resolve_references().to_dict()
-  one = ConfigDict({**plain, 'init_from': path})
-  holder = models.Classifier(
-    getattr(model, name), (1,), 1, head='none', rngs=nnx.Rngs(0)
-  )
-  init_from.initialise(one, holder)
+  holder = models.Classifier(ours, (1,), 1, head='none', rngs=nnx.Rngs(0))
+  init_from.initialise(ConfigDict({**plain, 'init_from': path}), holder)
 
 
 def _copy(loaded, ours, path: str, name: str) -> None:

@@ -45,17 +45,11 @@ class PairLoop(Loop):
 
   def _measure(self, step: int) -> float:
     """Measures every set; returns the mean main metric of the last width."""
-    config, dims, values = self.config, tuple(self.config.nesting_dims), {}
+    dims, values = tuple(self.config.nesting_dims), {}
     embedder = self.embedder.at(self.state.params, self.state.batch_stats)
     # A signal ends the evaluation between two sets.
     for pair_set in self.preemption.until(self.sets):
-      values |= measure_lib.measure(
-        pair_set,
-        embedder,
-        dims,
-        templates=tuple(config.pairs.templates),
-        shortlist=config.retrieval.shortlist,
-      ).values
+      values |= measure_lib.measure(pair_set, embedder, dims).values
     if not values:
       return 0.0
     self.writer.replace(step, values)
