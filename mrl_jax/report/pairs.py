@@ -63,16 +63,14 @@ def quality(
   )
 
 
-def searches(
-  sets: Sequence[Record], widths: Sequence[int]
-) -> Iterator[Section]:
-  """What words find, by their first captions, at each width."""
+def searches(sets: Sequence[Record], dims: Sequence[int]) -> Iterator[Section]:
+  """What words find, by first captions, at the first and the last width."""
   found = [x for x in sets if x['searches']]
   if not found:
     return
   made = []
   for record in found:
-    for m in widths:
+    for m in dict.fromkeys((dims[0], dims[-1])):
       rows = record['searches'].get(str(m), [])
       most = max(map(len, rows), default=1)
       header = ('words', *(f'image {i}' for i in range(1, most)))

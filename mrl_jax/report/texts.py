@@ -132,9 +132,7 @@ def kept(
       f'to store an embedding (float32); {last * FLOAT_BYTES:,} B for all '
       f'{last}: 1/{last / small:.3g}',
     ),
-    Tile(
-      f'1/{last / small:.3g}', 'of the multiply-adds when texts are compared'
-    ),
+    Tile(f'1/{last / small:.3g}', 'of the multiply-adds when two are compared'),
   ]
   dolls = [
     Doll(

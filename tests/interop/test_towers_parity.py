@@ -8,8 +8,11 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from mrl_jax.data.text.tokens import Tokens
 from mrl_jax.interop import towers as interop_towers
+from mrl_jax.interop.towers import hand_over
 from mrl_jax.interop.towers import names
+from tests.interop import test_towers_hand_over
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
 transformers = pytest.importorskip(
@@ -271,3 +274,37 @@ def test_an_array_that_is_missing_or_left_over(pair, tmp_path):
     found._replace(tensors=tensors).load()
   assert 'Left over in the file: vision_model.head.extra.' in str(e.value)
   assert 'log_scale (logit_scale)' in str(e.value)
+
+
+def test_what_is_written_is_theirs(pair, tmp_path):
+  _, path, theirs = pair
+  towers = interop_towers.open_folder(path).load((2, 8))
+  test_towers_hand_over.write_clip_tokenizer(tmp_path / 'tokenizer.json')
+  tokens = Tokens(tmp_path / 'tokenizer.json', 9)
+  expected = theirs.state_dict()
+  found = hand_over.tensors(towers)
+  assert {*found} == {x for x in expected if 'position_ids' not in x}
+  for name, x in found.items():
+    np.testing.assert_array_equal(x, expected[name].numpy(), name)
+  written = hand_over.config_json(towers, tokens)
+  config = type(theirs.config).from_dict(written)
+  assert written['architectures'] == [type(theirs).__name__]
+  for part in ('text_config', 'vision_config'):
+    ours, right = (getattr(x, part).to_dict() for x in (config, theirs.config))
+    # Of the tokenizer, not of the towers.
+    differing = {x for x in right if ours[x] != right[x]} - {
+      'eos_token_id', 'bos_token_id', 'pad_token_id', 'torch_dtype', 'dtype',
+      'projection_dim',
+    }  # fmt: skip
+    assert not differing
+
+
+def test_the_tokenizer_of_clip_is_theirs(tmp_path):
+  path = tmp_path / 'tokenizer.json'
+  theirs = transformers.CLIPTokenizer(
+    vocab=test_towers_hand_over.write_clip_tokenizer(path),
+    merges=[('c', 'a'), ('ca', 't</w>')],
+  )
+  texts = ['A  CAT!', 'cad', "a cat's", 'DAD\n cat']
+  expected = theirs(texts, truncation=True, max_length=6)['input_ids']
+  assert Tokens(path, 6).ids(texts) == expected

@@ -66,6 +66,8 @@ def check(config: ConfigDict) -> None:
   for name, value in _OFF.items():
     require(name, config[name], config[name] == value, f'{value!r} for pairs')
   require('input', config.input, config.input != 'resident', "'stream', 'auto'")
+  on_device = config.resize_on == 'device'
+  require('resize_on', config.resize_on, not on_device, "'host' or 'auto'")
   require('dataset', config.dataset, bool(config.dataset), 'given')
   for name in pairs.frozen:
     ok = bool(start[name])

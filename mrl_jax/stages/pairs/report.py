@@ -32,7 +32,7 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     raise ValueError('report: eval_sets is empty, so there is nothing to show')
   sections = [
     pairs.quality(sets, widths, dims),
-    *pairs.searches(sets, widths),
+    *pairs.searches(sets, dims),
     measurements.training(read_metrics(workdir.metrics), dims),
     measurements.settings(workdir.config),
   ]
