@@ -16,6 +16,7 @@ from mrl_jax.retrieval import prefixes
 from mrl_jax.retrieval.cpu import bounds
 from mrl_jax.retrieval.cpu import exact
 from mrl_jax.retrieval.cpu import stored
+from mrl_jax.retrieval.cpu import threads
 from mrl_jax.retrieval.cpu.best import Found
 
 _DTYPE = checks.dtype('bfloat16', 'float16', 'float32', 'float64')
@@ -118,6 +119,7 @@ def host_database(
   if kept != original:
     with np.errstate(over='ignore'):  # Infinity is refused with the row's name.
       database_MD = database_MD.astype(kept)
+  threads.controller()  # Now rather than in a search.
   norms, tails = _norms(database_MD, tuple(sorted({*dims, width})))
   return Database(
     database_MD, norms, original, stored.tiles(database_MD), tails,

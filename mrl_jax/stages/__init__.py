@@ -29,6 +29,7 @@ from mrl_jax.stages.text import inputs as text_inputs
 from mrl_jax.training import sharding
 from mrl_jax.training.saved_step import SavedStep
 from mrl_jax.workdir import Checkpoint
+from mrl_jax.workdir import config_record
 from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
 
@@ -142,7 +143,7 @@ def open_recorded(path: str | os.PathLike) -> tuple[ConfigDict, Workdir]:
   if not trained:
     raise ValueError(f'{path} is no workdir: there is no config.json in it')
   later = config_lib.later_fields(trained.get('dataset', ''))
-  config = ConfigDict({**later, **trained})
+  config = ConfigDict(config_record.completed(trained, later))
   fields.check_types(config)
   workdir = open_workdir(config, path)
   if not workdir.latest_step():

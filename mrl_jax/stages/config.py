@@ -13,6 +13,7 @@ from mrl_jax import terminal
 from mrl_jax.data.sources.image_tree import FOLDER_PREFIX
 from mrl_jax.data.sources.vectors import open_vectors
 from mrl_jax.models import geometry
+from mrl_jax.workdir import config_record
 from mrl_jax.workdir import files
 from mrl_jax.workdir.predictions import KINDS
 
@@ -65,6 +66,7 @@ def later_fields(dataset: str) -> dict[str, Any]:
     'batch_norm_group': 0,
     'resize_on': 'auto',
     **geometry.OPTIONS,
+    'text': {'dropout': -1.0, 'teacher': '', 'similarity_share': 0.5},
   }
 
 
@@ -122,7 +124,8 @@ def as_begun(config: ConfigDict, path: str | os.PathLike) -> ConfigDict:
   if config.as_seen != 'auto' or not (path / 'checkpoints').is_dir():
     return config
   recorded = files.read_json(path / 'config.json', missing={})
-  if {**later_fields(config.dataset), **recorded}['as_seen'] != 'no':
+  completed = config_record.completed(recorded, later_fields(config.dataset))
+  if completed['as_seen'] != 'no':
     return config
   terminal.say(
     f'as_seen: no, as the run in {path} was begun: the EXIF orientation of '

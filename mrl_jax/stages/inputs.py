@@ -105,7 +105,6 @@ def train_batches(
     return _vector_batches(config, opened, mesh, kind)
   random_crop = config.augmentation == 'random_resized_crop'
   crop_scale = tuple(config.crop_scale)
-  on_device = random_crop and crops == 'device'
   if kind == 'resident':
     size = _resident_size(config)
     load = functools.partial(
@@ -122,19 +121,17 @@ def train_batches(
     damage.share()
     crop = random_crop
   else:
-    image_sizes, layouts = _image_sizes(config), None
-    if on_device:
+    sizes, layouts = _image_sizes(config), None
+    if random_crop and crops == 'device':
       rows = config.batch_size // mesh.shape['data']
-      layouts = boxes.random_layouts(
-        opened, image_sizes.values(), crop_scale, rows
-      )
+      layouts = boxes.random_layouts(opened, sizes.values(), crop_scale, rows)
     batches = make_stream(
       opened,
       config.batch_size,
       mesh=mesh,
       seed=config.seed,
       crops=Crops(
-        image_sizes,
+        sizes,
         crop_scale if random_crop else None,
         resize=bool(config.eval_resize),
         layouts=layouts,

@@ -100,9 +100,8 @@ class Workdir:
     self, recorded: Mapping[str, Any], where: str | os.PathLike
   ) -> None:
     """Raises ValueError, naming them, if `recorded` has other settings."""
-    differences = config_record.differences(
-      {**self._later, **recorded}, self.config, self._free
-    )
+    recorded = config_record.completed(recorded, self._later)
+    differences = config_record.differences(recorded, self.config, self._free)
     if differences:
       raise ValueError(
         f'{where} was made with another config: {"; ".join(differences)}. '
@@ -142,9 +141,9 @@ class Workdir:
       reads_dataset = self._free >= DATASET_FIELDS
     # A later field at its old value does not change the hash of an old run.
     chosen = {
-      name: self.config.get(name)
+      name: config_record.without(self.config.get(name), self._later.get(name))
       for name in sorted(names)
-      if name not in self._later or self.config[name] != self._later[name]
+      if name not in self._later or self.config.get(name) != self._later[name]
     }
     if reads_dataset:
       chosen['dataset'] = self._dataset

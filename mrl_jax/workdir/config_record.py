@@ -22,11 +22,38 @@ def differences(
   names = now.keys() | recorded.keys()
   if is_import(recorded):
     names = recorded.keys() - _SIZES
-  return [
-    f'{name} is {recorded.get(name)!r} there and {now.get(name)!r} now'
-    for name in sorted(names - {*free})
-    if _comparable(name, recorded.get(name)) != _comparable(name, now.get(name))
-  ]
+  found = []
+  for name in sorted(names - {*free}):
+    there, here = recorded.get(name), now.get(name)
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+      for inner in differences(there, here, ()):
+        found.append(f'{name}.{inner}')
+    elif _comparable(name, there) != _comparable(name, here):
+      found.append(f'{name} is {there!r} there and {here!r} now')
+  return found
+
+
+def completed(
+  recorded: Mapping[str, Any], later: Mapping[str, Any]
+) -> dict[str, Any]:
+  """The recorded config with the fields that it lacks, at their old values.
+
+  Fields of a part, like `text`, are completed where the config has that part.
+  """
+  config = dict(recorded)
+  for name, value in later.items():
+    if not isinstance(value, Mapping):
+      config.setdefault(name, value)
+    elif isinstance(config.get(name), Mapping):
+      config[name] = {**value, **config[name]}
+  return config
+
+
+def without(value: Any, old: Any) -> Any:
+  """A field's value without the later fields of this part at old values."""
+  if not isinstance(value, Mapping) or not isinstance(old, Mapping):
+    return value
+  return {k: x for k, x in value.items() if k not in old or x != old[k]}
 
 
 def is_import(config: Mapping[str, Any]) -> bool:

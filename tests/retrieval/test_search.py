@@ -551,5 +551,11 @@ def test_nothing_is_compiled_for_a_shape():
         found = retrieval.search(some, database, k, dim=dim)
         retrieval.rerank(some, database, found.ids_QK, 1)
   loops = [getattr(kernels, x) for x in ('scan_tiles', 'sift')]
-  for loop in (*loops, kernels.rank, bounds.squares, kernels.add):
+  for loop in (
+    *loops,
+    kernels.rank,
+    bounds.squares,
+    kernels.add,
+    kernels.unpack,
+  ):
     assert len(loop.signatures) <= 1

@@ -74,6 +74,26 @@ def test_a_field_that_was_added_since(tmp_path):
     Workdir(tmp_path, config, free=FREE)
 
 
+def test_fields_added_later_to_a_part_of_the_config(tmp_path):
+  begun = {'text': {'objective': 'cosent'}}
+  old = Workdir(tmp_path, begun, free=FREE)
+  old.write_config()
+  (old.checkpoints / '1').mkdir(parents=True)
+  later = {'text': {'dropout': -1.0}, 'pairs': {'width': 8}}
+  now = {'text': {'objective': 'cosent', 'dropout': -1.0}}
+  new = Workdir(tmp_path, now, free=FREE, later=later)
+  assert new.hash_of() == old.hash_of()
+  with pytest.raises(
+    ValueError, match=r'text.dropout is -1.0 there and 0.1 now'
+  ):
+    Workdir(
+      tmp_path,
+      {'text': now['text'] | {'dropout': 0.1}},
+      free=FREE,
+      later=later,
+    )
+
+
 def test_hashes_follow_their_fields(tmp_path):
   first = open_workdir(tmp_path)
   other = open_workdir(tmp_path, {**CONFIG, 'eval_dims': [4]})

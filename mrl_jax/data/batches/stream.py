@@ -50,9 +50,9 @@ class Crops(NamedTuple):
     arrays: dict[str, np.ndarray] = {'label': np.empty(count, np.int32)}
     if not self.layouts:
       arrays['image'] = memory.empty((count, size, size, 3))
-      return Batch(arrays, size, None)
+      return Batch(arrays, epoch, size, None)
     placed = boxes.Boxes(count, self.layouts[size], memory)
-    return Batch(arrays | placed.arrays, size, placed)
+    return Batch(arrays | placed.arrays, epoch, size, placed)
 
   def cut(
     self, example: Example, drawn: decode.Draws, batch: 'Batch', row: int
@@ -79,6 +79,7 @@ class Batch(NamedTuple):
   """Arrays of a batch on the host, the size of its crops, and their boxes."""
 
   arrays: dict[str, np.ndarray]
+  epoch: int
   size: int
   boxes: boxes.Boxes | None
 

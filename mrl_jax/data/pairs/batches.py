@@ -39,17 +39,15 @@ class PairBatches(StreamBatches):
 
   def _positions(self, step: int) -> list[Place]:
     places = super()._positions(step)
+    epoch, batch = places[0].epoch, places[0].batch
     position_N = np.array([place.position for place in places])
-    # `_stack` takes both out again.
-    arrays = places[0].batch.arrays
-    arrays['position'], arrays['epoch'] = position_N, places[0].epoch
+    batch.arrays['number'] = _numbers(self._seed, epoch, position_N)
     return places
 
   def _stack(self, found) -> dict[str, np.ndarray]:
     batch = super()._stack(found)
-    epoch, position_N = batch.pop('epoch'), batch.pop('position')
-    number_N = _numbers(self._seed, epoch, position_N)
     picture_N = batch['label']
+    number_N = batch.pop('number')
     choice_N = (number_N * self._count_X[picture_N]).astype(np.int64)
     caption_N = self._first_X[picture_N] + choice_N
     length_N = self._length_C[caption_N]

@@ -163,7 +163,8 @@ def open_texts(
     last = columns_lib.numbers(last, score_range, str(path))
   elif kind == 'taught':
     last = teacher_lib.open_vectors(teacher, len(rows), str(path))
-    parts[f'teacher {teacher}'] = columns_lib.digest(teacher)
+    name = f'teacher/{pathlib.Path(teacher).name}'
+    parts[name] = columns_lib.digest(teacher)
   return Texts(
     kind,
     rows,

@@ -89,8 +89,9 @@ class Search:
     return sum(part.count_Q for part in self.parts) >= self._k
 
   def found(self, products: float = 0) -> Found:
-    keys = [
-      part.key_QC[:, : max(self._k, part.count_Q.max())] for part in self.parts
+    keys = [  # In one layout, for which Numba has compiled.
+      np.ascontiguousarray(part.key_QC[:, : max(self._k, part.count_Q.max())])
+      for part in self.parts
     ]
     key_QC = keys[0] if len(keys) == 1 else np.concatenate(keys, axis=1)
     threads.share(

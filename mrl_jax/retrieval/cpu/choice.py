@@ -1,8 +1,9 @@
 """Chooses the width up to which all rows are multiplied in a search.
 
 Each way to search is expected to take so many operations of a few kinds, which
-follow from a sample of queries and rows. What an operation takes was fitted by
-`python -m benchmarks.retrieval --spectrum=1,0.5,0 --queries=200,16 --fit`.
+follow from a sample of queries and rows. What an operation takes was read off
+the times of all ways, to which `python -m benchmarks.retrieval --fit
+--spectrum=1,0.5,0 --queries=200,16` fits it.
 """
 
 import math
@@ -19,7 +20,7 @@ NANOSECONDS = np.array([0.016, 0.04, 0.3, 80, 0.15])
 # Reading a number takes as long as so many multiplications by the BLAS.
 _READ = 12
 # Queries tried at least and at most, and one in so many; rows tried.
-_QUERIES, _ONE_IN, _ROWS = (4, 12), 16, 512
+_QUERIES, _ONE_IN, _ROWS = (4, 8), 16, 512
 # Fewer queries are searched one by one.
 FEW = 5
 # Multiply-adds that one loop does at once, and rows that the BLAS multiplies.

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from mrl_jax.retrieval.cpu import bounds
 from mrl_jax.retrieval.cpu import choice
 from mrl_jax.retrieval.cpu import kernels
 from mrl_jax.retrieval.cpu import products
@@ -48,30 +47,24 @@ def nearest(
     level: the one of `bounds.levels` up to which all rows are multiplied; -1
       for the last; None: what `choice` expects to be the fastest.
   """
-  most = _ON_DISK if stored.is_file(database) else _IN_MEMORY
-  group, Q = max(1, min(most, _FOUND // k)), len(query_Qd)
-  dim, tile_NWT = query_Qd.shape[1], database.tile_NWT
+  (Q, dim), M = query_Qd.shape, len(database.embedding_MD)
   # Tiles sum otherwise, and do so for one query and for many.
-  in_tiles = tile_NWT is not None and dim <= stored.TILE_DIMS
-  is_little = Q * database.shape[0] * dim <= choice.LITTLE
-  if is_little and not in_tiles and stored.is_at_hand(database):
-    return _little(
-      query_Qd, stored.rows(database, dim, cosine, bounded=True), k
-    )
-  last = len(bounds.levels(dim)) - 1
-  chosen = last if level == -1 else level
-  if (
-    Q < choice.FEW
-    and tile_NWT is not None
-    and not in_tiles
-    and stored.is_at_hand(database)
-    and 16 * k <= database.shape[0]
-    and (level is None or bounds.levels(dim)[chosen] <= tile_NWT.shape[1])
-  ):
+  if (tile_NWT := database.tile_NWT) is not None and dim <= stored.TILE_DIMS:
+    if Q < choice.FEW:
+      return _nearest(query_Qd, database, k, cosine, level)
+  elif stored.is_at_hand(database):
     rows = stored.rows(database, dim, cosine, bounded=True)
-    return tiles.few(stored.queries(query_Qd), tile_NWT, rows, k, level)
-  if in_tiles and Q < choice.FEW:
-    return _nearest(query_Qd, database, k, cosine, level)
+    if Q * M * dim <= choice.LITTLE:
+      return _little(query_Qd, rows, k)
+    in_tiles = tile_NWT is not None and 16 * k <= M
+    if (
+      Q < choice.FEW
+      and in_tiles
+      and (level is None or rows.level_L[level] <= tile_NWT.shape[1])
+    ):
+      return tiles.few(stored.queries(query_Qd), tile_NWT, rows, k, level)
+  most = _ON_DISK if stored.is_file(database) else _IN_MEMORY
+  group = max(1, min(most, _FOUND // k))
   with threads.single_blas():
     parts = [
       _nearest(query_Qd[start : start + group], database, k, cosine, level)

@@ -106,13 +106,19 @@ def few(queries, tile_NWT, rows, k, level=None) -> Found:
 
 def nearby(queries, tile_NWT, rows, k) -> np.ndarray:
   """What the k-th best of the rows that are near by a prefix scores."""
-  found = Search(queries, k, 0).parts[0]
-  for q, query_d in enumerate(queries.vector_Qd):
-    product_NT = np.zeros((len(tile_NWT), kernels.TILE), np.float32)
-    products.multiply(tile_NWT, query_d, 0, rows.level_L[1], product_NT)
-    product_M = product_NT.reshape(-1)[: len(rows.norm_B)]
-    kernels.seed(product_M, queries, rows, found, q)
-  return found.least_Q
+  (Q, _), M = queries.vector_Qd.shape, len(rows.norm_B)
+  search = Search(queries, k, Q * M * rows.level_L[1], by_query=True)
+  least_Q = search.parts[0].least_Q
+
+  def work(queries, found, _):
+    for q, query_d in enumerate(queries.vector_Qd):
+      product_NT = np.zeros((len(tile_NWT), kernels.TILE), np.float32)
+      products.multiply(tile_NWT, query_d, 0, rows.level_L[1], product_NT)
+      kernels.seed(product_NT.reshape(-1)[:M], queries, rows, found, q)
+    return 0
+
+  search.run(work, Q)
+  return least_Q
 
 
 def _one(given, wanted, alone) -> int:
