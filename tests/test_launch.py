@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,8 @@ SHORT = (
   '--mode=train',
   '--config.train_split=train[:640]',
   '--config.eval_split=test[:32]',
-  '--config.num_epochs=6',
-  '--config.eval_every_epochs=6',
+  '--config.num_epochs=4',
+  '--config.eval_every_epochs=4',
   '--config.checkpoint_every_epochs=1',
   '--config.nesting_dims=4,64',
   '--config.eval_dims=()',
@@ -84,8 +85,11 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(data_dir, tmp_path):
   code, _, err = launch(*args, f'--workdir={whole}')
   assert code == 0, err
   # It may be killed while it writes there.
-  cache = str(tmp_path / 'xla')
-  process = start(*args, f'--workdir={killed}', JAX_COMPILATION_CACHE_DIR=cache)
+  cache = tmp_path / 'xla'
+  shutil.copytree(os.environ['JAX_COMPILATION_CACHE_DIR'], cache)
+  process = start(
+    *args, f'--workdir={killed}', JAX_COMPILATION_CACHE_DIR=str(cache)
+  )
   deadline = time.time() + 60
   while not list(killed.glob('checkpoints/*0')):
     assert process.poll() is None and time.time() < deadline
@@ -109,7 +113,7 @@ def read_arrays(workdir):
 
   with ocp.StandardCheckpointer() as checkpointer:
     tree = {
-      item: checkpointer.restore(workdir / 'checkpoints' / '60' / item)
+      item: checkpointer.restore(workdir / 'checkpoints' / '40' / item)
       for item in ('model', 'optimizer')
     }
   return {

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import os
 from typing import Any
 
@@ -19,6 +20,8 @@ from mrl_jax.retrieval.cpu import stored
 from mrl_jax.retrieval.cpu import threads
 from mrl_jax.retrieval.cpu.best import Found
 
+# Numbers in a database that is searched in one way only.
+_SMALL = 1 << 20
 _DTYPE = checks.dtype('bfloat16', 'float16', 'float32', 'float64')
 # A row's id has 32 bits while it is sorted.
 _MOST_ROWS = 1 << 32
@@ -120,11 +123,27 @@ def host_database(
     with np.errstate(over='ignore'):  # Infinity is refused with the row's name.
       database_MD = database_MD.astype(kept)
   threads.controller()  # Now rather than in a search.
+  _load_loops(database_MD.size > _SMALL)
+  return _database(database_MD, dims, original)
+
+
+def _database(
+  database_MD: np.ndarray, dims: tuple[int, ...], dtype: np.dtype
+) -> Database:
+  width = database_MD.shape[1]
   norms, tails = _norms(database_MD, tuple(sorted({*dims, width})))
   return Database(
-    database_MD, norms, original, stored.tiles(database_MD), tails,
+    database_MD, norms, dtype, stored.tiles(database_MD), tails,
     file=_stamp(database_MD),
   )  # fmt: skip
+
+
+@functools.cache
+def _load_loops(all_ways: bool) -> None:
+  rng = np.random.default_rng(0)
+  row_MD = rng.standard_normal((4096 if all_ways else 64, 128), np.float32)
+  database = _database(row_MD, (1, 128), row_MD.dtype)
+  exact.load(database, all_ways=all_ways)
 
 
 def _norms(

@@ -74,6 +74,25 @@ def nearest(
   return Found(*map(np.concatenate, list(zip(*parts, strict=True))[:2]), paid)
 
 
+def load(database: Any, *, all_ways: bool) -> None:
+  """Searches a small database, so that a process's later searches load nothing.
+
+  Numba reads a loop from its cache when it is first called, which takes some
+  10 ms each. Without `all_ways` only what small databases need is loaded.
+  """
+  row_MD = database.embedding_MD
+  for Q in (1, choice.FEW):
+    query_Qd = np.ascontiguousarray(row_MD[:Q])
+    rows = stored.rows(database, row_MD.shape[1], True, bounded=True)
+    _little(query_Qd, rows, 1)
+    if not all_ways:
+      continue
+    for level in (None, 1, 2, -1):
+      _nearest(query_Qd, database, 1, True, level)
+    nearest(query_Qd[:, :1], database, 1, cosine=True)
+    tiles.few(stored.queries(query_Qd), database.tile_NWT, rows, 1)
+
+
 def rescore(
   query_Qd: np.ndarray,
   database: Any,
