@@ -1,6 +1,5 @@
 """Trains a model; a resumed training gives the same bits as one in one go."""
 
-import contextlib
 import pathlib
 
 import jax
@@ -9,24 +8,17 @@ import msgspec
 
 from mrl_jax import terminal
 from mrl_jax.data.batches.damage import DamageLog
-from mrl_jax.data.batches.input_wait import InputWait
-from mrl_jax.data.sources import provenance
 from mrl_jax.models import batch_norm
 from mrl_jax.stages import build
 from mrl_jax.stages import init_from
 from mrl_jax.stages import inputs
 from mrl_jax.stages import recorded
-from mrl_jax.stages.train_loop import Loop
-from mrl_jax.stages.train_loop import open_writer
+from mrl_jax.stages import train_loop
 from mrl_jax.training import inference
 from mrl_jax.training import sharding
 from mrl_jax.training import state as state_lib
 from mrl_jax.training import train_step as train_step_lib
-from mrl_jax.training.checkpoint import Checkpoints
-from mrl_jax.training.preemption import Preemption
-from mrl_jax.training.profile import Profile
 from mrl_jax.workdir import Checkpoint
-from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
 
 # Rows sampled to fit the adaptor's mean and scale.
@@ -101,47 +93,11 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     graphdef, inputs.normalize(config), sharding=everywhere
   )
   eval_batches = inputs.evaluation_batches(config, eval_source, mesh, damage)
-  with contextlib.ExitStack() as stack:
-    if not jax.process_index():
-      workdir.write_config()
-      size = sum(x.nbytes for x in jax.tree.leaves(state))
-      files.check_space(workdir.path, size, 'a checkpoint')
-    sharding.barrier('config is written')
-    checkpoints = stack.enter_context(
-      Checkpoints(workdir.checkpoints, keep=config.keep_checkpoints)
-    )
-    start_step = checkpoints.latest_step or 0
-    if start_step:
-      state = checkpoints.restore(state, start_step)
-      terminal.say(f'train: resumes at step {start_step}')
-    loop = Loop(
-      config=config,
-      saved_config=workdir.config,
-      saved_dataset=provenance.plain(dataset),
-      steps_per_epoch=batches.steps_per_epoch,
-      start_step=start_step,
-      state=state,
+  with train_loop.opened(config, workdir, dataset, state, batches) as common:
+    train_loop.Loop(
+      **common,
       train_step=train_step,
       eval_step=eval_step,
       eval_batches=eval_batches,
-      checkpoints=checkpoints,
-      writer=stack.enter_context(open_writer(workdir, start_step)),
-      progress=stack.enter_context(
-        terminal.Progress(
-          start_step=start_step,
-          total_steps=config.num_epochs * batches.steps_per_epoch,
-          steps_per_epoch=batches.steps_per_epoch,
-          batch_size=config.batch_size,
-          nesting_dims=config.nesting_dims,
-          log_every_steps=config.log_every_steps,
-        )
-      ),
-      preemption=stack.enter_context(Preemption()),
-      profile=stack.enter_context(Profile(config.profile, workdir.profile)),
       damage=damage,
-      # Its threads decode ahead: they must end however the training does.
-      input=InputWait(
-        stack.enter_context(contextlib.closing(batches.batches(start_step)))
-      ),
-    )
-    loop.run()
+    ).run()

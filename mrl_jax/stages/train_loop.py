@@ -1,6 +1,7 @@
 """The loop over steps and epochs: train, log, evaluate, save."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
 import dataclasses
 import math
 from typing import Any
@@ -11,13 +12,16 @@ from ml_collections import ConfigDict
 from mrl_jax import terminal
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.batches.input_wait import InputWait
+from mrl_jax.data.sources import provenance
 from mrl_jax.losses import metrics as metrics_lib
 from mrl_jax.training import inference
+from mrl_jax.training import sharding
 from mrl_jax.training.checkpoint import Checkpoints
 from mrl_jax.training.preemption import Preemption
 from mrl_jax.training.preemption import Stopped
 from mrl_jax.training.profile import Profile
 from mrl_jax.training.state import State
+from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
 from mrl_jax.workdir.metrics_log import MetricWriter
 
@@ -163,6 +167,68 @@ def _check_finite(
       f'{shown} at step {step}: training stops; the last good checkpoint is of '
       f'step {latest_step or 0}'
     )
+
+
+@contextlib.contextmanager
+def opened(
+  config: ConfigDict,
+  workdir: Workdir,
+  dataset: Any,
+  state: State,
+  batches: Any,
+  *,
+  things: str = 'images',
+  wait: Callable[[Iterator], InputWait] = InputWait,
+) -> Iterator[dict[str, Any]]:
+  """Yields the arguments of `Loop` that all trainings have in common.
+
+  Writes config.json, restores the latest checkpoint into `state`, and opens
+  what the loop writes and the batches that it reads. `dataset` is the record of
+  the data, `things` what progress counts, `wait` makes an `InputWait`.
+  """
+  with contextlib.ExitStack() as stack:
+    if not jax.process_index():
+      workdir.write_config()
+      size = sum(x.nbytes for x in jax.tree.leaves(state))
+      files.check_space(workdir.path, size, 'a checkpoint')
+    sharding.barrier('config is written')
+    checkpoints = stack.enter_context(
+      Checkpoints(workdir.checkpoints, keep=config.keep_checkpoints)
+    )
+    start_step = checkpoints.latest_step or 0
+    if start_step:
+      fresh, state = state, checkpoints.restore(state, start_step)
+      # The caller still holds it, on the devices.
+      for array in jax.tree.leaves(fresh):
+        array.delete()
+      terminal.say(f'train: resumes at step {start_step}')
+    yield {
+      'config': config,
+      'saved_config': workdir.config,
+      'saved_dataset': provenance.plain(dataset),
+      'steps_per_epoch': batches.steps_per_epoch,
+      'start_step': start_step,
+      'state': state,
+      'checkpoints': checkpoints,
+      'writer': stack.enter_context(open_writer(workdir, start_step)),
+      'progress': stack.enter_context(
+        terminal.Progress(
+          start_step=start_step,
+          total_steps=config.num_epochs * batches.steps_per_epoch,
+          steps_per_epoch=batches.steps_per_epoch,
+          batch_size=config.batch_size,
+          nesting_dims=config.nesting_dims,
+          log_every_steps=config.log_every_steps,
+          things=things,
+        )
+      ),
+      'preemption': stack.enter_context(Preemption()),
+      'profile': stack.enter_context(Profile(config.profile, workdir.profile)),
+      # Its threads read ahead: they must end however the training does.
+      'input': wait(
+        stack.enter_context(contextlib.closing(batches.batches(start_step)))
+      ),
+    }
 
 
 def open_writer(workdir: Workdir, start_step: int) -> MetricWriter:

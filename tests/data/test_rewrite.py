@@ -231,7 +231,7 @@ def test_other_settings_are_refused(folder, tmp_path):
     write(folder, tmp_path / 'out', jpeg=JpegSettings(17))
   assert '\n' not in str(error.value)
   (folder / 'train' / 'cat' / 'new.png').write_bytes(images.encoded(1))
-  with pytest.raises(ValueError, match='images.train is 6 there and 7 now'):
+  with pytest.raises(ValueError, match=r'images\.train is 6 there'):
     write(folder, tmp_path / 'out')
 
 

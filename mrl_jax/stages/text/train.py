@@ -1,40 +1,33 @@
 """Trains a text encoder; a resumed training gives the same bits."""
 
-import contextlib
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from mrl_jax import terminal
 from mrl_jax.data.batches.input_wait import InputWait
-from mrl_jax.data.sources import provenance
 from mrl_jax.data.text.batches import TextBatches
 from mrl_jax.data.text.embed import TextEmbedder
 from mrl_jax.data.text.mix import Mix
 from mrl_jax.stages import build as build_lib
 from mrl_jax.stages import recorded
+from mrl_jax.stages import train_loop
 from mrl_jax.stages.text import build
 from mrl_jax.stages.text import inputs
 from mrl_jax.stages.text import measure as measure_lib
 from mrl_jax.stages.text import trained
-from mrl_jax.stages.train_loop import Loop
-from mrl_jax.stages.train_loop import open_writer
 from mrl_jax.training import sharding
 from mrl_jax.training import state as state_lib
 from mrl_jax.training import text_step
-from mrl_jax.training.checkpoint import Checkpoints
-from mrl_jax.training.preemption import Preemption
-from mrl_jax.training.profile import Profile
 from mrl_jax.workdir import Checkpoint
-from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
 
 
 @dataclasses.dataclass(kw_only=True)
-class TextLoop(Loop):
+class TextLoop(train_loop.Loop):
   """The training loop; it measures on sets of texts."""
 
   sets: list[Any]
@@ -120,51 +113,18 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     parts=config.micro_batches,
     sharding=(layout, everywhere),
   )
-  with contextlib.ExitStack() as stack:
-    if not jax.process_index():
-      workdir.write_config()
-      size = sum(x.nbytes for x in jax.tree.leaves(state))
-      files.check_space(workdir.path, size, 'a checkpoint')
-    sharding.barrier('config is written')
-    checkpoints = stack.enter_context(
-      Checkpoints(workdir.checkpoints, keep=config.keep_checkpoints)
-    )
-    start_step = checkpoints.latest_step or 0
-    if start_step:
-      state = checkpoints.restore(state, start_step)
-      terminal.say(f'train: resumes at step {start_step}')
-    loop = TextLoop(
-      config=config,
-      saved_config=workdir.config,
-      saved_dataset=provenance.plain(dataset),
-      steps_per_epoch=batches.steps_per_epoch,
-      start_step=start_step,
-      state=state,
+  wait = functools.partial(
+    InputWait, things='texts', remedy='give it more cores'
+  )
+  with train_loop.opened(
+    config, workdir, dataset, state, batches, things='examples', wait=wait
+  ) as common:
+    TextLoop(
+      **common,
       train_step=train_step,
       eval_step=None,
       eval_batches=(),
-      checkpoints=checkpoints,
-      writer=stack.enter_context(open_writer(workdir, start_step)),
-      progress=stack.enter_context(
-        terminal.Progress(
-          start_step=start_step,
-          total_steps=config.num_epochs * batches.steps_per_epoch,
-          steps_per_epoch=batches.steps_per_epoch,
-          batch_size=config.batch_size,
-          nesting_dims=config.nesting_dims,
-          log_every_steps=config.log_every_steps,
-          things='examples',
-        )
-      ),
-      preemption=stack.enter_context(Preemption()),
-      profile=stack.enter_context(Profile(config.profile, workdir.profile)),
       damage=batches,
-      input=InputWait(
-        stack.enter_context(contextlib.closing(batches.batches(start_step))),
-        things='texts',
-        remedy='give it more cores',
-      ),
       sets=sets,
       embedder=trained.embedder(config, graphdef, tokens, mesh),
-    )
-    loop.run()
+    ).run()
