@@ -17,7 +17,6 @@ from mrl_jax.retrieval import prefixes
 from mrl_jax.retrieval.cpu import bounds
 from mrl_jax.retrieval.cpu import exact
 from mrl_jax.retrieval.cpu import stored
-from mrl_jax.retrieval.cpu import threads
 from mrl_jax.retrieval.cpu.best import Found
 
 # Numbers in a database that is searched in one way only.
@@ -122,7 +121,6 @@ def host_database(
   if kept != original:
     with np.errstate(over='ignore'):  # Infinity is refused with the row's name.
       database_MD = database_MD.astype(kept)
-  threads.controller()  # Now rather than in a search.
   _load_loops(database_MD.size > _SMALL)
   return _database(database_MD, dims, original)
 

@@ -67,7 +67,7 @@ def single_blas():
   """
   with _lock:
     if not _limits:
-      _limits.append(controller().limit(limits=1, user_api='blas'))
+      _limits.append(_controller().limit(limits=1, user_api='blas'))
     _limits.append(None)
   try:
     yield
@@ -79,6 +79,6 @@ def single_blas():
 
 
 @functools.cache
-def controller():
+def _controller():
   """What limits the BLAS; it takes milliseconds to find its libraries."""
   return threadpoolctl.ThreadpoolController()
