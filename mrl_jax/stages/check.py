@@ -7,7 +7,6 @@ import jax
 from ml_collections import ConfigDict
 
 from mrl_jax import models
-from mrl_jax import nesting
 from mrl_jax.data.sources import eval_sets
 from mrl_jax.interop.pytorch import load
 from mrl_jax.models import geometry
@@ -210,19 +209,12 @@ def _check_analysis(config: ConfigDict) -> None:
 
 def _check_dims(config: ConfigDict) -> None:
   width = config_lib.num_features(config)
-  dims = nesting.validate(config.nesting_dims, width)
+  dims = fields.check_dims(config, width)
   if config.head == 'fixed' and len(dims) > 1:
     raise ValueError(f'nesting_dims {dims}: the fixed head has one width')
   if config.slimmable:
     variant = models.ENCODERS.get(config.encoder)
     slimmable.validate(variant, dims, config.head)
-  nesting.validate_weights(config.nesting_weights, len(dims))
-  nesting.validate_per_step(config.granularities_per_step, len(dims))
-  if config.eval_dims:
-    try:
-      nesting.validate(config.eval_dims, dims[-1])
-    except ValueError as error:
-      raise ValueError(f'eval_dims: {error}') from None
 
 
 def _numbers(value: tuple, count: int) -> bool:

@@ -5,6 +5,7 @@ import math
 
 from ml_collections import ConfigDict
 
+from mrl_jax import nesting
 from mrl_jax.data.sources import datasets
 from mrl_jax.models import heads
 from mrl_jax.training import optim
@@ -150,6 +151,22 @@ def require(name: str, value: object, ok: bool, right: str) -> None:
   """Raises ValueError with the name and value of a field, unless `ok`."""
   if not ok:
     raise ValueError(f'{name} {value!r}: must be {right}')
+
+
+def check_dims(config: ConfigDict, width: int) -> tuple[int, ...]:
+  """Raises ValueError for dims or weights that an embedding cannot have.
+
+  `width` is that of the embedding. Returns the nesting dims.
+  """
+  dims = nesting.validate(config.nesting_dims, width)
+  nesting.validate_weights(config.nesting_weights, len(dims))
+  nesting.validate_per_step(config.granularities_per_step, len(dims))
+  if config.eval_dims:
+    try:
+      nesting.validate(config.eval_dims, dims[-1])
+    except ValueError as error:
+      raise ValueError(f'eval_dims: {error}') from None
+  return dims
 
 
 def _check_list(name: str, value: object, kinds: type | tuple) -> None:

@@ -3,10 +3,10 @@
 from ml_collections import ConfigDict
 
 from mrl_jax import models
-from mrl_jax import nesting
 from mrl_jax.data.pairs import datasets
 from mrl_jax.models import geometry
 from mrl_jax.models import towers
+from mrl_jax.stages.fields import check_dims
 from mrl_jax.stages.fields import require
 from mrl_jax.stages.pairs import build
 
@@ -93,11 +93,4 @@ def _check_towers(config: ConfigDict) -> None:
     f'such that both towers have one width: images have {found["image"]} here, '
     f'and texts {found["text"]}',
   )
-  dims = nesting.validate(config.nesting_dims, found['image'])
-  nesting.validate_weights(config.nesting_weights, len(dims))
-  nesting.validate_per_step(config.granularities_per_step, len(dims))
-  if config.eval_dims:
-    try:
-      nesting.validate(config.eval_dims, dims[-1])
-    except ValueError as error:
-      raise ValueError(f'eval_dims: {error}') from None
+  check_dims(config, found['image'])

@@ -9,24 +9,19 @@ from mrl_jax import terminal
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.pairs import datasets
 from mrl_jax.stages import config as config_lib
+from mrl_jax.stages import set_results
 from mrl_jax.stages.pairs import inputs
 from mrl_jax.stages.pairs import measure as measure_lib
 from mrl_jax.stages.pairs import trained as trained_lib
 from mrl_jax.stages.text import inputs as text_inputs
-from mrl_jax.terminal import tables
 from mrl_jax.workdir import Checkpoint
-from mrl_jax.workdir import checksums
-from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
 from mrl_jax.workdir.metrics_log import MetricWriter
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   names = [datasets.parse(text).name for text in config.eval_sets]
-  return [
-    workdir.metrics,
-    *(workdir.evaluation / f'{name}.json' for name in names),
-  ]
+  return set_results.outputs(workdir, names)
 
 
 def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
@@ -50,26 +45,16 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     found |= measured.values
     if jax.process_index():
       continue
-    table = tables.widths(measured.values, widths)
-    path = workdir.evaluation / pair_set.name
-    files.write_text(path.with_suffix('.md'), tables.markdown(table))
-    files.write_text(path.with_suffix('.csv'), tables.csv(table))
-    checksums.write(
-      path.with_suffix('.json'),
-      {
-        'set': pair_set.name,
-        'kind': pair_set.kind,
-        'count': measured.count,
-        **checkpoint.as_json(),
-        'widths': list(widths),
-        'values': measured.values,
-        'searches': measured.searches,
-      },
-    )
-    terminal.say(
-      f'evaluate: {pair_set.name}, {measured.count:,} pictures, checkpoint of '
-      f'step {checkpoint.step}; in %\n' + terminal.table(table)
-    )
+    record = {
+      'set': pair_set.name,
+      'kind': pair_set.kind,
+      'count': measured.count,
+      'widths': list(widths),
+      'values': measured.values,
+      'searches': measured.searches,
+    }
+    said = f'{measured.count:,} pictures'
+    set_results.write(workdir, checkpoint, record, said)
   if line := damage.report():
     terminal.say(line)
   text_inputs.say_truncated(tokens, 'evaluate')

@@ -20,14 +20,13 @@ from mrl_jax.models import text as text_models
 from mrl_jax.models import towers
 from mrl_jax.stages import init_from
 from mrl_jax.stages.text import pretrained
+from mrl_jax.stages.text import tokenizer as tokenizer_lib
 from mrl_jax.training.checkpoint import Checkpoints
 from mrl_jax.training.checkpoint_faults import describe
 from mrl_jax.training.checkpoint_faults import misfit
 from mrl_jax.training.state import arrays_of
 from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
-
-_TOKENIZER = 'tokenizer.json'
 
 
 def initialise(config: ConfigDict, model: towers.Towers) -> None:
@@ -71,14 +70,9 @@ def tokenizer(config: ConfigDict) -> str:
   """The tokenizer.json of the text tower's start; empty if there is none."""
   if not config.init_from.text:
     return ''
-  path = _path(config.init_from.text)
   if config.pairs.text == 'pretrained':
     return str(pretrained.tokenizer(pretrained.start(_of_text(config))))
-  # A folder or a workdir, or one of its checkpoints.
-  for folder in (path, path.parent.parent):
-    if (folder / _TOKENIZER).is_file():
-      return str(folder / _TOKENIZER)
-  return ''
+  return tokenizer_lib.beside(_path(config.init_from.text))
 
 
 def text_settings(

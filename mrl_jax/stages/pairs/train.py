@@ -1,6 +1,5 @@
 """Trains towers of images and texts; a resumed run gives the same bits."""
 
-import dataclasses
 import functools
 import pathlib
 
@@ -9,7 +8,6 @@ from ml_collections import ConfigDict
 
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.pairs.batches import PairBatches
-from mrl_jax.data.pairs.datasets import PairSet
 from mrl_jax.stages import build as build_lib
 from mrl_jax.stages import inputs as image_inputs
 from mrl_jax.stages import recorded
@@ -19,7 +17,9 @@ from mrl_jax.stages.pairs import inputs
 from mrl_jax.stages.pairs import measure as measure_lib
 from mrl_jax.stages.pairs import start
 from mrl_jax.stages.pairs.trained import Embedder
+from mrl_jax.stages.set_loop import SetLoop
 from mrl_jax.stages.text import inputs as text_inputs
+from mrl_jax.stages.text import tokenizer
 from mrl_jax.training import pair_step
 from mrl_jax.training import sharding
 from mrl_jax.training import state as state_lib
@@ -27,35 +27,8 @@ from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 
 
-@dataclasses.dataclass(kw_only=True)
-class PairLoop(train_loop.Loop):
-  """The training loop; it measures on sets of pictures and texts."""
-
-  sets: list[PairSet]
-  embedder: Embedder
-
-  def _measure(self, step: int) -> float:
-    """Measures every set; returns the mean main metric of the last width."""
-    dims, values = tuple(self.config.nesting_dims), {}
-    embedder = self.embedder.at(self.state.params, self.state.batch_stats)
-    # A signal ends the evaluation between two sets.
-    for pair_set in self.preemption.until(self.sets):
-      values |= measure_lib.measure(pair_set, embedder, dims).values
-    if not values:
-      return 0.0
-    self.writer.replace(step, values)
-    names = [f'{x.name}/{measure_lib.MAIN[x.kind]}' for x in self.sets]
-    for name in (x for x in names if f'{x}@{dims[0]}' in values):
-      shown = ' '.join(f'@{dim} {values[f"{name}@{dim}"]:.2f}' for dim in dims)
-      epoch = step // self.steps_per_epoch
-      self.progress.say(f'epoch {epoch}  {name} {shown}')
-    self.progress.resume(step)
-    found = [values.get(f'{name}@{dims[-1]}', 0.0) for name in names]
-    return sum(found) / len(found)
-
-
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  return [workdir.checkpoints, inputs.tokenizer_path(workdir)]
+  return [workdir.checkpoints, tokenizer.path(workdir)]
 
 
 def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
@@ -102,15 +75,20 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     granularities_per_step=config.granularities_per_step,
     sharding=(layout, sharding.replicated(mesh)),
   )
+  embedder = Embedder(config, graphdef, tokens, mesh, damage)
   with train_loop.opened(
     config, workdir, dataset, state, batches, things='pairs'
   ) as common:
-    PairLoop(
+    SetLoop(
       **common,
       train_step=train_step,
-      eval_step=None,
-      eval_batches=(),
       damage=damage,
       sets=sets,
-      embedder=Embedder(config, graphdef, tokens, mesh, damage),
+      measure=functools.partial(_measure, embedder),
+      main_metrics=[f'{x.name}/{measure_lib.MAIN[x.kind]}' for x in sets],
     ).run()
+
+
+def _measure(embedder, pair_set, state, dims) -> dict[str, float]:
+  there = embedder.at(state.params, state.batch_stats)
+  return measure_lib.measure(pair_set, there, dims).values

@@ -5,8 +5,8 @@ import math
 
 from ml_collections import ConfigDict
 
-from mrl_jax import nesting
 from mrl_jax.data.text import eval_sets
+from mrl_jax.stages.fields import check_dims
 from mrl_jax.stages.fields import require
 from mrl_jax.stages.text import datasets
 from mrl_jax.stages.text import pretrained
@@ -81,17 +81,10 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_dims(config: ConfigDict) -> None:
-  dims = nesting.validate(config.nesting_dims, _width(config))
+  dims = check_dims(config, _width(config))
   odd = [dim for dim in dims if dim % 2]
   ok = datasets.of_scores(config) != 'angle' or not odd
   require('nesting_dims', dims, ok, 'even for the objective angle')
-  nesting.validate_weights(config.nesting_weights, len(dims))
-  nesting.validate_per_step(config.granularities_per_step, len(dims))
-  if config.eval_dims:
-    try:
-      nesting.validate(config.eval_dims, dims[-1])
-    except ValueError as error:
-      raise ValueError(f'eval_dims: {error}') from None
 
 
 def _width(config: ConfigDict) -> int:

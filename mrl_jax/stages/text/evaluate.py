@@ -5,26 +5,20 @@ import pathlib
 import jax
 from ml_collections import ConfigDict
 
-from mrl_jax import terminal
 from mrl_jax.data.text import eval_sets
 from mrl_jax.stages import config as config_lib
+from mrl_jax.stages import set_results
 from mrl_jax.stages.text import inputs
 from mrl_jax.stages.text import measure as measure_lib
 from mrl_jax.stages.text import trained as trained_lib
-from mrl_jax.terminal import tables
 from mrl_jax.workdir import Checkpoint
-from mrl_jax.workdir import checksums
-from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
 from mrl_jax.workdir.metrics_log import MetricWriter
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
   names = [eval_sets.parse(text).name for text in config.eval_sets]
-  return [
-    workdir.metrics,
-    *(workdir.evaluation / f'{name}.json' for name in names),
-  ]
+  return set_results.outputs(workdir, names)
 
 
 def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
@@ -53,26 +47,16 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     found |= values
     if jax.process_index():
       continue
-    table = tables.widths(values, widths)
-    path = workdir.evaluation / text_set.name
-    files.write_text(path.with_suffix('.md'), tables.markdown(table))
-    files.write_text(path.with_suffix('.csv'), tables.csv(table))
-    checksums.write(
-      path.with_suffix('.json'),
-      {
-        'set': text_set.name,
-        'kind': text_set.kind,
-        'first': len(text_set.first),
-        'second': len(text_set.second),
-        **checkpoint.as_json(),
-        'widths': list(widths),
-        'values': values,
-      },
-    )
-    terminal.say(
-      f'evaluate: {text_set.name}, {len(text_set.first):,} {_counted(text_set)}'
-      f', checkpoint of step {checkpoint.step}; in %\n' + terminal.table(table)
-    )
+    record = {
+      'set': text_set.name,
+      'kind': text_set.kind,
+      'first': len(text_set.first),
+      'second': len(text_set.second),
+      'widths': list(widths),
+      'values': values,
+    }
+    said = f'{len(text_set.first):,} {_counted(text_set)}'
+    set_results.write(workdir, checkpoint, record, said)
   inputs.say_truncated(tokens, 'evaluate')
   with MetricWriter(workdir.metrics) as writer:
     writer.replace(checkpoint.step, found)

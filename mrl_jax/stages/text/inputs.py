@@ -1,27 +1,20 @@
 """The texts that a config names: to train on, and to measure on."""
 
-import pathlib
-
-import jax
 from ml_collections import ConfigDict
 
 from mrl_jax import terminal
-from mrl_jax.data.sources import provenance
 from mrl_jax.data.sources.provenance import Provenance
 from mrl_jax.data.text import eval_sets
 from mrl_jax.data.text import examples
-from mrl_jax.data.text import tokens as tokens_lib
 from mrl_jax.data.text.eval_sets import TextSet
 from mrl_jax.data.text.examples import Texts
 from mrl_jax.data.text.tokens import Tokens
+from mrl_jax.stages import set_results
 from mrl_jax.stages.text import datasets
 from mrl_jax.stages.text import pretrained
-from mrl_jax.training import sharding
+from mrl_jax.stages.text import tokenizer
 from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
-
-# The tokenizer's file in a workdir.
-_TOKENIZER = 'tokenizer.json'
 
 
 def open_training(config: ConfigDict) -> list[Texts]:
@@ -54,16 +47,9 @@ def open_training(config: ConfigDict) -> list[Texts]:
   return opened
 
 
-def tokenizer_path(workdir: Workdir) -> pathlib.Path:
-  return workdir.path / _TOKENIZER
-
-
 def open_tokens(config: ConfigDict, workdir: Workdir) -> Tokens:
   """Opens the workdir's tokenizer; ValueError if it has none."""
-  path = tokenizer_path(workdir)
-  if not path.is_file():
-    raise ValueError(f'{path} is missing, which the training has written')
-  return Tokens(path, config.text.max_tokens)
+  return tokenizer.open_tokens(workdir, config.text.max_tokens)
 
 
 def prepare_tokens(
@@ -75,41 +61,29 @@ def prepare_tokens(
   or is made of the texts to train on. The settings of a pretrained encoder are
   copied, too.
   """
-  path = tokenizer_path(workdir)
-  if not workdir.latest_step():
-    sharding.barrier('tokenizer is to be written')
-    if not jax.process_index():
-      if config.encoder == 'pretrained':
-        pretrained.copy(config, workdir)
-      with files.replacing(path) as temporary:
-        _write_tokenizer(config, sources, temporary)
-    sharding.barrier('tokenizer is written')
-  return open_tokens(config, workdir)
 
+  def find() -> str:
+    if config.encoder == 'pretrained':
+      pretrained.copy(config, workdir)
+    return config.text.tokenizer or _started_from(config)
 
-def _write_tokenizer(config, sources, path: pathlib.Path) -> None:
-  given = config.text.tokenizer or _started_from(config)
-  if given:
-    # Read first: what is no tokenizer is not to be copied.
-    found = Tokens(files.local(given, 'tokenizer'), config.text.max_tokens)
-    path.write_bytes(found.path.read_bytes())
-    return
-  texts = (text for source in sources for text in source.texts)
-  tokens_lib.make_tokenizer(texts, config.text.vocabulary_size, path)
+  return tokenizer.prepare(
+    workdir,
+    find,
+    (text for source in sources for text in source.texts),
+    max_tokens=config.text.max_tokens,
+    vocabulary_size=config.text.vocabulary_size,
+  )
 
 
 def _started_from(config: ConfigDict) -> str:
   """The tokenizer of what `init_from` names; empty if there is none."""
   if not config.init_from:
     return ''
-  path = files.local(config.init_from, 'init_from')
-  # A folder or a workdir, or one of its checkpoints.
-  for folder in (path, path.parent.parent):
-    if (folder / _TOKENIZER).is_file():
-      return str(folder / _TOKENIZER)
-  if config.encoder == 'pretrained':
-    return str(pretrained.tokenizer(pretrained.start(config)))
-  return ''
+  found = tokenizer.beside(files.local(config.init_from, 'init_from'))
+  if not found and config.encoder == 'pretrained':
+    found = str(pretrained.tokenizer(pretrained.start(config)))
+  return found
 
 
 def say_truncated(tokens: Tokens, stage: str) -> None:
@@ -130,16 +104,11 @@ def record(
     for number, source in enumerate(sources)
     for name, value in source.listing().items()
   }
-  listing |= _digest_of(tokenizer_path(workdir))
+  listing |= tokenizer.listing(workdir)
   first = sources[0]
   return Provenance(
     first.name, first.version, first.class_names, {'train': listing}, 'stream'
   )
-
-
-def _digest_of(path: pathlib.Path) -> dict[str, str]:
-  content = path.read_text(encoding='utf-8')
-  return {path.name: f'1 file {provenance.digest({path.name: content})}'}
 
 
 def check_record(there: Provenance, here: Provenance, workdir: Workdir) -> None:
@@ -158,23 +127,13 @@ def check_record(there: Provenance, here: Provenance, workdir: Workdir) -> None:
 
 def open_sets(config: ConfigDict) -> list[TextSet]:
   """Opens the sets to measure on; raises ValueError with each one's fault."""
-  opened, faults = [], []
-  for text in config.eval_sets:
-    try:
-      opened.append(eval_sets.open_set(eval_sets.parse(text)))
-    except ValueError as error:
-      faults.append(str(error))
-  if faults:
-    raise ValueError('; '.join(faults))
-  return opened
+  return set_results.open_all(
+    config, lambda text: eval_sets.open_set(eval_sets.parse(text))
+  )
 
 
 def digest(config: ConfigDict) -> str:
   """A digest of the files of the evaluation sets."""
-  listings = []
-  for text in config.eval_sets:
-    try:
-      listings.append(eval_sets.listing(eval_sets.parse(text)))
-    except (ValueError, OSError):
-      listings.append({text: 'missing'})
-  return '-'.join(map(provenance.digest, listings))
+  return set_results.digest(
+    config, lambda text: eval_sets.listing(eval_sets.parse(text))
+  )

@@ -4,54 +4,32 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from mrl_jax import terminal
 from mrl_jax.data.text import eval_sets
-from mrl_jax.report import measurements
-from mrl_jax.report import page as page_lib
 from mrl_jax.report import texts
 from mrl_jax.stages import config as config_lib
+from mrl_jax.stages import set_results
 from mrl_jax.stages.text import measure
 from mrl_jax.workdir import Checkpoint
-from mrl_jax.workdir import checksums
-from mrl_jax.workdir import files
 from mrl_jax.workdir import Workdir
-from mrl_jax.workdir.metrics_log import read_metrics
 
 
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  return [workdir.report / 'index.html']
+  return [set_results.page_path(workdir)]
 
 
 def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   """Writes report/index.html from what evaluate has written."""
   dims, widths = tuple(config.nesting_dims), config_lib.measured_dims(config)
+  names = [eval_sets.parse(text).name for text in config.eval_sets]
+  records = set_results.read(workdir, checkpoint, names, texts.Record)
   sets = [
-    _read(workdir.evaluation / f'{eval_sets.parse(text).name}.json', checkpoint)
-    for text in config.eval_sets
+    texts.Measured(x, f'{x["set"]}/{measure.MAIN.get(x["kind"], "")}')
+    for x in records
   ]
-  if not sets:
-    raise ValueError('report: eval_sets is empty, so there is nothing to show')
-  sections = [
-    texts.quality(sets, widths, dims),
-    measurements.training(read_metrics(workdir.metrics), dims),
-    measurements.settings(workdir.config),
-  ]
-  page = page_lib.render(
-    f'{config.name}: nested text embeddings',
+  set_results.write_page(
+    config,
+    workdir,
+    'nested text embeddings',
     texts.headline(workdir.config, sets[0], dims, checkpoint.step),
-    sections,
-    footer='',
+    [texts.quality(sets, widths, dims)],
   )
-  path = workdir.report / 'index.html'
-  with files.replacing(path) as temporary:
-    temporary.write_text(page, encoding='utf-8')
-  terminal.say(f'report: {path}, {len(page) / 1e6:.1f} MB')
-
-
-def _read(path: pathlib.Path, checkpoint: Checkpoint) -> texts.Measured:
-  record = checksums.read(path, 'delete it and run --mode=evaluate').record
-  record = files.checked(record, str(path), texts.Record)
-  if not checkpoint.has_made(record):
-    raise ValueError(f'{path} is of another checkpoint: run --mode=evaluate')
-  metric = measure.MAIN.get(record['kind'], '')
-  return texts.Measured(record, f'{record["set"]}/{metric}')

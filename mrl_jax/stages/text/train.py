@@ -1,23 +1,22 @@
 """Trains a text encoder; a resumed training gives the same bits."""
 
-import dataclasses
 import functools
 import pathlib
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from mrl_jax.data.batches.input_wait import InputWait
 from mrl_jax.data.text.batches import TextBatches
-from mrl_jax.data.text.embed import TextEmbedder
 from mrl_jax.data.text.mix import Mix
 from mrl_jax.stages import build as build_lib
 from mrl_jax.stages import recorded
 from mrl_jax.stages import train_loop
+from mrl_jax.stages.set_loop import SetLoop
 from mrl_jax.stages.text import build
 from mrl_jax.stages.text import inputs
 from mrl_jax.stages.text import measure as measure_lib
+from mrl_jax.stages.text import tokenizer
 from mrl_jax.stages.text import trained
 from mrl_jax.training import sharding
 from mrl_jax.training import state as state_lib
@@ -26,43 +25,8 @@ from mrl_jax.workdir import Checkpoint
 from mrl_jax.workdir import Workdir
 
 
-@dataclasses.dataclass(kw_only=True)
-class TextLoop(train_loop.Loop):
-  """The training loop; it measures on sets of texts."""
-
-  sets: list[Any]
-  embedder: TextEmbedder
-
-  def _measure(self, step: int) -> float:
-    """Measures every set; returns the mean main metric of the last width."""
-    config, state = self.config, self.state
-    dims, values = tuple(config.nesting_dims), {}
-    embed = lambda texts: self.embedder(state.params, state.batch_stats, texts)
-    # A signal ends the evaluation between two sets.
-    for text_set in self.preemption.until(self.sets):
-      values |= measure_lib.measure(
-        text_set,
-        embed,
-        dims,
-        prompts=tuple(config.text.prompts),
-        neighbors=config.knn,
-        seed=config.seed,
-      )
-    if not values:
-      return 0.0
-    self.writer.replace(step, values)
-    names = measure_lib.main_metrics(self.sets)
-    for name in names:
-      shown = ' '.join(f'@{dim} {values[f"{name}@{dim}"]:.2f}' for dim in dims)
-      epoch = step // self.steps_per_epoch
-      self.progress.say(f'epoch {epoch}  {name} {shown}')
-    self.progress.resume(step)
-    score = sum(values[f'{name}@{dims[-1]}'] for name in names) / len(names)
-    return max(score, 0.0)  # A correlation may be negative, a score may not.
-
-
 def outputs(config: ConfigDict, workdir: Workdir) -> list[pathlib.Path]:
-  return [workdir.checkpoints, inputs.tokenizer_path(workdir)]
+  return [workdir.checkpoints, tokenizer.path(workdir)]
 
 
 def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
@@ -113,18 +77,29 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     parts=config.micro_batches,
     sharding=(layout, everywhere),
   )
+  embedder = trained.embedder(config, graphdef, tokens, mesh)
   wait = functools.partial(
     InputWait, things='texts', remedy='give it more cores'
   )
   with train_loop.opened(
     config, workdir, dataset, state, batches, things='examples', wait=wait
   ) as common:
-    TextLoop(
+    SetLoop(
       **common,
       train_step=train_step,
-      eval_step=None,
-      eval_batches=(),
       damage=batches,
       sets=sets,
-      embedder=trained.embedder(config, graphdef, tokens, mesh),
+      measure=functools.partial(_measure, config, embedder),
+      main_metrics=measure_lib.main_metrics(sets),
     ).run()
+
+
+def _measure(config, embedder, text_set, state, dims) -> dict[str, float]:
+  return measure_lib.measure(
+    text_set,
+    functools.partial(embedder, state.params, state.batch_stats),
+    dims,
+    prompts=tuple(config.text.prompts),
+    neighbors=config.knn,
+    seed=config.seed,
+  )
