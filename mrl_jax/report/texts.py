@@ -115,7 +115,10 @@ def headline(
 def kept(
   over: str, first: Measured, dims: Sequence[int], lead: str
 ) -> Headline:
-  """The same with the line above the title and the text below it."""
+  """A headline that names the smallest width that keeps 99 % of a metric.
+
+  `over` is the line above the title, `lead` the text below it.
+  """
   last = dims[-1]
   enough = (dim for dim in dims if first.at(dim) >= KEEPS * first.at(last))
   small = next(enough, last)

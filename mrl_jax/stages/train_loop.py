@@ -198,7 +198,7 @@ def opened(
     start_step = checkpoints.latest_step or 0
     if start_step:
       fresh, state = state, checkpoints.restore(state, start_step)
-      # The caller still holds it, on the devices.
+      # The caller refers to it, so that it would stay on the devices.
       for array in jax.tree.leaves(fresh):
         array.delete()
       terminal.say(f'train: resumes at step {start_step}')

@@ -1,11 +1,6 @@
 """All stages where the examples are pictures with captions."""
 
 import json
-import os
-import pathlib
-import signal
-import subprocess
-import sys
 
 from flax import nnx
 import jax
@@ -27,9 +22,9 @@ from mrl_jax.training import fingerprint
 from mrl_jax.training.checkpoint import Checkpoints
 from mrl_jax.training.state import arrays_of
 from tests.interop import test_towers_hand_over
+from tests.processes import run_until_killed
 from tests.stages import test_texts
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 STAGES = ('train', 'evaluate', 'report', 'export')
 COLORS = {'red': (250, 20, 20), 'green': (20, 220, 20), 'blue': (20, 20, 240)}
 
@@ -150,24 +145,17 @@ def test_an_export_is_what_was_evaluated(finished):
 
 def test_a_killed_training_goes_on_to_the_same_bits(finished, tmp_path):
   config, path = finished
-  script = tmp_path / 'killed.py'
-  script.write_text(
-    'import pathlib, sys\n'
+  run_until_killed(
+    'import pathlib\n'
     'import tests.conftest\n'
-    'from tests.stages import test_pairs, test_texts\n'
+    'from tests.stages import test_pairs\n'
     'from mrl_jax import stages\n'
-    'test_texts.kill_after(5)\n'
     'config = test_pairs.shrunk(pathlib.Path(sys.argv[1]))\n'
-    'stages.run(config, sys.argv[2], ("train",))\n'
+    'stages.run(config, sys.argv[2], ("train",))\n',
+    path.parent,
+    tmp_path / 'run',
+    step=5,
   )
-  ended = subprocess.run(
-    [sys.executable, script, path.parent, tmp_path / 'run'],
-    cwd=ROOT,
-    env={**os.environ, 'PYTHONPATH': str(ROOT)},
-    capture_output=True,
-    text=True,
-  )
-  assert ended.returncode == -signal.SIGKILL, ended.stderr
   there = stages.open_workdir(config, path)
   killed = stages.open_workdir(config, tmp_path / 'run')
   assert killed.latest_step() == 3

@@ -1,12 +1,8 @@
 """All stages where the examples are texts."""
 
 import json
-import os
 import pathlib
 import shutil
-import signal
-import subprocess
-import sys
 
 from flax import nnx
 import numpy as np
@@ -22,11 +18,10 @@ from mrl_jax.data.text.mix import Mix
 from mrl_jax.interop.text import hand_over
 from mrl_jax.models import bert
 from mrl_jax.models import text as text_models
-from mrl_jax.stages import train_loop
 from mrl_jax.stages.text import inputs as text_inputs
 from mrl_jax.training import sharding
+from tests.processes import run_until_killed
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 STAGES = ('train', 'evaluate', 'report')
 
 
@@ -133,22 +128,13 @@ def test_another_set_is_measured_again(finished, capsys):
 
 def test_a_killed_training_goes_on_to_the_same_bits(finished, tmp_path):
   config, path = finished
-  script = tmp_path / 'killed.py'
-  script.write_text(
-    'import os, signal, sys\n'
-    'from mrl_jax.stages import train_loop\n'
+  run_until_killed(
     'from tests.stages import test_texts\n'
-    'test_texts.kill_after(6)\n'
-    'test_texts.train(sys.argv[1], sys.argv[2])\n'
+    'test_texts.train(sys.argv[1], sys.argv[2])\n',
+    path.parent,
+    tmp_path / 'run',
+    step=6,
   )
-  ended = subprocess.run(
-    [sys.executable, script, path.parent, tmp_path / 'run'],
-    cwd=ROOT,
-    env={**os.environ, 'PYTHONPATH': str(ROOT)},
-    capture_output=True,
-    text=True,
-  )
-  assert ended.returncode == -signal.SIGKILL, ended.stderr
   there = stages.open_workdir(config, path)
   killed = stages.open_workdir(config, tmp_path / 'run')
   assert killed.latest_step() == 4
@@ -163,19 +149,6 @@ def test_a_killed_training_goes_on_to_the_same_bits(finished, tmp_path):
 
 
 TIMES = ('train/examples_per_second', 'train/input_wait')
-
-
-def kill_after(step):
-  """Ends the process, as kill -9 does, when a training has done this step."""
-  record = train_loop.Loop._record
-
-  def recorded(self, done, metrics):
-    record(self, done, metrics)
-    if done == step:
-      self.checkpoints.wait()
-      os.kill(os.getpid(), signal.SIGKILL)
-
-  train_loop.Loop._record = recorded
 
 
 def train(folder, workdir):

@@ -60,7 +60,7 @@ class Embedder:
     self.batch_stats: Arrays = {}
 
   def at(self, params: Arrays, batch_stats: Arrays) -> 'Embedder':
-    """The same with these arrays from now on."""
+    """Returns itself; it embeds with these arrays from now on."""
     self.params, self.batch_stats = params, batch_stats
     return self
 
