@@ -196,10 +196,14 @@ def queries(query_QD: Any, database: Any, widest: int | None) -> np.ndarray:
       f'queries of {query_QD.dtype} for a database of {dtype}: must be the same'
     )
   forks.check()
-  with np.errstate(over='ignore', invalid='ignore'):
-    row_QD = np.ascontiguousarray(query_QD, np.float32)
-    if prefixes.first_bad(inputs.read_only(row_QD)) >= 0:
-      check_norms(np.sqrt(np.einsum('QD,QD->Q', row_QD, row_QD)), 'queries')
+  row_QD = query_QD
+  if dtype != np.float32 or not query_QD.flags.c_contiguous:
+    with np.errstate(over='ignore', invalid='ignore'):
+      row_QD = np.ascontiguousarray(query_QD, np.float32)
+  if prefixes.first_bad(inputs.read_only(row_QD)) >= 0:
+    with np.errstate(over='ignore', invalid='ignore'):
+      norm_Q = np.sqrt(np.einsum('QD,QD->Q', row_QD, row_QD))
+    check_norms(norm_Q, 'queries')
   return query_QD
 
 

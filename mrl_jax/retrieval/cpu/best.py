@@ -1,12 +1,18 @@
 """The best rows of each query so far, and the threads that find them."""
 
 from collections.abc import Callable
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mrl_jax.retrieval.cpu import kernels
+from mrl_jax.retrieval.cpu import stored
 from mrl_jax.retrieval.cpu import threads
+from mrl_jax.retrieval.cpu.arguments import Best
+
+# Scores of a sample that one maximum stands for.
+_FOLD = 8
 
 
 class Found(NamedTuple):
@@ -19,22 +25,6 @@ class Found(NamedTuple):
   ids_QK: np.ndarray
   score_QK: np.ndarray
   products: float
-
-
-class Best(NamedTuple):
-  """The best rows of each query so far, as sort keys, in any order.
-
-  Attributes:
-    key_QC: the keys, of which the first count_Q are set, see `kernels`.
-    least_Q: what a score must reach: the k-th best so far, or a lower number.
-      Threads share it; what one may undo of another's only costs time.
-    k: how many are wanted, less than C.
-  """
-
-  key_QC: np.ndarray
-  count_Q: np.ndarray
-  least_Q: np.ndarray
-  k: int
 
 
 class Search:
@@ -94,11 +84,50 @@ class Search:
       for part in self.parts
     ]
     key_QC = keys[0] if len(keys) == 1 else np.concatenate(keys, axis=1)
-    threads.share(
-      lambda share: key_QC[share].sort(axis=1), len(key_QC), 8 * key_QC.size
-    )
     ids_QK = np.empty((len(key_QC), self._k), np.int64)
     score_QK = np.empty((len(key_QC), self._k), np.float32)
-    kernels.unpack(key_QC, ids_QK, score_QK)
+    threads.share(
+      lambda x: kernels.unpack(key_QC[x], ids_QK[x], score_QK[x]),
+      len(key_QC), 8 * key_QC.size,
+    )  # fmt: skip
     products += self.products / len(key_QC)
     return Found(ids_QK, score_QK, products)
+
+
+def scan(
+  add: Callable, queries: Any, k: int, work: int, least_Q=None, **options
+) -> Found:
+  """The k best of the rows that add(search) adds and that reach a threshold.
+
+  Queries for which fewer than k do so start anew without one. The options are
+  those of `Search`.
+  """
+  search = Search(queries, k, work, least_Q, **options)
+  add(search)
+  found, left_Q = search.found(), ~search.is_full_Q()
+  if least_Q is not None and left_Q.any():
+    search = Search(stored.queries(queries.vector_Qd[left_Q]), k, work)
+    add(search)
+    found.ids_QK[left_Q], found.score_QK[left_Q] = search.found()[:2]
+  return found
+
+
+def estimate(query_Qd, row_dS, k: int, count: int) -> np.ndarray:
+  """A score that about k of `count` rows reach, and some more; by a sample."""
+  (Q, dim), S = query_Qd.shape, row_dS.shape[1]
+  expected = k * S / count
+  # With five standard deviations one query in thousands falls short.
+  rank = math.ceil(expected + 5 * math.sqrt(expected) + 3)
+  fold = _FOLD if 8 * rank * _FOLD <= S else 1
+  size = S // fold
+  least_Q = np.full(Q, -np.inf, np.float32)
+  if rank >= size:
+    return least_Q
+
+  def work(share):
+    score_QS = query_Qd[share] @ row_dS[:, : fold * size]
+    most_QS = score_QS.reshape(-1, fold, size).max(1)
+    least_Q[share] = np.partition(most_QS, size - rank, axis=1)[:, size - rank]
+
+  threads.share(work, Q, Q * fold * size * dim)
+  return least_Q - kernels.ROUNDING * np.abs(least_Q)

@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 from mrl_jax.retrieval.cpu import tiles
-from mrl_jax.retrieval.cpu.stored import Queries
-from mrl_jax.retrieval.cpu.stored import Rows
+from mrl_jax.retrieval.cpu.arguments import Queries
+from mrl_jax.retrieval.cpu.arguments import Rows
 
 # Nanoseconds on two cores of an AMD EPYC (Zen 3), see `counts`.
 OPERATIONS = 'multiply', 'multiply in tiles', 'compare', 'fetch a row', 'add'

@@ -6,17 +6,19 @@ rules them out. `choice` says which width that is; it may be the full one. A
 shortlist by the tiles tells from the start what score a row has to reach.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
 
+from mrl_jax.retrieval.cpu import best as best_lib
 from mrl_jax.retrieval.cpu import choice
 from mrl_jax.retrieval.cpu import kernels
-from mrl_jax.retrieval.cpu import products
 from mrl_jax.retrieval.cpu import stored
 from mrl_jax.retrieval.cpu import threads
 from mrl_jax.retrieval.cpu import tiles
-from mrl_jax.retrieval.cpu.best import Best
+from mrl_jax.retrieval.cpu.arguments import Best
+from mrl_jax.retrieval.cpu.arguments import Queries
 from mrl_jax.retrieval.cpu.best import Found
 from mrl_jax.retrieval.cpu.best import Search
 
@@ -24,8 +26,8 @@ from mrl_jax.retrieval.cpu.best import Search
 _FOUND, _IN_MEMORY, _ON_DISK = 1 << 21, 2048, 4096
 # Products of the BLAS that are looked at together, and rows of them.
 _PRODUCTS, _ROWS = 1 << 18, 8192
-# Rows that are ranked once more beside the k best.
-_SPARE = 32
+# Rows that are ranked once more beside the k best, and rows sampled.
+_SPARE, _SAMPLE = 32, 1024
 
 
 def nearest(
@@ -117,7 +119,7 @@ def rescore(
     place_1K, read = np.arange(K)[None], 0
     for q, ids_K in enumerate(ids_QK[share]):
       vectors = rows._replace(vector_BD=stored.read(database, ids_K, dim))
-      one = stored.Queries(*(x[q : q + 1] for x in queries))
+      one = Queries(*(x[q : q + 1] for x in queries))
       part = Best(*(x[q : q + 1] for x in found[:3]), k)
       read += kernels.rank(one, vectors, place_1K, ids_K[None].copy(), part)
     return read
@@ -128,19 +130,13 @@ def rescore(
 
 def _little(query_Qd, rows, k) -> Found:
   """Multiplies all rows at once, where threads would only wait."""
-  (Q, dim), M = query_Qd.shape, len(rows.norm_B)
-  search = Search(stored.queries(query_Qd), k, 0)
-  if Q < choice.FEW:
-    product_QM = np.empty((Q, M), np.float32)
-    for query_d, product_M in zip(
-      search.queries.vector_Qd, product_QM, strict=True
-    ):
-      products.in_full(query_d, rows, 0, product_M)
-  else:
-    with threads.single_blas():
-      product_QM = np.matmul(query_Qd, rows.vector_BD[:, :dim].T)
-  kernels.little(product_QM, search.queries, rows, search.parts[0])
-  return search.found(M * dim)
+  queries, Q = stored.queries(query_Qd), len(query_Qd)
+  found = Found(
+    np.empty((Q, k), np.int64), np.empty((Q, k), np.float32),
+    len(rows.norm_B) * query_Qd.shape[1],
+  )  # fmt: skip
+  kernels.little(*queries, *rows[:-1], *found[:2])
+  return found
 
 
 def _nearest(query_Qd, database, k, cosine, level) -> Found:
@@ -180,9 +176,12 @@ def _in_full(queries, rows, k) -> Found:
   """
   (Q, dim), M = queries.vector_Qd.shape, len(rows.norm_B)
   last, work = len(rows.level_L) - 1, Q * M * dim
-  kept = Search(queries, min(M, k + max(_SPARE, k // 8)), work)
-  _multiply(kept, rows, last, keep=True)
-  kept = kept.found(M * dim)
+  most = min(M, k + max(_SPARE, k // 8))
+  ids_S = np.linspace(0, M - 1, min(M, _SAMPLE)).astype(int)
+  row_Sd = rows.vector_BD[ids_S, :dim] / rows.norm_B[ids_S, None]
+  least_Q = best_lib.estimate(queries.vector_Qd, row_Sd.T, most, M)
+  multiply = functools.partial(_multiply, rows=rows, level=last, keep=True)
+  kept = best_lib.scan(multiply, queries, most, work, least_Q)
   largest = (rows.size_B / rows.norm_B).max()
   margin_Q1 = kernels.ROUNDING * queries.tail_QL[:, :1] * largest
   near_QK = np.zeros(kept.ids_QK.shape, bool)

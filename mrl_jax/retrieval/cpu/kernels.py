@@ -4,15 +4,18 @@ They hold no lock of Python, so that threads run them side by side. The score of
 a row depends neither on its position nor on the other queries, so that equal
 rows tie whichever way a search takes. All stand in one file: Numba compiles a
 loop again where its own file was changed, but not where those that it calls
-were. Queries, rows and best are a `stored.Queries`, `stored.Rows` and
-`best.Best`.
+were. Queries, rows and best are the `Queries`, `Rows` and
+`Best` of `arguments`.
 """
 
 import numba
 import numpy as np
 
-from mrl_jax.retrieval.cpu.products import LANE
-from mrl_jax.retrieval.cpu.products import TILE
+from mrl_jax.retrieval.cpu.arguments import Best
+from mrl_jax.retrieval.cpu.arguments import LANE
+from mrl_jax.retrieval.cpu.arguments import Queries
+from mrl_jax.retrieval.cpu.arguments import Rows
+from mrl_jax.retrieval.cpu.arguments import TILE
 
 # Rounding error of a float32 dot product, as a share of the product of norms.
 ROUNDING = np.float32(1e-5)
@@ -323,25 +326,16 @@ def finish(id_C, queries, rows, best, q):
 
 
 @loop
-def little(product_QM, queries, rows, best):
-  """Finds the best rows of each query by products of all rows in full."""
-  last = len(rows.level_L) - 1
-  for q in range(len(product_QM)):
-    if 4 * best.k < product_QM.shape[1]:
-      seed(product_QM[q], queries, rows, best, q)
-    id_C = left(product_QM[q], queries, rows, best, q, last)
-    finish(id_C, queries, rows, best, q)
-
-
-@loop
 def unpack(key_QC, ids_QK, score_QK):
-  """Writes the ids and scores of sorted keys; -1 and -inf for no row."""
+  """Writes the best ids and scores, sorted; -1 and -inf for no row."""
   for q in range(len(ids_QK)):
-    for j in range(ids_QK.shape[1]):
+    _select(key_QC[q], ids_QK.shape[1])
+    key_K = np.sort(key_QC[q, : ids_QK.shape[1]])
+    for j, key in enumerate(key_K):
       ids_QK[q, j], score_QK[q, j] = -1, -np.inf
-      if key_QC[q, j] != NO_ROW:
-        ids_QK[q, j] = np.int64(key_QC[q, j] & np.uint64(0xFFFFFFFF))
-        score_QK[q, j] = _score(key_QC[q, j])
+      if key != NO_ROW:
+        ids_QK[q, j] = np.int64(key & np.uint64(0xFFFFFFFF))
+        score_QK[q, j] = _score(key)
 
 
 @sums
@@ -382,3 +376,55 @@ def rank(queries, rows, place_QK, ids_QK, best):
         if score >= best.least_Q[q]:
           push(best, q, score, row)
   return read
+
+
+@loop
+def little(
+  query_Qd, tail_QL, vector_BD, norm_B, size_B, tail_LB, level_L, limit,
+  ids_QK, score_QK,
+):  # fmt: skip
+  """Finds the best rows of each query by products of all rows in full.
+
+  It takes the fields of `Queries` and `Rows` one by one, since a tuple of them
+  takes Python several times as long to hand over.
+  """
+  (Q, k), M = ids_QK.shape, len(norm_B)
+  queries = Queries(query_Qd, tail_QL)
+  rows = Rows(vector_BD, norm_B, size_B, tail_LB, level_L, limit, 0)
+  key_QC, least_Q = np.full((Q, 2 * k + 64), NO_ROW), np.empty(Q, np.float32)
+  best = Best(key_QC, np.zeros(Q, np.int64), least_Q, k)
+  product_QM = np.empty((Q, M), np.float32)
+  _all_products(query_Qd, vector_BD, product_QM)
+  for q in range(Q):
+    least_Q[q] = -np.inf
+    if 4 * k < M:
+      seed(product_QM[q], queries, rows, best, q)
+    id_C = left(product_QM[q], queries, rows, best, q, len(level_L) - 1)
+    finish(id_C, queries, rows, best, q)
+  unpack(key_QC, ids_QK, score_QK)
+
+
+@sums
+def _all_products(query_Qd, vector_BD, product_QM):
+  """Writes the products of all queries and rows, summed without levels."""
+  Q, M = product_QM.shape
+  dim = np.uintp(query_Qd.shape[1])
+  for b in range(M):
+    row_D = vector_BD[b]
+    for q in range(0, Q - 3, 4):
+      x_d, y_d, z_d, w_d = (
+        query_Qd[q], query_Qd[q + 1], query_Qd[q + 2], query_Qd[q + 3],
+      )  # fmt: skip
+      x, y, z, w = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+      for i in range(np.uintp(0), dim):
+        x += x_d[i] * row_D[i]
+        y += y_d[i] * row_D[i]
+        z += z_d[i] * row_D[i]
+        w += w_d[i] * row_D[i]
+      product_QM[q, b], product_QM[q + 1, b] = x, y
+      product_QM[q + 2, b], product_QM[q + 3, b] = z, w
+    for q in range(Q // 4 * 4, Q):
+      x_d, x = query_Qd[q], np.float32(0)
+      for i in range(np.uintp(0), dim):
+        x += x_d[i] * row_D[i]
+      product_QM[q, b] = x

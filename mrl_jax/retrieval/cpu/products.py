@@ -6,8 +6,9 @@ They call no loop of another file, whose changes Numba would not notice.
 import numba
 import numpy as np
 
-# Rows of a tile, and dims summed together.
-TILE, LANE = 512, 8
+from mrl_jax.retrieval.cpu.arguments import LANE
+from mrl_jax.retrieval.cpu.arguments import TILE
+
 _options = {'nogil': True, 'cache': True, 'error_model': 'numpy'}
 
 

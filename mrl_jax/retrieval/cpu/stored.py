@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 import ctypes
 import mmap
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from mrl_jax.retrieval.cpu import bounds
-from mrl_jax.retrieval.cpu import kernels
 from mrl_jax.retrieval.cpu import threads
+from mrl_jax.retrieval.cpu.arguments import LANE
+from mrl_jax.retrieval.cpu.arguments import Queries
+from mrl_jax.retrieval.cpu.arguments import Rows
+from mrl_jax.retrieval.cpu.arguments import TILE
 from mrl_jax.retrieval.inputs import read_only
 
 # Dims of a tile that narrow searches need, the most dims, and the largest share
@@ -21,36 +24,6 @@ TILE_BYTES = 192 << 20
 BLOCK_BYTES = 64 << 20
 # The tails of rows that nothing bounds.
 NONE_LB = np.zeros((16, 0), np.float32)
-
-
-class Queries(NamedTuple):
-  """Queries [Q, d], and the norms of what lies beyond each level [Q, L]."""
-
-  vector_Qd: np.ndarray
-  tail_QL: np.ndarray
-
-
-class Rows(NamedTuple):
-  """Rows to score.
-
-  Attributes:
-    vector_BD: float32, read-only and contiguous, at least as wide as queries.
-    norm_B: what products are divided by; 1 for dot products.
-    size_B: at least the norms, by which rounding is bounded.
-    tail_LB: norms of what lies beyond each level; [L, 0] if they are unknown.
-    level_L: widths up to which products are summed; the last is the queries'.
-    limit: scores are clipped to [-limit, limit], so that rounding takes no
-      cosine beyond 1.
-    first: the id of the first row.
-  """
-
-  vector_BD: np.ndarray
-  norm_B: np.ndarray
-  size_B: np.ndarray
-  tail_LB: np.ndarray
-  level_L: np.ndarray
-  limit: np.float32
-  first: int
 
 
 def is_file(database: Any) -> bool:
@@ -150,20 +123,20 @@ def squares_and_tails(
 
 
 def tiles(rows_MD: np.ndarray) -> np.ndarray | None:
-  """The first dims of all rows, in tiles [N, W, kernels.TILE] of zeros beyond.
+  """The first dims of all rows, in tiles [N, W, TILE] of zeros beyond.
 
   None if they would take too many bytes.
   """
   M, D = rows_MD.shape
-  width = min(TILE_DIMS, -(-D // kernels.LANE) * kernels.LANE)
+  width = min(TILE_DIMS, -(-D // LANE) * LANE)
   if 4 * M * width > TILE_BYTES:
     return None
   most = min(_MOST_DIMS, _SHARE * D, TILE_BYTES / (4 * M))
   while 2 * width <= most:
     width *= 2
-  tile_NWT = np.zeros((-(-M // kernels.TILE), width, kernels.TILE), np.float32)
+  tile_NWT = np.zeros((-(-M // TILE), width, TILE), np.float32)
   for n, tile_WT in enumerate(tile_NWT):
-    part = slice(n * kernels.TILE, (n + 1) * kernels.TILE)
+    part = slice(n * TILE, (n + 1) * TILE)
     row_Bd = rows_MD[part, :width]
     tile_WT[: row_Bd.shape[1], : len(row_Bd)] = row_Bd.T
   return tile_NWT

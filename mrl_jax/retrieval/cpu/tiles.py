@@ -1,9 +1,8 @@
 """Searches by the first dims of all rows, in tiles, and shortlists of them."""
 
-import math
-
 import numpy as np
 
+from mrl_jax.retrieval.cpu import best as best_lib
 from mrl_jax.retrieval.cpu import kernels
 from mrl_jax.retrieval.cpu import products
 from mrl_jax.retrieval.cpu import stored
@@ -15,8 +14,8 @@ from mrl_jax.retrieval.cpu.best import Search
 _STEP = 2
 # Queries of each thread from which on they are shared out in place of rows.
 _MANY = 8
-# Rows sampled for thresholds, and how many scores a maximum stands for.
-_SAMPLE, _FOLD = 8192, 8
+# Rows sampled for thresholds.
+_SAMPLE = 8192
 # Shares of rows that are not ruled out above which all rows are multiplied up
 # to the next level of the tiles, and in full.
 _SURVIVORS, _MOST = 1 / 32, 1 / 4
@@ -38,47 +37,22 @@ def in_tiles(queries, tile_NWT, rows, k, step=1) -> Found:
   least_Q = None
   if by_query and M // step > 2 * _SAMPLE:
     least_Q = _estimate(queries, tile_NWT[::step], rows.norm_B, k, step)
-  best = Search(queries, k, work, least_Q, by_query=by_query)
-  scan(best, tile_NWT, rows, padded_Qd.shape[1], 0, step)
-  found, left_Q = best.found(M * width), ~best.is_full_Q()
-  if left_Q.any() and least_Q is not None:
-    left = stored.Queries(
-      stored.read_only(padded_Qd[left_Q]), queries.tail_QL[left_Q]
-    )
-    best = Search(left, k, work)
-    scan(best, tile_NWT, rows, padded_Qd.shape[1], 0, step)
-    found.ids_QK[left_Q], found.score_QK[left_Q] = best.found()[:2]
-  return found
+  found = best_lib.scan(
+    lambda search: scan(search, tile_NWT, rows, padded_Qd.shape[1], 0, step),
+    queries, k, work, least_Q, by_query=by_query,
+  )  # fmt: skip
+  return found._replace(products=M * width)
 
 
 def _estimate(queries, tile_NWT, norm_M, k, step) -> np.ndarray:
-  """A score that about k rows of each query reach, and some more; by a sample.
-
-  Rows of the sample lie apart, since adjacent ones often are of one class.
-  """
+  """Thresholds by rows that lie apart, since adjacent ones often are alike."""
   N, _, tile = tile_NWT.shape
-  Q, width = queries.vector_Qd.shape
-  stride = N * tile // _SAMPLE
+  width, stride = queries.vector_Qd.shape[1], N * tile // _SAMPLE
   ids_NT = np.arange(N)[:, None] * step * tile + np.arange(0, tile, stride)
   is_row_S = (ids_S := ids_NT.ravel()) < len(norm_M)
   row_WNT = np.moveaxis(tile_NWT[:, :width, ::stride], 1, 0)
   row_WS = row_WNT.reshape(width, -1)[:, is_row_S] / norm_M[ids_S[is_row_S]]
-  expected = k * row_WS.shape[1] / (N * tile)
-  # With five standard deviations one query in thousands falls short.
-  rank = math.ceil(expected + 5 * math.sqrt(expected) + 3)
-  fold = _FOLD if 8 * rank * _FOLD <= row_WS.shape[1] else 1
-  size = row_WS.shape[1] // fold
-  least_Q = np.full(Q, -np.inf, np.float32)
-  if rank >= size:
-    return least_Q
-
-  def work(share):
-    score_QS = queries.vector_Qd[share] @ row_WS[:, : fold * size]
-    most_QS = score_QS.reshape(-1, fold, size).max(1)
-    least_Q[share] = np.partition(most_QS, size - rank, axis=1)[:, size - rank]
-
-  threads.share(work, Q, Q * fold * size * width)
-  return least_Q - kernels.ROUNDING * np.abs(least_Q)
+  return best_lib.estimate(queries.vector_Qd, row_WS, k, N * tile)
 
 
 def few(queries, tile_NWT, rows, k, level=None) -> Found:
