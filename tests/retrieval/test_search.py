@@ -553,7 +553,7 @@ def test_nothing_is_compiled_for_a_shape():
   loops = [getattr(kernels, x) for x in ('scan_tiles', 'sift')]
   for loop in (
     *loops,
-    kernels.rank,
+    kernels.ranked,
     bounds.squares,
     kernels.add,
     kernels.unpack,

@@ -10,9 +10,12 @@ from mrl_jax.retrieval.cpu import kernels
 from mrl_jax.retrieval.cpu import stored
 from mrl_jax.retrieval.cpu import threads
 from mrl_jax.retrieval.cpu.arguments import Best
+from mrl_jax.retrieval.cpu.arguments import Queries
 
 # Scores of a sample that one maximum stands for.
 _FOLD = 8
+# Room for rows beside the k best of a list, longer than this multiple of k.
+_SPARE, _SHORT = 6, 3
 
 
 class Found(NamedTuple):
@@ -131,3 +134,42 @@ def estimate(query_Qd, row_dS, k: int, count: int) -> np.ndarray:
 
   threads.share(work, Q, Q * fold * size * dim)
   return least_Q - kernels.ROUNDING * np.abs(least_Q)
+
+
+def ranked(
+  queries: Queries,
+  rows: Any,
+  ids_QK: np.ndarray,
+  k: int,
+  read: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Found:
+  """The k best of the rows `ids_QK` (-1 for none), best first if known.
+
+  Rows that are not at hand are fetched by read(ids). Where a query has fewer
+  rows than k, its last entries have no meaning.
+  """
+  Q, K = ids_QK.shape
+  # Of a short list every row has room, and is sorted once.
+  spare = K - k + 1 if _SHORT * k >= K else _SPARE + k // 4
+  best_ids_Qk = np.empty((Q, k), np.int64)
+  score_Qk, paid = np.empty((Q, k), np.float32), []
+
+  def rank(part, rows, place_QK):
+    paid.append(
+      kernels.ranked(
+        Queries(*(x[part] for x in queries)), rows, place_QK,
+        np.ascontiguousarray(ids_QK[part]), spare, best_ids_Qk[part],
+        score_Qk[part],
+      )
+    )  # fmt: skip
+
+  def work(share):
+    if read is None:
+      rank(share, rows, np.ascontiguousarray(ids_QK[share]))
+      return
+    for q in range(share.start, share.stop):
+      vectors = rows._replace(vector_BD=read(ids_QK[q]))
+      rank(slice(q, q + 1), vectors, np.arange(K)[None])
+
+  threads.share(work, Q, ids_QK.size * queries.vector_Qd.shape[1])
+  return Found(best_ids_Qk, score_Qk, sum(paid) / Q)

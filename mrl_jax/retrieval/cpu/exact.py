@@ -17,8 +17,6 @@ from mrl_jax.retrieval.cpu import kernels
 from mrl_jax.retrieval.cpu import stored
 from mrl_jax.retrieval.cpu import threads
 from mrl_jax.retrieval.cpu import tiles
-from mrl_jax.retrieval.cpu.arguments import Best
-from mrl_jax.retrieval.cpu.arguments import Queries
 from mrl_jax.retrieval.cpu.best import Found
 from mrl_jax.retrieval.cpu.best import Search
 
@@ -53,7 +51,8 @@ def nearest(
   # Tiles sum otherwise, and do so for one query and for many.
   if (tile_NWT := database.tile_NWT) is not None and dim <= stored.TILE_DIMS:
     if Q < choice.FEW:
-      return _nearest(query_Qd, database, k, cosine, level)
+      rows = stored.rows(database, dim, cosine)
+      return tiles.narrow(query_Qd, tile_NWT, rows, k)
   elif stored.is_at_hand(database):
     rows = stored.rows(database, dim, cosine, bounded=True)
     if Q * M * dim <= choice.LITTLE:
@@ -92,6 +91,7 @@ def load(database: Any, *, all_ways: bool) -> None:
     for level in (None, 1, 2, -1):
       _nearest(query_Qd, database, 1, True, level)
     nearest(query_Qd[:, :1], database, 1, cosine=True)
+    rescore(query_Qd, database, np.zeros((Q, 1), int), 1, cosine=True)
     tiles.few(stored.queries(query_Qd), database.tile_NWT, rows, 1)
 
 
@@ -103,29 +103,13 @@ def rescore(
   *,
   cosine: bool,
 ) -> Found:
-  """The k best of the rows `ids_QK` (-1 for none), best first if known.
-
-  The other arguments are those of `nearest`. Where a query has fewer rows than
-  k, its last entries have no meaning.
-  """
-  dim, K = query_Qd.shape[1], ids_QK.shape[1]
+  """The k best of the rows `ids_QK`, as `best.ranked`; like `nearest`."""
+  dim, read = query_Qd.shape[1], None
+  if not stored.is_at_hand(database):
+    read = functools.partial(stored.read, database, dim=dim)
   rows = stored.rows(database, dim, cosine)
   queries = stored.queries(query_Qd)
-  if stored.is_at_hand(database):
-    return tiles.ranked(queries, rows, ids_QK, k)
-  best = Search(queries, k, ids_QK.size * dim, by_query=True)
-
-  def convert_and_rank(queries, found, share):
-    place_1K, read = np.arange(K)[None], 0
-    for q, ids_K in enumerate(ids_QK[share]):
-      vectors = rows._replace(vector_BD=stored.read(database, ids_K, dim))
-      one = Queries(*(x[q : q + 1] for x in queries))
-      part = Best(*(x[q : q + 1] for x in found[:3]), k)
-      read += kernels.rank(one, vectors, place_1K, ids_K[None].copy(), part)
-    return read
-
-  best.run(convert_and_rank, 0)
-  return best.found()
+  return best_lib.ranked(queries, rows, ids_QK, k, read)
 
 
 def _little(query_Qd, rows, k) -> Found:
@@ -189,7 +173,16 @@ def _in_full(queries, rows, k) -> Found:
   near_QK[:, :-1] |= near_QK[:, 1:]
   found = Found(kept.ids_QK[:, :k], kept.score_QK[:, :k], kept.products)
   if near_QK.any():
-    found = tiles.ranked(queries, rows, kept.ids_QK, k, near_QK, kept.score_QK)
+    best = Search(queries, most, work, by_query=True)
+    kernels.add(kept.score_QK, kept.ids_QK, near_QK, best.parts[0])
+    near_ids_QK = np.where(near_QK, kept.ids_QK, -1)
+    best.run(
+      lambda queries, best, share: kernels.rank(
+        queries, rows, near_ids_QK[share], near_ids_QK[share], best
+      ),
+      Q,
+    )
+    found = Found(*(x[:, :k] for x in best.found()[:2]), 0)
   if kept.ids_QK.shape[1] == M:
     return found
   unsure_Q = (kept.score_QK[:, -1:] + margin_Q1 >= found.score_QK[:, -1:])[:, 0]

@@ -253,36 +253,51 @@ def scan_tiles(tile_NWT, places, width, queries, rows, best, level):
 
 
 @loop
+def _near(product_M, norm_B, limit, k):
+  """The keys of the k best rows by their products, in any order."""
+  M, count, least = len(product_M), 0, np.float32(-np.inf)
+  key_C = np.empty(2 * k + 64, np.uint64)
+  passes_T = np.zeros(TILE, np.uint8)
+  any_T8 = passes_T.view(np.uint64)
+  for start in range(0, M, TILE):
+    size = min(TILE, M - start)
+    product_T, norm_T = product_M[start:], norm_B[start:]
+    needed = least - abs(least) * _QUOTIENT
+    for t in range(size):
+      passes_T[t] = product_T[t] >= needed * norm_T[t]
+    for w in range((size + 7) // 8):
+      if not any_T8[w]:
+        continue
+      for t in range(8 * w, min(8 * w + 8, size)):
+        if not passes_T[t]:
+          continue
+        score = min(max(product_T[t] / norm_T[t], -limit), limit)
+        if score >= least:
+          key_C[count] = _key(score, start + t)
+          count += 1
+          if count == len(key_C):
+            least, count = max(least, _cut(key_C, k)), k
+  _select(key_C[:count], k)
+  return key_C[:k]
+
+
+@loop
+def narrow(product_M, norm_B, limit, ids_1K, score_1K):
+  """Writes the best rows of one query, whose products are its scores."""
+  key_K = _near(product_M, norm_B, limit, ids_1K.shape[1])
+  unpack(key_K.reshape(1, -1), ids_1K, score_1K)
+
+
+@loop
 def seed(product_M, queries, rows, best, q):
   """Raises what rows must score to what the k-th of those near a query does.
 
   The products of all rows say which are near: the 2 * k best by them are scored
   in full. Returns the multiply-adds.
   """
-  M, k, read = len(product_M), 2 * best.k, 0
-  key_C, count, least = np.empty(2 * k + 64, np.uint64), 0, np.float32(-np.inf)
-  passes_T = np.zeros(TILE, np.uint8)
-  any_T8 = passes_T.view(np.uint64)
-  for start in range(0, M, TILE):
-    size = min(TILE, M - start)
-    product_T, norm_T = product_M[start:], rows.norm_B[start:]
-    for t in range(size):
-      passes_T[t] = product_T[t] >= least * norm_T[t]
-    for w in range((size + 7) // 8):
-      if not any_T8[w]:
-        continue
-      for t in range(8 * w, min(8 * w + 8, size)):
-        score = product_T[t] / norm_T[t]
-        if score >= least:
-          key_C[count] = _key(score, start + t)
-          count += 1
-          if count == len(key_C):
-            least, count = max(least, _cut(key_C, k)), k
-  if count > k:
-    _cut(key_C[:count], k)
-    count = k
-  for i in range(count):
-    b = np.int64(key_C[i] & np.uint64(0xFFFFFFFF))
+  read, near = 0, min(2 * best.k, len(product_M))
+  for key in _near(product_M, rows.norm_B, rows.limit, near):
+    b = np.int64(key & np.uint64(0xFFFFFFFF))
     read += _finish(queries, rows, best, q, b, b, b, 0)
   count = best.count_Q[q]
   if count >= best.k:
@@ -428,3 +443,15 @@ def _all_products(query_Qd, vector_BD, product_QM):
       for i in range(np.uintp(0), dim):
         x += x_d[i] * row_D[i]
       product_QM[q, b] = x
+
+
+@loop
+def ranked(queries, rows, place_QK, ids_QK, spare, best_ids_QK, score_QK):
+  """Writes the best of the rows `ids_QK`, see `rank`; the multiply-adds."""
+  Q, k = best_ids_QK.shape
+  key_QC, least_Q = np.full((Q, k + spare), NO_ROW), np.empty(Q, np.float32)
+  least_Q[:] = -np.inf
+  best = Best(key_QC, np.zeros(Q, np.int64), least_Q, k)
+  read = rank(queries, rows, place_QK, ids_QK, best)
+  unpack(key_QC, best_ids_QK, score_QK)
+  return read

@@ -19,8 +19,6 @@ _SAMPLE = 8192
 # Shares of rows that are not ruled out above which all rows are multiplied up
 # to the next level of the tiles, and in full.
 _SURVIVORS, _MOST = 1 / 32, 1 / 4
-# Room for rows beside the k best of a list, longer than this multiple of k.
-_SPARE, _SHORT = 6, 3
 
 
 def in_tiles(queries, tile_NWT, rows, k, step=1) -> Found:
@@ -31,8 +29,8 @@ def in_tiles(queries, tile_NWT, rows, k, step=1) -> Found:
   best row scores; those for which fewer than k rows reach it start anew.
   """
   (Q, width), M = queries.vector_Qd.shape, len(rows.norm_B)
-  padded_Qd = np.pad(queries.vector_Qd, ((0, 0), (0, -width % kernels.LANE)))
-  queries = queries._replace(vector_Qd=stored.read_only(padded_Qd))
+  padded_Qd = _padded(queries.vector_Qd)
+  queries = queries._replace(vector_Qd=padded_Qd)
   by_query, work = _MANY * threads.count() <= Q, Q * M * width // step
   least_Q = None
   if by_query and M // step > 2 * _SAMPLE:
@@ -42,6 +40,32 @@ def in_tiles(queries, tile_NWT, rows, k, step=1) -> Found:
     queries, k, work, least_Q, by_query=by_query,
   )  # fmt: skip
   return found._replace(products=M * width)
+
+
+def narrow(query_Qd, tile_NWT, rows, k) -> Found:
+  """The best rows of few queries by as many dims as tiles have, or fewer."""
+  query_Qd, M = _padded(query_Qd), len(rows.norm_B)
+  (Q, width), N = query_Qd.shape, len(tile_NWT)
+  ids_QK, score_QK = np.empty((Q, k), np.int64), np.empty((Q, k), np.float32)
+  for q, query_d in enumerate(query_Qd):
+    product_NT = np.zeros((N, kernels.TILE), np.float32)
+
+    def multiply(share, query_d=query_d, product_NT=product_NT):
+      products.multiply(tile_NWT[share], query_d, 0, width, product_NT[share])
+
+    threads.share(multiply, N, M * width)
+    kernels.narrow(
+      product_NT.reshape(-1)[:M], rows.norm_B, rows.limit, ids_QK[q : q + 1],
+      score_QK[q : q + 1],
+    )  # fmt: skip
+  return Found(ids_QK, score_QK, M * width)
+
+
+def _padded(query_Qd: np.ndarray) -> np.ndarray:
+  """Queries and zeros, up to a multiple of LANE, read-only."""
+  if beyond := -query_Qd.shape[1] % kernels.LANE:
+    query_Qd = np.pad(query_Qd, ((0, 0), (0, beyond)))
+  return stored.read_only(query_Qd)
 
 
 def _estimate(queries, tile_NWT, norm_M, k, step) -> np.ndarray:
@@ -154,30 +178,5 @@ def seed(queries, tile_NWT, rows, k) -> np.ndarray:
 
 def _least(queries, rows, ids_QK, k) -> np.ndarray:
   """What the k-th best of these rows scores, or slightly less."""
-  least_Q = ranked(queries, rows, ids_QK, k).score_QK[:, -1]
+  least_Q = best_lib.ranked(queries, rows, ids_QK, k).score_QK[:, -1]
   return least_Q - kernels.ROUNDING * np.abs(least_Q)
-
-
-def ranked(queries, rows, ids_QK, k, near_QK=None, score_QK=None) -> Found:
-  """The k best of the rows `ids_QK`, which are at hand.
-
-  With `near_QK` only those are scored; the others have scores already.
-  """
-  work, K = ids_QK.size * queries.vector_Qd.shape[1], ids_QK.shape[1]
-  by_query = len(ids_QK) >= threads.count()
-  # Of a short list every row has room, and is sorted once.
-  spare = K - k + 1 if _SHORT * k >= K else _SPARE + k // 4
-  best = Search(queries, k, work, by_query=by_query, spare=spare)
-  if near_QK is not None:
-    best = Search(queries, K, work, by_query=True)
-    kernels.add(score_QK, ids_QK, near_QK, best.parts[0])
-    ids_QK = np.where(near_QK, ids_QK, -1)
-
-  def rank(queries, found, share):
-    part = share if best.by_query else (slice(None), share)
-    ids_qK = np.ascontiguousarray(ids_QK[part])
-    return kernels.rank(queries, rows, ids_qK, ids_qK, found)
-
-  best.run(rank, K)
-  found = best.found()
-  return Found(found.ids_QK[:, :k], found.score_QK[:, :k], found.products)
