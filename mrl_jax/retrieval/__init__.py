@@ -5,6 +5,7 @@ depends on models or datasets; any embeddings will do.
 """
 
 from mrl_jax.retrieval import metrics
+from mrl_jax.retrieval import rotation
 from mrl_jax.retrieval.cost import Cost
 from mrl_jax.retrieval.cost import Neighbors
 from mrl_jax.retrieval.database import Database
@@ -25,5 +26,6 @@ __all__ = (
   'metrics',
   'prepare',
   'rerank',
+  'rotation',
   'search',
 )

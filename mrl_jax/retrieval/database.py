@@ -18,6 +18,7 @@ from mrl_jax.retrieval.cpu import bounds
 from mrl_jax.retrieval.cpu import exact
 from mrl_jax.retrieval.cpu import stored
 from mrl_jax.retrieval.cpu.best import Found
+from mrl_jax.retrieval.rotation import Rotation
 
 # Numbers in a database that is searched in one way only.
 _SMALL = 1 << 20
@@ -39,6 +40,7 @@ class Database:
     tails: the norms of what lies beyond the levels of a width, float32 [L, M].
     views: what was made of these for a width and a metric, see `stored.rows`.
     file: the file of a memmap, and when it was written; None: rows in memory.
+    rotation: of rows and queries beyond some dim; None: they are as given.
   """
 
   embedding_MD: np.ndarray
@@ -48,6 +50,7 @@ class Database:
   tails: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
   views: dict[tuple[int, bool], Any] = dataclasses.field(default_factory=dict)
   file: tuple[str, int, int] | None = None
+  rotation: Rotation | None = None
 
   @property
   def shape(self) -> tuple[int, int]:
@@ -74,21 +77,21 @@ class Database:
     """The k best rows at the queries' width; ties go to the lower id."""
     if recall is not None:
       raise ValueError(f'recall {recall}: needs a database prepared on a mesh')
-    self._check_file()
-    return exact.nearest(query_Qd, self, k, cosine=cosine)
+    return exact.nearest(self._ready(query_Qd), self, k, cosine=cosine)
 
   def rescore(
     self, query_Qd: np.ndarray, ids_QK: np.ndarray, k: int, *, cosine: bool
   ) -> Found:
     """The k best of the rows `ids_QK`, which may hold -1 for none."""
-    self._check_file()
-    return exact.rescore(query_Qd, self, ids_QK, k, cosine=cosine)
+    return exact.rescore(self._ready(query_Qd), self, ids_QK, k, cosine=cosine)
 
-  def _check_file(self) -> None:
+  def _ready(self, query_Qd: np.ndarray) -> np.ndarray:
+    """Rotates queries as the rows; raises ValueError for a changed file."""
     if self.file is not None and _stamp(self.embedding_MD) != self.file:
       raise ValueError(
         f'{self.file[0]} was changed since it was prepared: prepare it again'
       )
+    return query_Qd if self.rotation is None else self.rotation(query_Qd)
 
 
 def host_database(
@@ -99,6 +102,8 @@ def host_database(
 ) -> Database:
   """A database on the host, or the one given; see `prepare`."""
   if isinstance(database_MD, Database):
+    if database_MD.rotation is not None:
+      raise ValueError('database with a rotation: codes take rows as they are')
     return database_MD
   database_MD = checks.as_floats('database', database_MD)
   if database_MD.ndim != 2 or not database_MD.size:

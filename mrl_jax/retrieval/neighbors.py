@@ -1,6 +1,7 @@
 """Exact, adaptive and funnel search over one copy of nested embeddings."""
 
 from collections.abc import Sequence
+import dataclasses
 import sys
 import time
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from mrl_jax.retrieval.cost import Neighbors
 from mrl_jax.retrieval.cpu.best import Found
 from mrl_jax.retrieval.database import Database
 from mrl_jax.retrieval.mesh import DeviceDatabase
+from mrl_jax.retrieval.rotation import Rotation
 
 Metric = Literal['cosine', 'dot']
 _METRIC = checks.choice('cosine', 'dot')
@@ -32,6 +34,7 @@ def prepare(
   *,
   dtype: Literal['float32', 'bfloat16'] | None = None,
   mesh: jax.sharding.Mesh | None = None,
+  rotation: Rotation | None = None,
 ) -> Database | DeviceDatabase:
   """Prepares a database that every search takes in place of an array.
 
@@ -44,13 +47,28 @@ def prepare(
     mesh: a mesh over whose devices the rows are split, see `mesh.place`; its
       axes may be of any type. None: the devices of this process; on a CPU the
       rows stay on the host, where the search is faster.
+    rotation: of the dims beyond the trained widths, see `rotation.fit`, for a
+      copy of the rows on the host. Searches at its widths find what they would
+      without.
 
   Raises:
     ValueError: not two-dimensional or floating, masked, empty, dims that do not
       fit, another dtype, or a row that is all zero or holds NaN or infinity, or
       whose length is below 1e-13 or beyond 1e19 (its number is given). A row
-      whose prefix alone is shorter than 1e-13 scores 0 at that width.
+      whose prefix alone is shorter than 1e-13 scores 0 at that width. Or a
+      rotation of another width, or on a mesh.
   """
+  if rotation is not None:
+    database_MD = checks.as_floats('database', database_MD)
+    if mesh is not None or database_MD.shape[-1:] != (rotation.width,):
+      raise ValueError(
+        f'rotation of width {rotation.width}: must be that of the rows, '
+        f'{database_MD.shape[-1]}, on the host'
+      )
+    for dim in dims or ():
+      rotation(database_MD[:1, :dim])
+    found = database_lib.host_database(rotation(database_MD), dims, dtype=dtype)
+    return dataclasses.replace(found, rotation=rotation)
   if mesh is None and jax.default_backend() == 'cpu':
     return database_lib.host_database(database_MD, dims, dtype=dtype)
   if mesh is None:

@@ -12,6 +12,7 @@ find the same rows faster, without XLA and compiled for no shape:
   threads  those that share the work
   products all rows multiplied by one query
   kernels  the loops, compiled by Numba
+  arguments  what the loops take
 """
 
 import numpy as np
