@@ -91,7 +91,9 @@ class Database:
       raise ValueError(
         f'{self.file[0]} was changed since it was prepared: prepare it again'
       )
-    return query_Qd if self.rotation is None else self.rotation(query_Qd)
+    if self.rotation is None:
+      return query_Qd
+    return self.rotation(query_Qd, np.float32)
 
 
 def host_database(

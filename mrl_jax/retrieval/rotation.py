@@ -44,9 +44,8 @@ class Rotation:
     matrix_TT = checks.as_floats('rotation', self.matrix_TT)
     if matrix_TT.ndim != 2 or len(set(matrix_TT.shape)) != 1:
       raise ValueError(f'rotation of shape {matrix_TT.shape}: must be [T, T]')
-    # In float64 equal rows remain equal.
+    object.__setattr__(self, 'matrix_TT', matrix_TT.astype(np.float32))
     matrix_TT = matrix_TT.astype(np.float64)
-    object.__setattr__(self, 'matrix_TT', matrix_TT)
     error = np.abs(matrix_TT.T @ matrix_TT - np.eye(len(matrix_TT))).max()
     if not error <= _TOLERANCE:
       raise ValueError(
@@ -59,10 +58,13 @@ class Rotation:
     """The width of the rows."""
     return self.start + len(self.matrix_TT)
 
-  def __call__(self, rows_Nd: np.ndarray | jax.Array) -> np.ndarray:
+  def __call__(
+    self, rows_Nd: np.ndarray | jax.Array, dtype: type = np.float64
+  ) -> np.ndarray:
     """Rotated rows [N, width] of the same dtype; narrower ones as they are.
 
-    Raises ValueError for a width in (start, width), or beyond.
+    Products are computed in `dtype`; in float64 equal rows remain equal. Raises
+    ValueError for a width in (start, width), or beyond.
     """
     dim = rows_Nd.shape[1]
     if dim <= self.start:
@@ -73,9 +75,10 @@ class Rotation:
         f'{self.start}, from where on they are rotated'
       )
     out_ND = np.array(rows_Nd)
+    matrix_TT = self.matrix_TT.astype(dtype, copy=False)
     for first in range(0, len(out_ND), _BLOCK):
       tail_BT = out_ND[first : first + _BLOCK, self.start :]
-      tail_BT[:] = tail_BT.astype(np.float64) @ self.matrix_TT
+      tail_BT[:] = tail_BT.astype(dtype) @ matrix_TT
     return out_ND
 
 
