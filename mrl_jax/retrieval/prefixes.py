@@ -3,19 +3,13 @@
 from collections.abc import Iterator
 
 import jax
-import numba
 import numpy as np
 
 from mrl_jax.retrieval import inputs
+from mrl_jax.retrieval.cpu.compiled import sums
 
 # Rows worked on at a time.
 _BLOCK = 16384
-_loop = numba.njit(
-  fastmath={'contract', 'nsz', 'reassoc'},
-  nogil=True,
-  cache=True,
-  error_model='numpy',
-)
 
 
 def unit(rows_ND: np.ndarray | jax.Array, dim: int, first: int = 0):
@@ -32,7 +26,7 @@ def unit(rows_ND: np.ndarray | jax.Array, dim: int, first: int = 0):
   return unit_Nd
 
 
-@_loop
+@sums
 def _unit(row_Nd, unit_Nd):
   """Writes rows of length 1; returns the number of one that is not finite."""
   for n in range(len(row_Nd)):
@@ -46,7 +40,7 @@ def _unit(row_Nd, unit_Nd):
   return -1
 
 
-@_loop
+@sums
 def first_bad(row_ND):
   """The first row that is not finite, too short or too long; -1 for none."""
   for n in range(len(row_ND)):
@@ -56,7 +50,7 @@ def first_bad(row_ND):
   return -1
 
 
-@_loop
+@sums
 def _norm(row_ND, n):
   square = np.float32(0)
   for i in range(row_ND.shape[1]):

@@ -18,6 +18,8 @@ from mrl_jax.retrieval.cpu import bounds
 from mrl_jax.retrieval.cpu import choice
 from mrl_jax.retrieval.cpu import exact
 from mrl_jax.retrieval.cpu import kernels
+from mrl_jax.retrieval.cpu import keys
+from mrl_jax.retrieval.cpu import scores
 from mrl_jax.retrieval.cpu import stored
 from mrl_jax.retrieval.cpu import threads
 from mrl_jax.retrieval.cpu import tiles
@@ -507,7 +509,7 @@ def test_where_rows_are_too_few_there_is_none():
   query_QD, row_MD = embeddings('steep', 9, 50, 64)
   queries, database = stored.queries(query_QD), retrieval.prepare(row_MD)
   search = best.Search(queries, 5, 0)
-  kernels.add(np.ones((9, 3), np.float32), np.tile(np.arange(3), (9, 1)),
+  keys.add(np.ones((9, 3), np.float32), np.tile(np.arange(3), (9, 1)),
            np.zeros((9, 3), bool), search.parts[0])  # fmt: skip
   found = search.found()
   np.testing.assert_array_equal(found.ids_QK, [[0, 1, 2, -1, -1]] * 9)
@@ -553,9 +555,9 @@ def test_nothing_is_compiled_for_a_shape():
   loops = [getattr(kernels, x) for x in ('scan_tiles', 'sift')]
   for loop in (
     *loops,
-    kernels.ranked,
+    scores.ranked,
     bounds.squares,
-    kernels.add,
-    kernels.unpack,
+    keys.add,
+    keys.unpack,
   ):
     assert len(loop.signatures) <= 1

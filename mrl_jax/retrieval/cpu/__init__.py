@@ -11,8 +11,11 @@ find the same rows faster, without XLA and compiled for no shape:
   best     the best rows so far of each query
   threads  those that share the work
   products all rows multiplied by one query
-  kernels  the loops, compiled by Numba
+  kernels  loops over all rows
+  scores   scores of rows in full
+  keys     the best rows, sorted
   arguments  what the loops take
+  compiled   the loops, compiled by Numba
 """
 
 import numpy as np

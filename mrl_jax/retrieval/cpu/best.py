@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrl_jax.retrieval.cpu import kernels
+from mrl_jax.retrieval.cpu import keys
+from mrl_jax.retrieval.cpu import scores
 from mrl_jax.retrieval.cpu import stored
 from mrl_jax.retrieval.cpu import threads
 from mrl_jax.retrieval.cpu.arguments import Best
@@ -55,9 +56,7 @@ class Search:
     self._threads = threads.worth(work)
     self.by_query = by_query
     self.parts = [
-      Best(
-        np.full((Q, room), kernels.NO_ROW), np.zeros(Q, np.int64), least_Q, k
-      )
+      Best(np.full((Q, room), keys.NO_ROW), np.zeros(Q, np.int64), least_Q, k)
       for _ in range(1 if by_query else self._threads)
     ]
 
@@ -82,15 +81,15 @@ class Search:
     return sum(part.count_Q for part in self.parts) >= self._k
 
   def found(self, products: float = 0) -> Found:
-    keys = [  # In one layout, for which Numba has compiled.
+    parts = [  # In one layout, for which Numba has compiled.
       np.ascontiguousarray(part.key_QC[:, : max(self._k, part.count_Q.max())])
       for part in self.parts
     ]
-    key_QC = keys[0] if len(keys) == 1 else np.concatenate(keys, axis=1)
+    key_QC = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     ids_QK = np.empty((len(key_QC), self._k), np.int64)
     score_QK = np.empty((len(key_QC), self._k), np.float32)
     threads.share(
-      lambda x: kernels.unpack(key_QC[x], ids_QK[x], score_QK[x]),
+      lambda x: keys.unpack(key_QC[x], ids_QK[x], score_QK[x]),
       len(key_QC), 8 * key_QC.size,
     )  # fmt: skip
     products += self.products / len(key_QC)
@@ -133,7 +132,7 @@ def estimate(query_Qd, row_dS, k: int, count: int) -> np.ndarray:
     least_Q[share] = np.partition(most_QS, size - rank, axis=1)[:, size - rank]
 
   threads.share(work, Q, Q * fold * size * dim)
-  return least_Q - kernels.ROUNDING * np.abs(least_Q)
+  return least_Q - scores.ROUNDING * np.abs(least_Q)
 
 
 def ranked(
@@ -156,7 +155,7 @@ def ranked(
 
   def rank(part, rows, place_QK):
     paid.append(
-      kernels.ranked(
+      scores.ranked(
         Queries(*(x[part] for x in queries)), rows, place_QK,
         np.ascontiguousarray(ids_QK[part]), spare, best_ids_Qk[part],
         score_Qk[part],

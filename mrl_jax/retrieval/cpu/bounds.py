@@ -19,17 +19,12 @@ If k other rows score more than 8, x need not be read beyond its prefix.
 
 import functools
 
-import numba
 import numpy as np
+
+from mrl_jax.retrieval.cpu.compiled import sums
 
 # The narrowest width that rows are bounded at; the others are its doubles.
 NARROWEST = 32
-_sums = numba.njit(
-  fastmath={'contract', 'nsz', 'reassoc'},
-  nogil=True,
-  cache=True,
-  error_model='numpy',
-)
 
 
 @functools.cache
@@ -41,7 +36,7 @@ def levels(dim: int) -> np.ndarray:
   return np.array([*widths, dim])
 
 
-@_sums
+@sums
 def tails(vector_Nd, level_L):
   """Returns the norms of what lies beyond each level, float32 [N, L]."""
   tail_NL = np.zeros((len(vector_Nd), len(level_L)), np.float32)
@@ -56,7 +51,7 @@ def tails(vector_Nd, level_L):
   return tail_NL
 
 
-@_sums
+@sums
 def squares(rows_BD, width_L, square_GB, begin, end):
   """Writes the sums of squares of the dims between widths, for these rows."""
   for b in range(begin, end):

@@ -19,8 +19,8 @@ OPERATIONS = 'multiply', 'multiply in tiles', 'compare', 'fetch a row', 'add'
 NANOSECONDS = np.array([0.016, 0.04, 0.3, 80, 0.15])
 # Reading a number takes as long as so many multiplications by the BLAS.
 _READ = 12
-# Queries tried at least and at most, and one in so many; rows tried.
-_QUERIES, _ONE_IN, _ROWS = (4, 8), 16, 512
+# Queries and rows tried.
+_QUERIES, _ROWS = 4, 512
 # Fewer queries are searched one by one.
 FEW = 5
 # Multiply-adds that one loop does at once, and rows that the BLAS multiplies.
@@ -65,7 +65,7 @@ def _shares(queries, rows, k, tile_NWT) -> np.ndarray:
   """The share of rows that cannot be ruled out at each level."""
   M, last = len(rows.norm_B), len(rows.level_L) - 1
   Q = len(queries.vector_Qd)
-  tried = np.linspace(0, Q - 1, np.clip(Q // _ONE_IN, *_QUERIES)).astype(int)
+  tried = np.linspace(0, Q - 1, _QUERIES).astype(int)
   tried, ids_R = np.unique(tried), np.linspace(0, M - 1, _ROWS).astype(int)
   some = Queries(*(x[tried] for x in queries))
   row_RD, norm_R = rows.vector_BD[ids_R], rows.norm_B[ids_R]

@@ -14,6 +14,8 @@ import numpy as np
 from mrl_jax.retrieval.cpu import best as best_lib
 from mrl_jax.retrieval.cpu import choice
 from mrl_jax.retrieval.cpu import kernels
+from mrl_jax.retrieval.cpu import keys
+from mrl_jax.retrieval.cpu import scores
 from mrl_jax.retrieval.cpu import stored
 from mrl_jax.retrieval.cpu import threads
 from mrl_jax.retrieval.cpu import tiles
@@ -167,17 +169,17 @@ def _in_full(queries, rows, k) -> Found:
   multiply = functools.partial(_multiply, rows=rows, level=last, keep=True)
   kept = best_lib.scan(multiply, queries, most, work, least_Q)
   largest = (rows.size_B / rows.norm_B).max()
-  margin_Q1 = kernels.ROUNDING * queries.tail_QL[:, :1] * largest
+  margin_Q1 = scores.ROUNDING * queries.tail_QL[:, :1] * largest
   near_QK = np.zeros(kept.ids_QK.shape, bool)
   near_QK[:, 1:] = -np.diff(kept.score_QK, axis=1) <= margin_Q1
   near_QK[:, :-1] |= near_QK[:, 1:]
   found = Found(kept.ids_QK[:, :k], kept.score_QK[:, :k], kept.products)
   if near_QK.any():
     best = Search(queries, most, work, by_query=True)
-    kernels.add(kept.score_QK, kept.ids_QK, near_QK, best.parts[0])
+    keys.add(kept.score_QK, kept.ids_QK, near_QK, best.parts[0])
     near_ids_QK = np.where(near_QK, kept.ids_QK, -1)
     best.run(
-      lambda queries, best, share: kernels.rank(
+      lambda queries, best, share: scores.rank(
         queries, rows, near_ids_QK[share], near_ids_QK[share], best
       ),
       Q,

@@ -1,143 +1,19 @@
-"""Loops of the search on a CPU, compiled by Numba once for all shapes.
+"""Loops over all rows. Queries, rows and best are those of `arguments`."""
 
-They hold no lock of Python, so that threads run them side by side. The score of
-a row depends neither on its position nor on the other queries, so that equal
-rows tie whichever way a search takes. All stand in one file: Numba compiles a
-loop again where its own file was changed, but not where those that it calls
-were. Queries, rows and best are the `Queries`, `Rows` and
-`Best` of `arguments`.
-"""
-
-import numba
 import numpy as np
 
+from mrl_jax.retrieval.cpu import keys
+from mrl_jax.retrieval.cpu import scores
 from mrl_jax.retrieval.cpu.arguments import Best
 from mrl_jax.retrieval.cpu.arguments import LANE
 from mrl_jax.retrieval.cpu.arguments import Queries
 from mrl_jax.retrieval.cpu.arguments import Rows
 from mrl_jax.retrieval.cpu.arguments import TILE
+from mrl_jax.retrieval.cpu.compiled import loop
+from mrl_jax.retrieval.cpu.compiled import sums
 
-# Rounding error of a float32 dot product, as a share of the product of norms.
-ROUNDING = np.float32(1e-5)
 # Error of a comparison by products in place of quotients, as a share.
 _QUOTIENT = np.float32(1e-6)
-# The key of no row, behind all others.
-NO_ROW = np.uint64(np.iinfo(np.uint64).max)
-
-_options = {'nogil': True, 'cache': True, 'error_model': 'numpy'}
-loop = numba.njit(fastmath={'contract', 'nsz'}, **_options)
-sums = numba.njit(fastmath={'contract', 'nsz', 'reassoc'}, **_options)
-
-
-@loop
-def _key(score, row):
-  """Rises as the score falls, and with the row where scores are equal."""
-  bits = np.float32(score + np.float32(0)).view(np.uint32)
-  if bits == np.uint32(0x80000000):
-    bits = np.uint32(0)  # -0 and 0 are equal.
-  # The bits of negative floats fall already while the floats rise.
-  if not bits >> np.uint32(31):
-    bits = ~bits & np.uint32(0x7FFFFFFF)
-  return (np.uint64(bits) << np.uint64(32)) | np.uint64(row)
-
-
-@loop
-def _score(key):
-  bits = np.uint32(key >> np.uint64(32))
-  if not bits >> np.uint32(31):
-    bits = ~bits & np.uint32(0x7FFFFFFF)
-  return np.uint32(bits).view(np.float32)
-
-
-@loop
-def push(best, q, score, row):
-  """Adds a row. Where there is no more room, all but the k best are dropped."""
-  key_C, count = best.key_QC[q], best.count_Q[q]
-  key_C[count] = _key(score, row)
-  count += 1
-  if count == len(key_C):
-    count = best.k
-    best.least_Q[q] = max(best.least_Q[q], _cut(key_C, count))
-  best.count_Q[q] = count
-
-
-@loop
-def _cut(key_C, k):
-  """Moves the k smallest keys to the front; the k-th best score."""
-  _select(key_C, k)
-  worst = key_C[0]
-  for i in range(k):
-    worst = max(worst, key_C[i])
-  return _score(worst)
-
-
-@loop
-def _select(key_C, k):
-  """Moves the k smallest keys to the front (Hoare's quickselect)."""
-  low, high = 0, len(key_C) - 1
-  while low < high:
-    a, b, c = key_C[low], key_C[(low + high) // 2], key_C[high]
-    pivot = max(min(a, b), min(max(a, b), c))
-    i, j = low, high
-    while i <= j:
-      while key_C[i] < pivot:
-        i += 1
-      while key_C[j] > pivot:
-        j -= 1
-      if i <= j:
-        key_C[i], key_C[j] = key_C[j], key_C[i]
-        i, j = i + 1, j - 1
-    if k - 1 <= j:
-      high = j
-    elif k - 1 >= i:
-      low = i
-    else:
-      return
-
-
-@loop
-def add(score_QK, ids_QK, left_QK, best):
-  """Adds rows whose scores are known, but for those that are left out."""
-  for q in range(len(ids_QK)):
-    for j in range(ids_QK.shape[1]):
-      if not left_QK[q, j]:
-        push(best, q, score_QK[q, j], ids_QK[q, j])
-
-
-@sums
-def _dot(x_ND, n, y_ND, m, start, end):
-  """The product of two rows between these dims, all of which are unsigned."""
-  total = np.float32(0)
-  for i in range(start, end):
-    total += x_ND[n, i] * y_ND[m, i]
-  return total
-
-
-@sums
-def _finish(queries, rows, best, q, b, place, row, level):
-  """Scores row b in full unless a bound at a level is below what is needed.
-
-  `place` is that of its vector, `row` its id. Returns the multiply-adds beyond
-  the given level, up to which the caller has paid.
-  """
-  # Unsigned indices are not looked at whether they count from the end.
-  q, b, place = np.uintp(q), np.uintp(b), np.uintp(place)
-  least, norm = best.least_Q[q], rows.norm_B[b]
-  needed = least * norm - ROUNDING * queries.tail_QL[q, 0] * rows.size_B[b]
-  total, start, read = np.float32(0), np.uintp(0), 0
-  bounded = rows.tail_LB.shape[1] > 0
-  for i in range(1, len(rows.level_L)):
-    end = np.uintp(rows.level_L[i])
-    total += _dot(queries.vector_Qd, q, rows.vector_BD, place, start, end)
-    if i > level:
-      read += rows.level_L[i] - rows.level_L[i - 1]
-    start = end
-    if bounded and total + queries.tail_QL[q, i] * rows.tail_LB[i, b] < needed:
-      return read
-  score = min(max(total / norm, -rows.limit), rows.limit)
-  if score >= least:
-    push(best, q, score, row)
-  return read
 
 
 @loop
@@ -153,7 +29,7 @@ def sift(product_BQ, queries, rows, best, begin, level):
   # Eight queries are looked at together.
   any_Q8 = passes_Q.view(np.uint64)
   tail_Q = queries.tail_QL[:, level].copy()
-  rounding_Q = ROUNDING * queries.tail_QL[:, 0]
+  rounding_Q = scores.ROUNDING * queries.tail_QL[:, 0]
   least_Q, bounded = best.least_Q, level > 0 and rows.tail_LB.shape[1] > 0
   for i in range(B):
     b, product_Q = begin + i, product_BQ[i]
@@ -169,11 +45,13 @@ def sift(product_BQ, queries, rows, best, begin, level):
         if not passes_Q[q]:
           continue
         if level:
-          read += _finish(queries, rows, best, q, b, b, rows.first + b, level)
+          read += scores.finish(
+            queries, rows, best, q, b, b, rows.first + b, level
+          )
         else:
           score = min(max(product_Q[q] / norm, -rows.limit), rows.limit)
           if score >= least_Q[q]:
-            push(best, q, score, rows.first + b)
+            keys.push(best, q, score, rows.first + b)
   return read
 
 
@@ -228,7 +106,7 @@ def scan_tiles(tile_NWT, places, width, queries, rows, best, level):
       least = least_Q[q]
       if level:
         tail = queries.tail_QL[q, level]
-        rounding = ROUNDING * queries.tail_QL[q, 0]
+        rounding = scores.ROUNDING * queries.tail_QL[q, 0]
         for t in range(TILE):
           most = score_T[t] + tail * tail_T[t] + rounding * size_T[t]
           passes_T[t] = most >= least * norm_T[t]
@@ -244,11 +122,13 @@ def scan_tiles(tile_NWT, places, width, queries, rows, best, level):
             continue
           b = begin + t
           if level:
-            read += _finish(queries, rows, best, q, b, b, rows.first + b, level)
+            read += scores.finish(
+              queries, rows, best, q, b, b, rows.first + b, level
+            )
           else:
             score = min(max(score_T[t] / norm_T[t], -rows.limit), rows.limit)
             if score >= least_Q[q]:
-              push(best, q, score, rows.first + b)
+              keys.push(best, q, score, rows.first + b)
   return read
 
 
@@ -273,11 +153,11 @@ def _near(product_M, norm_B, limit, k):
           continue
         score = min(max(product_T[t] / norm_T[t], -limit), limit)
         if score >= least:
-          key_C[count] = _key(score, start + t)
+          key_C[count] = keys.make(score, start + t)
           count += 1
           if count == len(key_C):
-            least, count = max(least, _cut(key_C, k)), k
-  _select(key_C[:count], k)
+            least, count = max(least, keys.cut(key_C, k)), k
+  keys.select(key_C[:count], k)
   return key_C[:k]
 
 
@@ -285,7 +165,7 @@ def _near(product_M, norm_B, limit, k):
 def narrow(product_M, norm_B, limit, ids_1K, score_1K):
   """Writes the best rows of one query, whose products are its scores."""
   key_K = _near(product_M, norm_B, limit, ids_1K.shape[1])
-  unpack(key_K.reshape(1, -1), ids_1K, score_1K)
+  keys.unpack(key_K.reshape(1, -1), ids_1K, score_1K)
 
 
 @loop
@@ -298,10 +178,10 @@ def seed(product_M, queries, rows, best, q):
   read, near = 0, min(2 * best.k, len(product_M))
   for key in _near(product_M, rows.norm_B, rows.limit, near):
     b = np.int64(key & np.uint64(0xFFFFFFFF))
-    read += _finish(queries, rows, best, q, b, b, b, 0)
+    read += scores.finish(queries, rows, best, q, b, b, b, 0)
   count = best.count_Q[q]
   if count >= best.k:
-    least = _cut(best.key_QC[q, :count], best.k)
+    least = keys.cut(best.key_QC[q, :count], best.k)
     best.least_Q[q] = max(best.least_Q[q], least)
   best.count_Q[q] = 0
   return read
@@ -313,7 +193,7 @@ def left(product_M, queries, rows, best, q, level):
   M, count = len(product_M), 0
   id_C = np.empty(M, np.int64)
   tail, tail_B = queries.tail_QL[q, level], rows.tail_LB[level]
-  least, rounding = best.least_Q[q], ROUNDING * queries.tail_QL[q, 0]
+  least, rounding = best.least_Q[q], scores.ROUNDING * queries.tail_QL[q, 0]
   passes_T = np.zeros(TILE, np.uint8)
   any_T8 = passes_T.view(np.uint64)
   for start in range(0, M, TILE):
@@ -336,60 +216,7 @@ def finish(id_C, queries, rows, best, q):
   """Scores rows in full unless a bound rules them out; the multiply-adds."""
   read = 0
   for row in id_C:
-    read += _finish(queries, rows, best, q, row, row, row, 0)
-  return read
-
-
-@loop
-def unpack(key_QC, ids_QK, score_QK):
-  """Writes the best ids and scores, sorted; -1 and -inf for no row."""
-  for q in range(len(ids_QK)):
-    _select(key_QC[q], ids_QK.shape[1])
-    key_K = np.sort(key_QC[q, : ids_QK.shape[1]])
-    for j, key in enumerate(key_K):
-      ids_QK[q, j], score_QK[q, j] = -1, -np.inf
-      if key != NO_ROW:
-        ids_QK[q, j] = np.int64(key & np.uint64(0xFFFFFFFF))
-        score_QK[q, j] = _score(key)
-
-
-@sums
-def _products(queries, rows, place_K, query, total_K):
-  """Writes the products of a query and some rows, summed as in `_finish`."""
-  q = np.uintp(query)
-  for j in range(len(place_K)):
-    total, place = np.float32(0), np.uintp(max(place_K[j], 0))
-    for i in range(1, len(rows.level_L)):
-      start, end = np.uintp(rows.level_L[i - 1]), np.uintp(rows.level_L[i])
-      total += _dot(queries.vector_Qd, q, rows.vector_BD, place, start, end)
-    total_K[j] = total
-
-
-@loop
-def rank(queries, rows, place_QK, ids_QK, best):
-  """Scores the rows `ids_QK` of each query, -1 for none.
-
-  `place_QK` says where in `rows.vector_BD` each lies.
-  """
-  read, total_K = 0, np.empty(ids_QK.shape[1], np.float32)
-  if rows.tail_LB.shape[1]:
-    for q in range(len(ids_QK)):
-      for j in range(len(total_K)):
-        row = ids_QK[q, j]
-        if row >= 0:
-          read += _finish(queries, rows, best, q, row, place_QK[q, j], row, 0)
-    return read
-  # Rows that nothing bounds are fetched while others are multiplied.
-  for q in range(len(ids_QK)):
-    _products(queries, rows, place_QK[q], q, total_K)
-    for j in range(len(total_K)):
-      row = ids_QK[q, j]
-      if row >= 0:
-        read += rows.level_L[-1]
-        score = total_K[j] / rows.norm_B[row]
-        score = min(max(score, -rows.limit), rows.limit)
-        if score >= best.least_Q[q]:
-          push(best, q, score, row)
+    read += scores.finish(queries, rows, best, q, row, row, row, 0)
   return read
 
 
@@ -406,7 +233,10 @@ def little(
   (Q, k), M = ids_QK.shape, len(norm_B)
   queries = Queries(query_Qd, tail_QL)
   rows = Rows(vector_BD, norm_B, size_B, tail_LB, level_L, limit, 0)
-  key_QC, least_Q = np.full((Q, 2 * k + 64), NO_ROW), np.empty(Q, np.float32)
+  key_QC, least_Q = (
+    np.full((Q, 2 * k + 64), keys.NO_ROW),
+    np.empty(Q, np.float32),
+  )
   best = Best(key_QC, np.zeros(Q, np.int64), least_Q, k)
   product_QM = np.empty((Q, M), np.float32)
   _all_products(query_Qd, vector_BD, product_QM)
@@ -416,7 +246,7 @@ def little(
       seed(product_QM[q], queries, rows, best, q)
     id_C = left(product_QM[q], queries, rows, best, q, len(level_L) - 1)
     finish(id_C, queries, rows, best, q)
-  unpack(key_QC, ids_QK, score_QK)
+  keys.unpack(key_QC, ids_QK, score_QK)
 
 
 @sums
@@ -443,15 +273,3 @@ def _all_products(query_Qd, vector_BD, product_QM):
       for i in range(np.uintp(0), dim):
         x += x_d[i] * row_D[i]
       product_QM[q, b] = x
-
-
-@loop
-def ranked(queries, rows, place_QK, ids_QK, spare, best_ids_QK, score_QK):
-  """Writes the best of the rows `ids_QK`, see `rank`; the multiply-adds."""
-  Q, k = best_ids_QK.shape
-  key_QC, least_Q = np.full((Q, k + spare), NO_ROW), np.empty(Q, np.float32)
-  least_Q[:] = -np.inf
-  best = Best(key_QC, np.zeros(Q, np.int64), least_Q, k)
-  read = rank(queries, rows, place_QK, ids_QK, best)
-  unpack(key_QC, best_ids_QK, score_QK)
-  return read

@@ -1,18 +1,14 @@
-"""Loops that multiply all rows by one query.
+"""Loops that multiply all rows by one query."""
 
-They call no loop of another file, whose changes Numba would not notice.
-"""
-
-import numba
 import numpy as np
 
 from mrl_jax.retrieval.cpu.arguments import LANE
 from mrl_jax.retrieval.cpu.arguments import TILE
+from mrl_jax.retrieval.cpu.compiled import loop
+from mrl_jax.retrieval.cpu.compiled import sums
 
-_options = {'nogil': True, 'cache': True, 'error_model': 'numpy'}
 
-
-@numba.njit(fastmath={'contract', 'nsz'}, **_options)
+@loop
 def multiply(tile_NWT, query_D, start, end, product_NT):
   """Adds the products of some dims of all tiles, a multiple of LANE."""
   score_T = np.empty(TILE, np.float32)
@@ -37,7 +33,7 @@ def multiply(tile_NWT, query_D, start, end, product_NT):
       product_NT[n, t] = score_T[t]
 
 
-@numba.njit(fastmath={'contract', 'nsz', 'reassoc'}, **_options)
+@sums
 def in_full(query_D, rows, begin, product_B):
   """Writes products of the rows from `begin` on, summed without levels."""
   end = np.uintp(rows.level_L[-1])

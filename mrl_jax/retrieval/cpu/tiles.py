@@ -5,6 +5,7 @@ import numpy as np
 from mrl_jax.retrieval.cpu import best as best_lib
 from mrl_jax.retrieval.cpu import kernels
 from mrl_jax.retrieval.cpu import products
+from mrl_jax.retrieval.cpu import scores
 from mrl_jax.retrieval.cpu import stored
 from mrl_jax.retrieval.cpu import threads
 from mrl_jax.retrieval.cpu.best import Found
@@ -179,4 +180,4 @@ def seed(queries, tile_NWT, rows, k) -> np.ndarray:
 def _least(queries, rows, ids_QK, k) -> np.ndarray:
   """What the k-th best of these rows scores, or slightly less."""
   least_Q = best_lib.ranked(queries, rows, ids_QK, k).score_QK[:, -1]
-  return least_Q - kernels.ROUNDING * np.abs(least_Q)
+  return least_Q - scores.ROUNDING * np.abs(least_Q)
