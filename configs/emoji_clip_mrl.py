@@ -23,8 +23,8 @@ def get_config():
   config = default.get_config()
   config.name = 'emoji_clip_mrl'
   config.modes = ('train', 'evaluate', 'report')
-  # A folder of pictures with a table of their captions, a folder of tars, or
-  # one tar (a * in its name: several).
+  # A folder of pictures with a table of their captions, a folder of tars, one
+  # tar (a * in its name: several), or tfds:NAME:SPLIT.
   config.dataset = 'datasets/emoji/train'
   # [name=]retrieval:PAIRS, of which ?shortlist=N rows are reranked, or
   # [name=]zero_shot:DATASET@SPLIT, whose classes are the texts:
@@ -68,7 +68,8 @@ def get_config():
   config.init_from = ConfigDict({'image': '', 'text': ''})
 
   config.pairs = ConfigDict()
-  # The columns of a picture's path and of its caption.
+  # The columns of a picture's path and of its caption; TFDS: the latter's
+  # feature, or its name within `captions`.
   config.pairs.columns = ('file_name', 'text')
   # contrastive, CLIP's loss, or sigmoid, SigLIP's.
   config.pairs.objective = 'contrastive'

@@ -8,6 +8,7 @@ from mrl_jax.analysis import pairs as analysis
 from mrl_jax.data.pairs import sources
 from mrl_jax.data.sources import datasets as image_datasets
 from mrl_jax.data.sources.example import Source
+from mrl_jax.data.text import tfds as text_tfds
 from mrl_jax.workdir import files
 
 # The options that an entry of each kind may have.
@@ -101,18 +102,27 @@ def check(entries: Sequence[str]) -> None:
 
 
 def open_pairs(
-  path: str, column_names: Sequence[str] = sources.COLUMNS
+  path: str,
+  column_names: Sequence[str] = sources.COLUMNS,
+  data_dir: str = '',
 ) -> sources.Pairs:
   """Opens pictures with captions.
 
   Args:
     path: a folder of pictures with a table, see `sources.open_folder`; a folder
-      of WebDataset's tars; or one tar, with `*` in its name several.
+      of WebDataset's tars; one tar, with `*` in its name several; or
+      `tfds:NAME:SPLIT`, a prepared dataset of TFDS.
     column_names: the columns of a table, the picture's path and the caption.
+    data_dir: where TFDS has its datasets; empty: its own place.
 
   Raises:
     ValueError: it is none of these, damaged, or no pair is left.
   """
+  if text_tfds.is_named(path):
+    # Importing TFDS takes seconds.
+    from mrl_jax.data.pairs import tfds
+
+    return tfds.open_split(path, column_names[1], data_dir)
   given = pathlib.Path(path).expanduser()
   if given.name.endswith(_TAR):
     tars = [given]
@@ -125,7 +135,7 @@ def open_pairs(
   if not folder.is_dir():
     raise ValueError(
       f'pairs {path}: must be a folder of pictures with a table of captions, '
-      f'or tars (*{_TAR})'
+      f'tars (*{_TAR}), or {text_tfds.PREFIX}NAME:SPLIT'
     )
   if tars := sorted(folder.glob(f'*{_TAR}')):
     return sources.open_tars(tars)
@@ -169,7 +179,8 @@ def open_set(
   entry = parse(text)
   try:
     if entry.kind == 'retrieval':
-      return PairSet(entry, open_pairs(entry.path, column_names))
+      found = open_pairs(entry.path, column_names, data_dir)
+      return PairSet(entry, found)
     opened = image_datasets.open_source(entry.path, entry.split, data_dir)
     near = None
     if entry.neighbors:
