@@ -26,12 +26,13 @@ def get_config():
   # A folder of pictures with a table of their captions, a folder of tars, one
   # tar (a * in its name: several), or tfds:NAME:SPLIT.
   config.dataset = 'datasets/emoji/train'
-  # [name=]retrieval:PAIRS, of which ?shortlist=N rows are reranked, or
-  # [name=]zero_shot:DATASET@SPLIT, whose classes are the texts:
-  # ?templates=a {}|the {} or a .txt file, and &neighbors=SPLIT for k-NN
-  # (mrl_jax/data/pairs/datasets.py).
+  # [name=]retrieval:PAIRS, of which ?shortlist=N rows are reranked, and the
+  # page shows what &words=a cat|a car find, or [name=]zero_shot:DATASET@SPLIT,
+  # whose classes are the texts: ?templates=a {}|the {}, &neighbors=SPLIT for
+  # k-NN. Words and templates may be a .txt file (data/pairs/datasets.py).
   config.eval_sets = (
-    'names=retrieval:datasets/emoji/val?shortlist=20',
+    'names=retrieval:datasets/emoji/val?shortlist=20&words=a smiling face|'
+    'a flag|a woman who works|an animal|something to eat|a red heart',
     'kinds=zero_shot:folder:datasets/emoji@val?neighbors=train',
     'fluent_names=retrieval:datasets/emoji/fluent',
     'fluent_kinds=zero_shot:folder:datasets/emoji@fluent?neighbors=train',

@@ -54,7 +54,7 @@ def shrunk(folder):
   config.mesh.data = 2
   config.dataset = str(folder / 'data' / 'train')
   config.eval_sets = (
-    f'names=retrieval:{folder}/data/val?shortlist=10',
+    f'names=retrieval:{folder}/data/val?shortlist=10&words=a red square',
     f'kinds=zero_shot:folder:{folder}/data@val?neighbors=train'
     '&templates={}|a {} square',
   )
@@ -92,7 +92,17 @@ def test_all_stages_run_once(finished, capsys):
     assert last[f'kinds/knn1@{width}'] > 60  # Colours are easily told.
   assert 'names/t2i_adaptive10@4' in last
   record = json.loads((path / 'evaluation' / 'names.json').read_text())
-  assert record['count'] == 12 and len(record['searches']['8']) == 12
+  assert record['count'] == 12
+  for width in ('2', '8'):
+    (search,) = record['searches'][width]
+    assert search['words'] == 'a red square' and len(search['found']) == 5
+    assert search['cosines'] == sorted(search['cosines'], reverse=True)
+    assert {*map(str, search['found'])} <= {*record['pictures']}
+    places = [record['map'][x][width] for x in ('images', 'texts')]
+    assert np.shape(places) == (2, 12, 2)
+  assert len(record['map']['names']) == 12
+  kinds = json.loads((path / 'evaluation' / 'kinds.json').read_text())
+  assert not kinds['searches'] and not kinds['map']
   assert (path / 'evaluation' / 'kinds.csv').read_text().startswith('width,')
   stages.run(config, path, STAGES)
   assert capsys.readouterr().out.count('already finished') == 4
@@ -107,8 +117,12 @@ def test_the_page(finished):
     'names: images find a text, recall@10',
     'kinds: zero-shot top-1',
     'Search by words',
-    'names, width 2',
-    'a red square',
+    'a red square (width 2)',
+    'src="data:image/jpeg;base64,',
+    'Images and texts in one plane',
+    'plot-map-8',
+    'plot-adaptive',
+    'an image and its text have a mean cosine of',
     'plot-loss',
   ):
     assert text in page, text

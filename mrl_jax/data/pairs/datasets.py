@@ -13,7 +13,7 @@ from mrl_jax.workdir import files
 
 # The options that an entry of each kind may have.
 KINDS = {
-  'retrieval': ('shortlist',),
+  'retrieval': ('shortlist', 'words'),
   'zero_shot': ('neighbors', 'templates'),
 }
 _TAR = '.tar'
@@ -30,6 +30,7 @@ class Entry(NamedTuple):
     neighbors: the split that k-NN takes its neighbours from; '': there is none.
     templates: the texts of a class, with `{}` where its name belongs.
     shortlist: number of rows that adaptive searches rerank in full.
+    words: what the page shows searches for; empty: some of the captions.
   """
 
   name: str
@@ -39,15 +40,16 @@ class Entry(NamedTuple):
   neighbors: str = ''
   templates: tuple[str, ...] = ('{}',)
   shortlist: int = 200
+  words: tuple[str, ...] = ()
 
 
 def parse(text: str) -> Entry:
   """Parses an entry; raises ValueError if it is none.
 
-  It is `[name=]retrieval:PAIRS`, with `?shortlist=200`, or
-  `[name=]zero_shot:DATASET@SPLIT`, with `?neighbors=SPLIT&templates=a {}|the
-  {}`, or a `.txt` file of templates. Its name is the kind if it has none of its
-  own.
+  It is `[name=]retrieval:PAIRS`, with `?shortlist=200&words=a cat|a red car`,
+  or `[name=]zero_shot:DATASET@SPLIT`, with `?neighbors=SPLIT&templates=a {}|the
+  {}`. Words and templates may be a `.txt` file with one a line. Its name is the
+  kind if it has none of its own.
   """
   head, _, query = text.partition('?')
   before, colon, path = head.partition(':')
@@ -76,21 +78,27 @@ def parse(text: str) -> Entry:
 
 
 def _with_options(entry: Entry, options: Mapping[str, str], text: str) -> Entry:
-  if written := options.get('templates'):
-    templates = written.split('|')
-    if written.endswith('.txt'):
-      path = files.local(written, 'templates')
-      if not path.is_file():
-        raise ValueError(f'templates {path}: there is no such file')
-      templates = path.read_text(encoding='utf-8').splitlines()
-    templates = tuple(x for x in templates if x.strip())
+  if templates := _lines(options, 'templates'):
     analysis.prompts(['a'], templates)  # Refuses those without a place.
     entry = entry._replace(templates=templates)
+  entry = entry._replace(words=_lines(options, 'words'))
   if count := options.get('shortlist'):
     if not count.isdecimal() or not int(count):
       raise ValueError(f'eval_sets {text!r}: shortlist must be a number')
     entry = entry._replace(shortlist=int(count))
   return entry
+
+
+def _lines(options: Mapping[str, str], name: str) -> tuple[str, ...]:
+  """The texts of an option, or those of its file; none without it."""
+  written = options.get(name, '')
+  lines = written.split('|')
+  if written.endswith('.txt'):
+    path = files.local(written, name)
+    if not path.is_file():
+      raise ValueError(f'{name} {path}: there is no such file')
+    lines = path.read_text(encoding='utf-8').splitlines()
+  return tuple(x for x in lines if x.strip())
 
 
 def check(entries: Sequence[str]) -> None:
