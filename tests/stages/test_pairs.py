@@ -157,6 +157,24 @@ def test_an_export_is_what_was_evaluated(finished):
     encoder.zero_shot(images, 'red')
 
 
+def test_the_card(finished):
+  _, path = finished
+  text = (path / 'export' / 'README.md').read_text()
+  last = test_texts.rows_of(path)[-1]
+  row = [last[f'names/{x}_recall10@4'] for x in ('t2i', 'i2t')]
+  assert f'| 4 | {row[0]:.2f} | {row[1]:.2f} |' in text
+  words = ' '.join(text.split())
+  for part in (
+    "steps by CLIP's contrastive loss at the widths 2, 8.",
+    'In percent, on kinds, 12 images. | width | zero-shot top-1 | 1-NN |',
+    '- a red square: a ',
+    'towers.zero_shot(images, ',
+    'transformers has no such towers',
+  ):
+    assert part in words, part
+  assert max(map(len, text.splitlines())) <= 100
+
+
 def test_a_killed_training_goes_on_to_the_same_bits(finished, tmp_path):
   config, path = finished
   run_until_killed(
