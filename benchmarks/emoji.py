@@ -1,7 +1,7 @@
 """Compares nested towers with towers trained for each width, on emoji.
 
     python -m mrl_jax.data.prepare.emoji datasets/emoji
-    python -m benchmarks.emoji --out=DIR --seeds=0,1,2 --config.num_epochs=20
+    python -m benchmarks.emoji --out=DIR --seeds=0,1,2
 
 trains `emoji_clip_mrl` with all widths, and for each width alone, evaluates
 them, and prints means over the seeds. The full-width towers are measured at the
@@ -23,10 +23,11 @@ from mrl_jax.terminal import tables
 
 DIMS = (8, 16, 32, 64)
 _SHOWN = {
-  'names/t2i_recall10': 'held-out names, text to image recall@10',
-  'kinds/zero_shot': 'held-out names, zero-shot top-1',
-  'fluent_names/t2i_recall10': 'second style, text to image recall@10',
-  'fluent_kinds/zero_shot': 'second style, zero-shot top-1',
+  'names/t2i_recall10': 'held-out names, text to image recall@10, %',
+  'kinds/zero_shot': 'held-out names, zero-shot top-1, %',
+  'fluent_names/t2i_recall10': 'second style, text to image recall@10, %',
+  'fluent_kinds/zero_shot': 'second style, zero-shot top-1, %',
+  'names/cosine_of_pairs': 'held-out names, mean cosine of pairs',
 }
 
 
@@ -72,13 +73,17 @@ def table(out: pathlib.Path, seeds: Sequence[int], metric: str) -> tables.Table:
     for width in (0, m, DIMS[-1]):
       found = [read(out, width, seed).get(f'{metric}@{m}') for seed in seeds]
       there = [x for x in found if x is not None]
-      cells.append(
-        f'{np.mean(there):.1f} ± {np.std(there):.1f} ({len(there)})'
-        if there
-        else None
-      )
+      cells.append(_cell(there, 2 if 'cosine' in metric else 1))
     rows.append((m, *cells))
   return tables.Table(('width', 'MRL', 'trained alone', 'cut'), rows)
+
+
+def _cell(values: Sequence[float], digits: int) -> str | None:
+  """Their mean, deviation and number; None without any."""
+  if not values:
+    return None
+  mean, deviation = np.mean(values), np.std(values)
+  return f'{mean:.{digits}f} ± {deviation:.{digits}f} ({len(values)})'
 
 
 def _name(width: int, seed: int) -> str:
@@ -101,7 +106,7 @@ def main() -> None:
     for width in args.widths:
       run(out, width, seed, flags)
   for metric, name in _SHOWN.items():
-    print(f'\n{name}, %\n')
+    print(f'\n{name}\n')
     print(tables.markdown(table(out, args.seeds, metric)))
 
 

@@ -3,14 +3,17 @@
 One process compiles all of them: the compilers would disturb the other tests.
 """
 
+import argparse
 import collections
 import json
 import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
+from benchmarks.compiled import pairs
 from benchmarks.compiled import targets
 
 TPU, GPU = 'v5e:2x4', 'h100x8'
@@ -142,6 +145,19 @@ def test_more_chips_are_of_a_larger_target():
   assert targets.Target('h100', '8').holding(20).name == 'h100x24'
   with pytest.raises(ValueError, match='chips 257: must be at most 256'):
     target.holding(257)
+
+
+def test_the_step_of_pairs_lowers():
+  args = argparse.Namespace(tiny=True, dtype='float32', batch_size=2)
+  rows = dict(pairs.programs(args, jax.devices()))
+  assert [*rows] == ['CLIP-B/16, FSDP', 'CLIP-B/16']
+  program = rows['CLIP-B/16, FSDP']()
+  assert program.examples == 16 and program.operations > 0
+  image = program.arguments[1]['image']
+  assert image.shape == (16, 16, 16, 3)
+  text = program.step.lower(*program.arguments).as_text()
+  # The keys of all devices.
+  assert 'all_gather' in text
 
 
 def test_what_is_no_program():

@@ -8,7 +8,7 @@ import sys
 from benchmarks import compiled
 from benchmarks.compiled import targets
 
-WHAT = ('train', 'eval', 'embed', 'head', 'search')
+WHAT = ('train', 'eval', 'embed', 'pairs', 'head', 'search')
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> None:
   from benchmarks import timing
   from benchmarks.compiled import heads
   from benchmarks.compiled import measure
+  from benchmarks.compiled import pairs
   from benchmarks.compiled import searching
   from benchmarks.compiled import training
 
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> None:
     'train': training.train,
     'eval': training.evaluate,
     'embed': training.embed,
+    'pairs': pairs.programs,
     'head': heads.programs,
     'search': searching.programs,
   }

@@ -112,6 +112,7 @@ def saliency(record: Mapping[str, Any], folder: pathlib.Path) -> Section:
     'Saliency',
     'Where each width looks',
     saliency={
+      'first': 'image',
       'header': [*(['attention'] if rollout_Nhw is not None else []), *dims],
       'rows': rows,
       'kind': 'pixels' if image_NHWC.shape[1] < _COARSE else '',

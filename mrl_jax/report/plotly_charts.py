@@ -136,6 +136,36 @@ def matrix(
   return _finish(figure, axis | {'title_text': 'width'})
 
 
+def places(
+  groups: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str]
+) -> dict[str, Any]:
+  """Points [N, 2] of each group; those of one name are joined by a line.
+
+  `names` are the texts at the points of every group.
+  """
+  figure = _figure('')
+  x, y = [], []
+  for several in zip(*groups.values(), strict=True):
+    x += [point[0] for point in several] + [None]
+    y += [point[1] for point in several] + [None]
+  figure.add_scatter(
+    x=x,
+    y=y,
+    mode='lines',
+    hoverinfo='skip',
+    showlegend=False,
+    line={'color': colors.GRID, 'width': 1},
+  )
+  hues = (colors.LINEAR, colors.NEIGHBOR)
+  for i, (name, points) in enumerate(groups.items()):
+    look = _line(Style(hues[i % 2], symbol=_SYMBOLS[i])) | {'mode': 'markers'}
+    hover = '%{text}'
+    _add_line(figure, name, points, look | {'text': names}, hover)
+  axis = dict.fromkeys(('showticklabels', 'showgrid', 'showline'), False)
+  figure.update_yaxes(axis | {'scaleanchor': 'x'})
+  return _finish(figure, axis | {'title_text': ''})
+
+
 def _add_line(figure, name, points, look, hover='%{y:.2f} %', extra='') -> None:
   x, y = zip(*points, strict=True)
   hover += f'<extra>{extra or name}</extra>'

@@ -13,6 +13,7 @@ import pytest
 from mrl_jax.data.batches import stream
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.pairs import batches
+from mrl_jax.data.pairs import datasets
 from mrl_jax.data.pairs import sources
 from mrl_jax.data.text import tokens as tokens_lib
 from mrl_jax.models import packed
@@ -81,7 +82,7 @@ def test_a_folder(kind, folder):
   source = sources.open_folder(folder)
   assert captions(source) == {x: tuple(y) for x, y in CAPTIONS.items()}
   assert source.read(1).data == png(COLORS[2])  # In the order of their names.
-  assert not source.left_out and len(source.listing()) == 1
+  assert not source.left_out and len(source.listing()) == 2
   part = source.part(2, 4)
   assert [part.read(i).label for i in range(2)] == [2, 3]
 
@@ -105,6 +106,90 @@ def test_tars(tmp_path):
     '2 captions without picture: 0.tar/x/1, 1.tar/3',
     '1 pictures without caption: 1.tar/4.png',
   )
+
+
+def test_a_replaced_picture_or_caption_is_noticed(folder, tmp_path):
+  write_table(folder, '.jsonl', CAPTIONS.items())
+  before = sources.open_folder(folder).listing()
+  assert sources.open_folder(folder).listing() == before
+  (folder / 'c.png').write_bytes(png(COLORS[2]) + b'more')
+  after = sources.open_folder(folder).listing()
+  assert before['metadata.jsonl'] == after['metadata.jsonl']
+  assert before['pictures'] != after['pictures']
+  (folder / 'c.png').unlink()
+  (folder / 'c.png').symlink_to('nothing.png')
+  with pytest.raises(ValueError, match=r'c\.png cannot be read: No such file'):
+    sources.open_folder(folder)
+  found = []
+  for text, color in ((b'red', 0), (b'led', 0), (b'red', 3)):
+    data = png(COLORS[color])[: 70 if color else None]
+    write_tar(tmp_path / '0.tar', {'1.png': data, '1.txt': text})
+    found.append(sources.open_tars([tmp_path / '0.tar']).listing()['0.tar'])
+  assert len(set(found)) == 3
+
+
+def test_captions_of_tfds(tmp_path):
+  """Features as `coco_captions` has them, and a feature of one caption."""
+  tfds = pytest.importorskip('tensorflow_datasets')
+  rows = [*zip(CAPTIONS.items(), COLORS, strict=True)]
+  rows.append((('e.png', [' ']), COLORS[0]))
+
+  class Captioned(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version('1.0.0')
+    pkg_dir_path = tmp_path / 'code'
+
+    def _info(self):
+      features = {
+        'image': tfds.features.Image(encoding_format='png'),
+        'image/filename': tfds.features.Text(),
+        'captions': tfds.features.Sequence(
+          {'id': np.int64, 'text': tfds.features.Text()}
+        ),
+        'title': tfds.features.Text(),
+      }
+      return tfds.core.DatasetInfo(
+        builder=self, features=tfds.features.FeaturesDict(features)
+      )
+
+    def _split_generators(self, _):
+      return {'train': self._generate_examples()}
+
+    def _generate_examples(self):
+      for i, ((name, texts), color) in enumerate(rows):
+        yield (
+          i,
+          {
+            'image': io.BytesIO(png(color)),
+            'image/filename': name,
+            'captions': [{'id': j, 'text': x} for j, x in enumerate(texts)],
+            'title': texts[0].upper(),
+          },
+        )
+
+  builder = Captioned(data_dir=str(tmp_path), file_format='array_record')
+  builder.download_and_prepare()
+  path = f'tfds:{builder.data_dir}:train'
+  source = datasets.open_pairs(path)
+  assert captions(source) == {x: tuple(y) for x, y in CAPTIONS.items()}
+  assert source.left_out == ('1 pictures without caption: e.png',)
+  assert len(source.listing()) == 1
+  titled = datasets.open_pairs(path, ('file_name', 'title'))
+  assert captions(titled) == {x: (y[0].upper(),) for x, y in CAPTIONS.items()}
+  colors = dict(zip(CAPTIONS, COLORS, strict=True))
+  for i in range(4):
+    example = source.part(i, i + 1).read(0)
+    assert example.label == i
+    image = Image.open(io.BytesIO(example.data))
+    assert image.getpixel((0, 0)) == colors[example.key]
+  for wrong, column, match in (
+    (path, 'other', "one of captions 'other', .*; has "),
+    (path[:-5] + 'dev', 'text', "split 'dev'"),
+    ('tfds:no_such:train', 'text', "dataset 'no_such': not known to TFDS"),
+    ('tfds:train', 'text', 'must be tfds:NAME:SPLIT'),
+  ):
+    with pytest.raises(ValueError, match=match) as error:
+      datasets.open_pairs(wrong, ('file_name', column))
+    assert '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('left', [0.3, 0.6, 0.99])

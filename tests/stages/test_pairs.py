@@ -54,7 +54,7 @@ def shrunk(folder):
   config.mesh.data = 2
   config.dataset = str(folder / 'data' / 'train')
   config.eval_sets = (
-    f'names=retrieval:{folder}/data/val?shortlist=10',
+    f'names=retrieval:{folder}/data/val?shortlist=10&words=a red square',
     f'kinds=zero_shot:folder:{folder}/data@val?neighbors=train'
     '&templates={}|a {} square',
   )
@@ -92,7 +92,17 @@ def test_all_stages_run_once(finished, capsys):
     assert last[f'kinds/knn1@{width}'] > 60  # Colours are easily told.
   assert 'names/t2i_adaptive10@4' in last
   record = json.loads((path / 'evaluation' / 'names.json').read_text())
-  assert record['count'] == 12 and len(record['searches']['8']) == 12
+  assert record['count'] == 12
+  for width in ('2', '8'):
+    (search,) = record['searches'][width]
+    assert search['words'] == 'a red square' and len(search['found']) == 5
+    assert search['cosines'] == sorted(search['cosines'], reverse=True)
+    assert {*map(str, search['found'])} <= {*record['pictures']}
+    places = [record['map'][x][width] for x in ('images', 'texts')]
+    assert np.shape(places) == (2, 12, 2)
+  assert len(record['map']['names']) == 12
+  kinds = json.loads((path / 'evaluation' / 'kinds.json').read_text())
+  assert not kinds['searches'] and not kinds['map']
   assert (path / 'evaluation' / 'kinds.csv').read_text().startswith('width,')
   stages.run(config, path, STAGES)
   assert capsys.readouterr().out.count('already finished') == 4
@@ -107,8 +117,12 @@ def test_the_page(finished):
     'names: images find a text, recall@10',
     'kinds: zero-shot top-1',
     'Search by words',
-    'names, width 2',
-    'a red square',
+    'a red square (width 2)',
+    'src="data:image/jpeg;base64,',
+    'Images and texts in one plane',
+    'plot-map-8',
+    'plot-adaptive',
+    'an image and its text have a mean cosine of',
     'plot-loss',
   ):
     assert text in page, text
@@ -143,14 +157,36 @@ def test_an_export_is_what_was_evaluated(finished):
     encoder.zero_shot(images, 'red')
 
 
+def test_the_card(finished):
+  _, path = finished
+  text = (path / 'export' / 'README.md').read_text()
+  last = test_texts.rows_of(path)[-1]
+  row = [last[f'names/{x}_recall10@4'] for x in ('t2i', 'i2t')]
+  assert f'| 4 | {row[0]:.2f} | {row[1]:.2f} |' in text
+  words = ' '.join(text.split())
+  for part in (
+    "steps by CLIP's contrastive loss at the widths 2, 8.",
+    'In percent, on kinds, 12 images. | width | zero-shot top-1 | 1-NN |',
+    '- a red square: a ',
+    'towers.zero_shot(images, ',
+    'transformers has no such towers',
+  ):
+    assert part in words, part
+  assert max(map(len, text.splitlines())) <= 100
+
+
 def test_a_killed_training_goes_on_to_the_same_bits(finished, tmp_path):
   config, path = finished
+  # Without what is measured between epochs, which takes no part in training.
+  config = config.copy_and_resolve_references()
+  config.eval_sets = ()
   run_until_killed(
     'import pathlib\n'
     'import tests.conftest\n'
     'from tests.stages import test_pairs\n'
     'from mrl_jax import stages\n'
     'config = test_pairs.shrunk(pathlib.Path(sys.argv[1]))\n'
+    'config.eval_sets = ()\n'
     'stages.run(config, sys.argv[2], ("train",))\n',
     path.parent,
     tmp_path / 'run',

@@ -8,11 +8,12 @@ from mrl_jax.analysis import pairs as analysis
 from mrl_jax.data.pairs import sources
 from mrl_jax.data.sources import datasets as image_datasets
 from mrl_jax.data.sources.example import Source
+from mrl_jax.data.text import tfds as text_tfds
 from mrl_jax.workdir import files
 
 # The options that an entry of each kind may have.
 KINDS = {
-  'retrieval': ('shortlist',),
+  'retrieval': ('shortlist', 'words'),
   'zero_shot': ('neighbors', 'templates'),
 }
 _TAR = '.tar'
@@ -29,6 +30,7 @@ class Entry(NamedTuple):
     neighbors: the split that k-NN takes its neighbours from; '': there is none.
     templates: the texts of a class, with `{}` where its name belongs.
     shortlist: number of rows that adaptive searches rerank in full.
+    words: what the page shows searches for; empty: some of the captions.
   """
 
   name: str
@@ -38,15 +40,16 @@ class Entry(NamedTuple):
   neighbors: str = ''
   templates: tuple[str, ...] = ('{}',)
   shortlist: int = 200
+  words: tuple[str, ...] = ()
 
 
 def parse(text: str) -> Entry:
   """Parses an entry; raises ValueError if it is none.
 
-  It is `[name=]retrieval:PAIRS`, with `?shortlist=200`, or
-  `[name=]zero_shot:DATASET@SPLIT`, with `?neighbors=SPLIT&templates=a {}|the
-  {}`, or a `.txt` file of templates. Its name is the kind if it has none of its
-  own.
+  It is `[name=]retrieval:PAIRS`, with `?shortlist=200&words=a cat|a red car`,
+  or `[name=]zero_shot:DATASET@SPLIT`, with `?neighbors=SPLIT&templates=a {}|the
+  {}`. Words and templates may be a `.txt` file with one a line. Its name is the
+  kind if it has none of its own.
   """
   head, _, query = text.partition('?')
   before, colon, path = head.partition(':')
@@ -75,21 +78,27 @@ def parse(text: str) -> Entry:
 
 
 def _with_options(entry: Entry, options: Mapping[str, str], text: str) -> Entry:
-  if written := options.get('templates'):
-    templates = written.split('|')
-    if written.endswith('.txt'):
-      path = files.local(written, 'templates')
-      if not path.is_file():
-        raise ValueError(f'templates {path}: there is no such file')
-      templates = path.read_text(encoding='utf-8').splitlines()
-    templates = tuple(x for x in templates if x.strip())
+  if templates := _lines(options, 'templates'):
     analysis.prompts(['a'], templates)  # Refuses those without a place.
     entry = entry._replace(templates=templates)
+  entry = entry._replace(words=_lines(options, 'words'))
   if count := options.get('shortlist'):
     if not count.isdecimal() or not int(count):
       raise ValueError(f'eval_sets {text!r}: shortlist must be a number')
     entry = entry._replace(shortlist=int(count))
   return entry
+
+
+def _lines(options: Mapping[str, str], name: str) -> tuple[str, ...]:
+  """The texts of an option, or those of its file; none without it."""
+  written = options.get(name, '')
+  lines = written.split('|')
+  if written.endswith('.txt'):
+    path = files.local(written, name)
+    if not path.is_file():
+      raise ValueError(f'{name} {path}: there is no such file')
+    lines = path.read_text(encoding='utf-8').splitlines()
+  return tuple(x for x in lines if x.strip())
 
 
 def check(entries: Sequence[str]) -> None:
@@ -101,18 +110,27 @@ def check(entries: Sequence[str]) -> None:
 
 
 def open_pairs(
-  path: str, column_names: Sequence[str] = sources.COLUMNS
+  path: str,
+  column_names: Sequence[str] = sources.COLUMNS,
+  data_dir: str = '',
 ) -> sources.Pairs:
   """Opens pictures with captions.
 
   Args:
     path: a folder of pictures with a table, see `sources.open_folder`; a folder
-      of WebDataset's tars; or one tar, with `*` in its name several.
+      of WebDataset's tars; one tar, with `*` in its name several; or
+      `tfds:NAME:SPLIT`, a prepared dataset of TFDS.
     column_names: the columns of a table, the picture's path and the caption.
+    data_dir: where TFDS has its datasets; empty: its own place.
 
   Raises:
     ValueError: it is none of these, damaged, or no pair is left.
   """
+  if text_tfds.is_named(path):
+    # Importing TFDS takes seconds.
+    from mrl_jax.data.pairs import tfds
+
+    return tfds.open_split(path, column_names[1], data_dir)
   given = pathlib.Path(path).expanduser()
   if given.name.endswith(_TAR):
     tars = [given]
@@ -125,7 +143,7 @@ def open_pairs(
   if not folder.is_dir():
     raise ValueError(
       f'pairs {path}: must be a folder of pictures with a table of captions, '
-      f'or tars (*{_TAR})'
+      f'tars (*{_TAR}), or {text_tfds.PREFIX}NAME:SPLIT'
     )
   if tars := sorted(folder.glob(f'*{_TAR}')):
     return sources.open_tars(tars)
@@ -169,7 +187,8 @@ def open_set(
   entry = parse(text)
   try:
     if entry.kind == 'retrieval':
-      return PairSet(entry, open_pairs(entry.path, column_names))
+      found = open_pairs(entry.path, column_names, data_dir)
+      return PairSet(entry, found)
     opened = image_datasets.open_source(entry.path, entry.split, data_dir)
     near = None
     if entry.neighbors:

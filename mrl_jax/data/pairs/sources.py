@@ -5,7 +5,9 @@ import copy
 import os
 import pathlib
 import tarfile
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+import xxhash
 
 from mrl_jax.data.images import formats
 from mrl_jax.data.sources import directory
@@ -19,6 +21,15 @@ COLUMNS = ('file_name', 'text')
 _BLOCK = tarfile.BLOCKSIZE
 
 
+class Stored(Protocol):
+  """An encoded image somewhere; `key` is a name for people."""
+
+  @property
+  def key(self) -> str: ...
+
+  def read(self) -> bytes: ...
+
+
 class Picture(NamedTuple):
   """Where an encoded image is: a file, or `size` bytes of it from `start` on.
 
@@ -29,6 +40,12 @@ class Picture(NamedTuple):
   key: str
   start: int = 0
   size: int = -1
+
+  def read(self) -> bytes:
+    """The encoded image."""
+    with open(self.path, 'rb') as file:
+      file.seek(self.start)
+      return file.read(self.size)
 
 
 class Pairs:
@@ -48,10 +65,10 @@ class Pairs:
 
   def __init__(
     self,
-    pictures: Sequence[Picture],
+    pictures: Sequence[Stored],
     captions: Sequence[Sequence[str]],
     *,
-    folder: pathlib.Path,
+    folder: str | os.PathLike,
     left_out: Sequence[str] = (),
     parts: dict[str, str] | None = None,
   ):
@@ -68,13 +85,14 @@ class Pairs:
 
   def read(self, index: int) -> Example:
     picture = self._pictures[index]
-    with open(picture.path, 'rb') as file:
-      file.seek(picture.start)
-      data = file.read(picture.size)
-    return Example(data, self._first + index, picture.key, as_seen=True)
+    label = self._first + index
+    return Example(picture.read(), label, picture.key, as_seen=True)
 
   def listing(self) -> dict[str, str]:
-    """A text for each file of the pairs, which changes with its size."""
+    """A text for each file of captions, and for the pictures.
+
+    They change with the captions, and with the pictures' names and sizes.
+    """
     return self._parts
 
   def part(self, start: int, stop: int) -> 'Pairs':
@@ -119,7 +137,12 @@ def open_folder(
   )
   pairs = [(Picture(folder / x, x), captions.get(x, [])) for x in there]
   orphans = sorted(captions.keys() - {*there})
-  return _pairs(pairs, orphans, folder, columns.listing(table))
+  kept = [x for x in there if captions.get(x)]
+  sizes = directory.sizes(folder, kept)
+  parts = columns.listing(table) | {
+    'pictures': directory.summary(folder, [*zip(kept, sizes, strict=True)])
+  }
+  return join(pairs, orphans, folder, parts)
 
 
 def open_tars(paths: Sequence[str | os.PathLike]) -> Pairs:
@@ -131,15 +154,17 @@ def open_tars(paths: Sequence[str | os.PathLike]) -> Pairs:
   """
   pairs, orphans, parts = [], [], {}
   for path in (files.local(x, 'pairs') for x in paths):
-    parts[path.name] = f'{path.stat().st_size} bytes'
-    found = _members(path)
+    found, digest = _members(path), xxhash.xxh3_64()
     for key, (picture, captions) in found.items():
+      where = picture and (picture.start, picture.size)
+      digest.update(f'{key}\n{where}\n{captions}\n'.encode())
       if picture is None:
         orphans.append(f'{path.name}/{key}')
       else:
         pairs.append((picture, captions))
+    parts[path.name] = f'{path.stat().st_size} bytes {digest.hexdigest()}'
   folder = pathlib.Path(paths[0]).parent if paths else pathlib.Path()
-  return _pairs(pairs, orphans, folder, parts)
+  return join(pairs, orphans, folder, parts)
 
 
 def _table(folder: pathlib.Path) -> pathlib.Path:
@@ -153,12 +178,17 @@ def _table(folder: pathlib.Path) -> pathlib.Path:
   return found[0]
 
 
-def _pairs(
-  pairs: Iterable[tuple[Picture, list[str]]],
+def join(
+  pairs: Iterable[tuple[Stored, list[str]]],
   orphans: Sequence[str],
-  folder: pathlib.Path,
+  folder: str | os.PathLike,
   parts: dict[str, str],
 ) -> Pairs:
+  """Pairs of pictures and their captions; counts and lists what has no other.
+
+  `orphans` are names of captions without picture. Raises ValueError if no pair
+  is left.
+  """
   pairs = list(pairs)
   kept = [pair for pair in pairs if pair[1]]
   bare = [picture.key for picture, captions in pairs if not captions]

@@ -5,6 +5,9 @@ import concurrent.futures
 import os
 import pathlib
 from typing import Any
+import unicodedata
+
+import xxhash
 
 # In lower case, as names are compared.
 LITTER_FOLDERS = frozenset(
@@ -35,6 +38,8 @@ LITTER_FILES = frozenset(
 # Names that an error message lists before it only counts the others.
 _LISTED = 10
 _CHUNK = 4096
+# Bytes of the first file that a summary depends on.
+_HEAD = 4096
 
 
 def folder_names(path: pathlib.Path) -> tuple[str, ...]:
@@ -79,6 +84,39 @@ def in_threads(
     # In chunks, so that a large folder does not queue a future for each file.
     for start in range(0, len(items), _CHUNK):
       yield from pool.map(function, items[start : start + _CHUNK])
+
+
+def sizes(root: pathlib.Path, names: Sequence[str]) -> list[int]:
+  """The size in bytes of each of the files, paths relative to `root`.
+
+  Raises ValueError for one that cannot be read, as a link to nothing.
+  """
+  try:
+    return list(in_threads(lambda x: os.stat(root / x).st_size, names))
+  except OSError as error:
+    name = printable(error.filename or root)
+    raise ValueError(f'{name} cannot be read: {error.strerror}') from error
+
+
+def summary(
+  root: pathlib.Path, sized: Sequence[tuple[str, int]], below: str = ''
+) -> str:
+  """A text `<count> files <digest>` that changes with files of `root`.
+
+  The digest changes with their names below the folder `below`, their sizes and
+  order, and with the first bytes of the first file, which tell folders apart
+  whose files are all of the same names and sizes. Nothing else is read. `sized`
+  has the path of each file, relative to `root`, and its size.
+  """
+  digest = xxhash.xxh3_64()
+  for name, size in sized:
+    path = pathlib.PurePath(name).relative_to(below).as_posix()
+    line = f'{unicodedata.normalize("NFC", path)}\n{size}\n'
+    digest.update(os.fsencode(line))
+    if name == sized[0][0]:
+      with open(root / name, 'rb') as file:
+        digest.update(file.read(_HEAD))
+  return f'{len(sized)} files {digest.hexdigest()}'
 
 
 def printable(name: str | os.PathLike) -> str:

@@ -8,16 +8,11 @@ import os
 import pathlib
 import unicodedata
 
-import xxhash
-
 from mrl_jax.data.sources import directory
 from mrl_jax.data.sources import image_tree
 from mrl_jax.data.sources.example import Example
 from mrl_jax.data.sources.image_tree import FOLDER_PREFIX
 from mrl_jax.workdir import files
-
-# Bytes of a class's first file that its digest depends on.
-_HEAD = 4096
 
 
 class FolderSource:
@@ -52,31 +47,17 @@ class FolderSource:
     return Example(data, label, self._prefix + name, self._as_seen)
 
   def listing(self) -> dict[str, str]:
-    """A text `<count> files <digest>` for each class folder, by its name.
-
-    The digest changes with the files' names below the class folder, their sizes
-    and order, and with the first bytes of the first file, which tell folders
-    apart whose files are all of the same names and sizes. Nothing else is read.
-    """
-    sizes = directory.in_threads(
-      lambda file: os.stat(self._root / file[0]).st_size, self._files
-    )
+    """A text for each class folder, by its name: `directory.summary`."""
+    sizes = directory.sizes(self._root, [name for name, _ in self._files])
     by_class = itertools.groupby(
       zip(self._files, sizes, strict=True), key=lambda pair: pair[0][1]
     )
     found = {}
     for label, pairs in by_class:
-      class_name, count, digest = self.class_names[label], 0, xxhash.xxh3_64()
-      for (name, _), size in pairs:
-        below = pathlib.PurePath(name).relative_to(class_name).as_posix()
-        line = f'{unicodedata.normalize("NFC", below)}\n{size}\n'
-        digest.update(os.fsencode(line))
-        if not count:
-          with open(self._root / name, 'rb') as file:
-            digest.update(file.read(_HEAD))
-        count += 1
-      key = unicodedata.normalize('NFC', class_name)
-      found[key] = f'{count} files {digest.hexdigest()}'
+      name = self.class_names[label]
+      found[unicodedata.normalize('NFC', name)] = directory.summary(
+        self._root, [(path, size) for (path, _), size in pairs], name
+      )
     return found
 
   def part(self, start: int, stop: int) -> 'FolderSource':

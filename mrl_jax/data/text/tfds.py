@@ -46,6 +46,11 @@ def rows(path: str, columns: Sequence[str | int]) -> Iterator[list[Any]]:
 def listing(path: str) -> dict[str, str]:
   """The examples of each file of the split, and the file's size."""
   _, builder, split = _open(path)
+  return listing_of(builder, split)
+
+
+def listing_of(builder: Any, split: str) -> dict[str, str]:
+  """The same of a builder's split."""
   found = {}
   for x in builder.info.splits[split].file_instructions:
     part = f'{os.path.basename(x.filename)}[{x.skip}:{x.skip + x.take}]'
@@ -54,20 +59,31 @@ def listing(path: str) -> dict[str, str]:
   return found
 
 
-def _open(path: str):
+def name_and_split(path: str) -> tuple[str, str]:
+  """The dataset and the split of `tfds:NAME:SPLIT`; ValueError without one."""
   dataset, colon, split = path.removeprefix(PREFIX).rpartition(':')
   if not colon or not dataset or not split:
-    raise ValueError(f'texts {path!r}: must be {PREFIX}NAME:SPLIT')
+    raise ValueError(f'{path!r}: must be {PREFIX}NAME:SPLIT')
+  return dataset, split
+
+
+def data_source(path: str, builder: Any, split: str, **options: Any) -> Any:
+  """The records of a builder's split; ValueError, with `path`, without one."""
+  try:
+    return builder.as_data_source(split=split, **options)
+  except ValueError as error:
+    line = str(error).partition('\n')[0]
+    raise ValueError(f'{path}: split {split!r}: {line}') from None
+
+
+def _open(path: str):
+  dataset, split = name_and_split(path)
   # Importing TFDS takes seconds.
   from mrl_jax.data.sources import tfds_builder
 
   builder = tfds_builder.open_prepared(dataset)
   tfds_builder.check_random_access(dataset, builder)
-  try:
-    return builder.as_data_source(split=split), builder, split
-  except ValueError as error:
-    line = str(error).partition('\n')[0]
-    raise ValueError(f'{path}: split {split!r}: {line}') from None
+  return data_source(path, builder, split), builder, split
 
 
 def _plain(value: Any, names: Sequence[str] | None) -> Any:

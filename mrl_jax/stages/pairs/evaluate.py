@@ -1,6 +1,7 @@
 """Measures trained towers on every evaluation set, at every width."""
 
 import pathlib
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -12,6 +13,7 @@ from mrl_jax.stages import config as config_lib
 from mrl_jax.stages import set_results
 from mrl_jax.stages.pairs import inputs
 from mrl_jax.stages.pairs import measure as measure_lib
+from mrl_jax.stages.pairs import shown as shown_lib
 from mrl_jax.stages.pairs import trained as trained_lib
 from mrl_jax.stages.text import inputs as text_inputs
 from mrl_jax.workdir import Checkpoint
@@ -28,8 +30,8 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   """Writes evaluation/<set>.md, .csv and .json, and prints a table of each.
 
   The metrics `<set>/<metric>@<width>` are written to metrics.jsonl as well:
-  recalls and accuracies in percent, cosines as they are. The JSON file has the
-  searches by words, too.
+  recalls and accuracies in percent, cosines as they are. The JSON file has
+  searches by words and a map, too, at the first and the last width.
   """
   sets = inputs.open_sets(config)
   tokens = inputs.open_tokens(config, workdir)
@@ -43,6 +45,18 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     inputs.say_left_out(f'evaluate: {pair_set.name}', pair_set.source)
     measured = measure_lib.measure(pair_set, embedder, widths)
     found |= measured.values
+    shown: dict[str, Any] = {'searches': {}, 'pictures': {}, 'map': {}}
+    if measured.embedded is not None:
+      ends = tuple(dict.fromkeys((config.nesting_dims[0], widths[-1])))
+      shown = shown_lib.searches(
+        pair_set,
+        measured.embedded,
+        embedder,
+        ends,
+        resize=config.eval_resize,
+        size=config.eval_image_size,
+      )
+      shown['map'] = shown_lib.places(measured.embedded, ends)
     if jax.process_index():
       continue
     record = {
@@ -51,7 +65,7 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
       'count': measured.count,
       'widths': list(widths),
       'values': measured.values,
-      'searches': measured.searches,
+      **shown,
     }
     said = f'{measured.count:,} pictures'
     set_results.write(workdir, checkpoint, record, said)

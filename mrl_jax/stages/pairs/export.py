@@ -13,6 +13,7 @@ from mrl_jax import terminal
 from mrl_jax.data.pairs import datasets
 from mrl_jax.data.text.tokens import Tokens
 from mrl_jax.interop import export_folder
+from mrl_jax.interop import model_card
 from mrl_jax.interop.towers import hand_over
 from mrl_jax.models import towers as towers_lib
 from mrl_jax.stages import export_records
@@ -32,6 +33,7 @@ _FILES = (
   export_folder.CONFIG,
   export_folder.TOKENIZER,
   export_folder.TENSORS,
+  export_folder.CARD,
   export_folder.CHECKSUMS,
 )
 
@@ -49,6 +51,7 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   - `preprocess.json`, `tokenizer.json`: how images and texts become that.
   - `config.json`, `model.safetensors`: what the towers are and their arrays,
     which transformers reads where they are a CLIP or SigLIP.
+  - `README.md`: the model card, with the accuracies of each evaluation set.
   - `checksums.json`: the checksums of all these files.
   """
   tokens = inputs.open_tokens(config, workdir)
@@ -58,22 +61,32 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
   model = inference.evaluation_model(
     trained.graphdef, *jax.device_get((trained.params, trained.batch_stats))
   )
-  preprocess = export_records.preprocess(config)
+  preprocess, style = (
+    export_records.preprocess(config),
+    hand_over.style_of(model),
+  )
+  records = _records(config, workdir, trained.step)
   with files.replacing_folder(workdir.export) as folder:
     for name, data in _artifacts(config, model, preprocess).items():
       (folder / name).write_bytes(data)
     files.write_json(folder / export_folder.PREPROCESS, preprocess)
     about = hand_over.config_json(model, tokens)
     about |= _about(config, workdir, model, tokens, trained.step)
+    # Recalls and accuracies in percent.
+    about['values'] = {k: x for y in records for k, x in y['values'].items()}
     files.write_json(folder / export_folder.CONFIG, about)
     shutil.copyfile(tokens.path, folder / export_folder.TOKENIZER)
     _write_tensors(folder / export_folder.TENSORS, model)
+    (folder / export_folder.CARD).write_text(
+      model_card.towers_text(about, preprocess, records, style=style),
+      encoding='utf-8',
+    )
     checksums.write(
       folder / export_folder.CHECKSUMS, {}, list(folder.iterdir())
     )
-  layout = hand_over.style_of(model) or 'no layout of transformers'
   terminal.say(
-    f'export: step {trained.step}, both towers ({layout}) for '
+    f'export: step {trained.step}, both towers '
+    f'({style or "no layout of transformers"}) for '
     f'{", ".join(export_folder.PLATFORMS)} in {workdir.export}'
   )
 
@@ -106,17 +119,11 @@ def _about(
   tokens: Tokens,
   step: int,
 ) -> dict[str, Any]:
-  """What config.json says to us: the model, its training and its accuracy."""
-  accuracy = {}
-  for text in config.eval_sets:
-    path = workdir.evaluation / f'{datasets.parse(text).name}.json'
-    if path.is_file():
-      record = checksums.read(path, 'run --mode=evaluate').record
-      if record.get('step') == step:
-        accuracy |= record['values']
+  """What config.json says to us: the model and its training."""
   return {
     'name': config.name,
     'encoder': config.encoder,
+    'width': model.embedding_dim,
     'nesting_dims': list(config.nesting_dims),
     'is_matryoshka': True,
     'matryoshka_dimensions': list(config.nesting_dims),
@@ -132,9 +139,20 @@ def _about(
       'max_tokens': tokens.max_tokens,
       'scale': [float(x) for x in jnp.exp(model.log_scale[...])],
     },
-    # Recalls and accuracies in percent.
-    'values': accuracy,
   }
+
+
+def _records(
+  config: ConfigDict, workdir: Workdir, step: int
+) -> list[dict[str, Any]]:
+  """What evaluate wrote of the evaluation sets at this step."""
+  found = []
+  for text in config.eval_sets:
+    path = workdir.evaluation / f'{datasets.parse(text).name}.json'
+    if path.is_file():
+      record = checksums.read(path, 'run --mode=evaluate').record
+      found += [record] if record.get('step') == step else []
+  return found
 
 
 def _write_tensors(path: pathlib.Path, model: towers_lib.Towers) -> None:

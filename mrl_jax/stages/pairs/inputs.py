@@ -16,7 +16,9 @@ from mrl_jax.workdir import Workdir
 
 def open_training(config: ConfigDict) -> Pairs:
   """Opens the pairs to train on; prints what they are, and what is left out."""
-  source = datasets.open_pairs(config.dataset, config.pairs.columns)
+  source = datasets.open_pairs(
+    config.dataset, config.pairs.columns, config.data_dir
+  )
   captions = sum(map(len, source.captions))
   terminal.say(
     f'train: {len(source):,} pictures with {captions:,} captions of '

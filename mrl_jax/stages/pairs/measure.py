@@ -1,7 +1,7 @@
 """Measures towers on evaluation sets, at every width."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,23 +12,44 @@ from mrl_jax.stages.pairs.trained import Embedder
 
 # The metric of each kind that tells one model from another.
 MAIN = {'retrieval': 't2i_recall10', 'zero_shot': 'zero_shot'}
-# Searches by words that the report shows, and pictures found by each.
-_SEARCHES = 12
-_FOUND = 5
+
+
+class Embedded(NamedTuple):
+  """The embeddings of pictures and of their captions.
+
+  Attributes:
+    image_ND: embeddings of the pictures.
+    number_N: the pictures' numbers in their source.
+    texts: the M captions, picture by picture.
+    text_MD: their embeddings.
+    number_M: the numbers of their pictures.
+  """
+
+  image_ND: np.ndarray
+  number_N: np.ndarray
+  texts: Sequence[str]
+  text_MD: np.ndarray
+  number_M: np.ndarray
+
+  @property
+  def first_N(self) -> np.ndarray:
+    """The place of each picture's first caption."""
+    is_first_M = np.diff(self.number_M, prepend=-1) != 0
+    return np.flatnonzero(is_first_M)
 
 
 class Measured(NamedTuple):
-  """The metrics of a set, `<name>/<metric>@<width>`, and searches by words.
+  """The metrics of a set, `<name>/<metric>@<width>`.
 
   Attributes:
     values: accuracies and recalls in percent, cosines as they are.
     count: number of pictures.
-    searches: by width, the words and the first captions of what they find.
+    embedded: what was measured; None for images with classes.
   """
 
   values: dict[str, float]
   count: int
-  searches: dict[str, list[list[str]]]
+  embedded: Embedded | None
 
 
 def measure(
@@ -38,27 +59,29 @@ def measure(
   image_ND, label_N = embedder.images(pair_set.source)
   if not np.isfinite(image_ND).all():
     raise ValueError(f'the embeddings of {pair_set.name} are not finite')
+  embedded = None
   if pair_set.kind == 'retrieval':
-    found, searches = _retrieval(pair_set, embedder, image_ND, label_N, dims)
+    embedded = _embedded(pair_set, embedder, image_ND, label_N)
+    found = _retrieval(embedded, dims, pair_set.entry.shortlist)
   else:
-    found, searches = (
-      _zero_shot(pair_set, embedder, image_ND, label_N, dims),
-      {},
-    )
+    found = _zero_shot(pair_set, embedder, image_ND, label_N, dims)
   values = {
     f'{pair_set.name}/{name}@{dim}': float(value)
     for name, by_dim in found.items()
     for dim, value in by_dim.items()
   }
-  return Measured(values, len(label_N), searches)
+  return Measured(values, len(label_N), embedded)
 
 
-def _retrieval(pair_set, embedder, image_ND, number_N, dims) -> tuple:
-  source, shortlist = pair_set.source, pair_set.entry.shortlist
-  captions = [source.captions[number] for number in number_N]
+def _embedded(pair_set, embedder, image_ND, number_N) -> Embedded:
+  captions = [pair_set.source.captions[number] for number in number_N]
   texts = [text for several in captions for text in several]
   number_M = np.repeat(number_N, [len(x) for x in captions])
-  text_MD = embedder.texts(texts)
+  return Embedded(image_ND, number_N, texts, embedder.texts(texts), number_M)
+
+
+def _retrieval(embedded, dims, shortlist) -> dict[str, dict[int, float]]:
+  image_ND, number_N, _, text_MD, number_M = embedded
   directions = {
     'i2t': (image_ND, text_MD, number_N, number_M),
     't2i': (text_MD, image_ND, number_M, number_N),
@@ -71,11 +94,10 @@ def _retrieval(pair_set, embedder, image_ND, number_N, dims) -> tuple:
     found[f'{name}_adaptive10'] = _adaptive(
       query, key, query_number, key_number, dims, shortlist
     )
-  first_N = np.cumsum([0, *(len(x) for x in captions[:-1])])
-  cosines = analysis.similarity(image_ND, text_MD[first_N], dims)
+  cosines = analysis.similarity(image_ND, text_MD[embedded.first_N], dims)
   found['cosine_of_pairs'] = {m: pair for m, (pair, _) in cosines.items()}
   found['cosine_of_others'] = {m: other for m, (_, other) in cosines.items()}
-  return found, _searches(texts, text_MD, captions, image_ND, dims)
+  return found
 
 
 def _adaptive(
@@ -91,20 +113,6 @@ def _adaptive(
     )  # fmt: skip
     hits_QK = key_number[np.asarray(ids_QK)] == query_number[:, None]
     found[dim] = 100 * float(hits_QK.any(1).mean())
-  return found
-
-
-def _searches(texts, text_MD, captions, image_ND, dims) -> dict[str, Any]:
-  """Evenly chosen captions, and the pictures that each finds at each width."""
-  chosen = np.unique(np.linspace(0, len(texts) - 1, _SEARCHES).astype(int))
-  database, found = retrieval.prepare(image_ND), {}
-  k = min(_FOUND, len(image_ND))
-  for dim in dims:
-    ids_QK, _ = retrieval.search(text_MD[chosen], database, k, dim=dim)
-    found[str(dim)] = [
-      [texts[i], *(captions[j][0] for j in ids_K)]
-      for i, ids_K in zip(chosen, np.asarray(ids_QK), strict=True)
-    ]
   return found
 
 

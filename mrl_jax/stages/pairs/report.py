@@ -26,5 +26,5 @@ def run(config: ConfigDict, workdir: Workdir, checkpoint: Checkpoint) -> None:
     workdir,
     'images and texts in one nested space',
     pairs.headline(workdir.config, sets[0], dims, checkpoint.step),
-    [pairs.quality(sets, widths, dims), *pairs.searches(sets, dims)],
+    [pairs.quality(sets, widths, dims), *pairs.searches(sets)],
   )
