@@ -12,6 +12,7 @@ import pytest
 import mrl_jax
 from mrl_jax.interop import text as interop_text
 from mrl_jax.interop.text import folder
+from mrl_jax.interop.text import nest
 from mrl_jax.models import static_text
 from mrl_jax.models import text
 from tests.interop import text_folders
@@ -158,6 +159,22 @@ def test_sentence_transformers_loads_what_is_written(kind, tmp_path):
     theirs.encode([*TEXTS], prompt_name='query'),
     atol=1e-5,
   )
+
+
+def test_sentence_transformers_loads_a_map_behind_the_pooling(tmp_path):
+  sentence_transformers = pytest.importorskip(
+    'sentence_transformers', reason='sentence-transformers is not installed'
+  )
+  write('bert', tmp_path)
+  encoder = folder.open_folder(tmp_path).load()
+  map_DD = np.random.default_rng(0).normal(size=(32, 32)).astype('float32')
+  out = tmp_path / 'out'
+  interop_text.write(
+    out, nest.with_map(encoder, map_DD), tmp_path / 'tokenizer.json', (8, 32)
+  )
+  theirs = sentence_transformers.SentenceTransformer(str(out), device='cpu')
+  found_ND = mrl_jax.load(out).encode(TEXTS, normalize=False)
+  np.testing.assert_allclose(found_ND, theirs.encode([*TEXTS]), atol=1e-5)
 
 
 def test_sentence_transformers_loads_a_static_encoder(tmp_path):
