@@ -63,10 +63,12 @@ def baselines(evidence: Evidence) -> Finding:
   if slim:
     found['slimmable'] = by_width(slim, _KNN1)
   widths = [w for w in _trained(runs) if all(w in x for x in found.values())]
-  if len(found) < 3 or len(widths) < 3:
+  few = min(len(runs), len(full), len(slim))
+  if len(found) < 3 or len(widths) < 3 or few < 2:
     return undecided(
-      'needs MRL, the fixed head at the full width with --mode=analyze, and a '
-      'slimmable run that is measured at the three smallest widths'
+      'needs two seeds of MRL, of the fixed head at the full width with '
+      '--mode=analyze, and of slimmable networks, which are measured at the '
+      'three smallest widths'
     )
   leads = {
     name: [nested[w].mean - x[w].mean for w in widths[:3]]

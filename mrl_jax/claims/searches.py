@@ -29,8 +29,8 @@ def adaptive(evidence: Evidence) -> Finding:
     for x in evidence.plain('MRL')
     if (x.workdir.retrieval / 'retrieval.json').exists()
   ]
-  if not runs:
-    return undecided('needs MRL with --mode=embed,retrieve')
+  if len(runs) < 2:
+    return undecided('needs two seeds of MRL with --mode=embed,retrieve')
   records = [
     json.loads((x.workdir.retrieval / 'retrieval.json').read_text())['methods']
     for x in runs

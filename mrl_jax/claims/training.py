@@ -68,8 +68,12 @@ def tuned(evidence: Evidence) -> Finding:
   found = [by_width(groups[parts], _TOP1) for parts in ordered]
   whole = by_width(scratch, _TOP1)
   widths = [w for w in whole if all(w in x for x in found)][:3]
-  if len(found) < 2 or len(widths) < 3:
-    return undecided('needs fine-tuned runs of two or more choices of layers')
+  few = min(map(len, (scratch, *groups.values())))
+  if len(found) < 2 or len(widths) < 3 or few < 2:
+    return undecided(
+      'needs two seeds of MRL, and of fine-tuning with two or more choices of '
+      'layers'
+    )
   means = [float(np.mean([x[w].mean for w in widths])) for x in found]
   share = min(found[-1][w].mean / whole[w].mean for w in widths)
   return Finding(

@@ -32,8 +32,8 @@ CLASSES = Claim(
 
 def classes(evidence: Evidence) -> Finding:
   runs = [x for x in evidence.plain('MRL') if _logits_path(x).exists()]
-  if not runs:
-    return undecided('needs MRL with --mode=analyze')
+  if len(runs) < 2:
+    return undecided('needs two seeds of MRL with --mode=analyze')
   kept = [_by_number_of_classes(run) for run in runs]
   counts = [*kept[0]]
   needed = {k: float(np.mean([x[k] for x in kept])) for k in counts}
@@ -120,8 +120,8 @@ def saturation(evidence: Evidence) -> Finding:
     for path in (run.workdir.analysis / 'structure.json' for run in runs)
     if path.exists()
   ]
-  if not records:
-    return undecided('needs MRL with --mode=analyze')
+  if len(records) < 2:
+    return undecided('needs two seeds of MRL with --mode=analyze')
   dims = records[0]['dims']
   overlap_G = np.mean([np.array(x['overlap'])[-1] for x in records], 0)
   quarter = max([w for w in dims if w <= dims[-1] / 4], default=dims[0])

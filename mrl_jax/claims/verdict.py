@@ -39,7 +39,7 @@ def word(finding: Finding) -> str:
 
 
 def undecided(why: str) -> Finding:
-  return Finding(None, f'not decided: {why}')
+  return Finding(None, why)
 
 
 def is_no_worse(lead: float, noise: float) -> bool:
