@@ -16,7 +16,7 @@ LAYERS = (
   ('data',),
   ('interop',),
   ('stages',),
-  ('compare', 'explain', 'launch'),
+  ('compare', 'claims', 'explain', 'launch'),
 )
 # The command keeps its name, and makes a workdir, which is the work of a stage.
 EXCEPTIONS = {

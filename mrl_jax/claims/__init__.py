@@ -1,0 +1,1 @@
+"""The findings of the paper, judged by finished runs."""
