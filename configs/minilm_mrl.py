@@ -17,6 +17,12 @@ pairs, by CoSENT (LOG.md has what that gave):
     --config.dataset=CAPTIONS.jsonl --config.text.weights=1,1 \\
       --config.text.more="'cosent:STS_TRAIN.csv?columns=a,b,score'"
 
+After --mode=export, `python -m mrl_jax.interop.text.nest` makes the narrow
+prefixes better still, from the same pairs:
+
+    python -m mrl_jax.interop.text.nest runs/mine CAPTIONS.jsonl \\
+      'STS_TRAIN.csv?columns=a,b' --out=FOLDER
+
 Batches beyond memory: `--config.batch_size=1024 --config.micro_batches=16`
 embeds 64 pairs at a time, and compares all 1,024.
 """

@@ -33,7 +33,7 @@ from mrl_jax.terminal import ending
 
 # Embeddings in a batch.
 _BATCH = 512
-_RATE = 1e-3
+_RATE = 2e-3
 
 
 @checks.takes(
