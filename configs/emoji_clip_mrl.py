@@ -2,9 +2,9 @@
 
 MRL at widths 8 to 64 on 1,715 pictures with their names, at 16 pixels, from
 scratch; the names of 196 others are held out, and texts find their picture
-among these 10 nearest with 42, 45, 47 and 46 % at the widths 8, 16, 32 and 64
+among these 10 nearest with 40, 43, 45 and 44 % at the widths 8, 16, 32 and 64
 (LOG.md). The paper's third modality is ALIGN, which has no such row. The
-pictures are downloaded first (78 MB); the stages then take some three minutes:
+pictures are downloaded first (78 MB); the stages take some four minutes of CPU:
 
     python -m mrl_jax.data.prepare.emoji datasets/emoji
     python launch.py --config=configs/emoji_clip_mrl.py
