@@ -494,6 +494,38 @@ def test_thresholds_of_a_sample_lose_no_row(monkeypatch, step):
     np.testing.assert_allclose(by_id_QK, best_QK, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('near', [True, False])
+def test_thresholds_of_a_full_product_lose_no_row(near):
+  """Rows of the sample are all near, so that too few reach it, or far."""
+  query_QD, row_MD = embeddings('flat', 9, rows=6000, width=40)
+  ids_S = np.linspace(0, 5999, 1024).astype(int)
+  row_MD[ids_S] = query_QD[0] * (1 if near else -1)
+  database = retrieval.prepare(row_MD)
+  unit_QD = prefixes.unit(query_QD, 40)
+  found = exact.nearest(unit_QD, database, 50, cosine=True, level=-1)
+  ids_QK, score_QK = brute_force(query_QD, row_MD, 50, 40)
+  np.testing.assert_allclose(found.score_QK, score_QK, atol=1e-6)
+  np.testing.assert_array_equal(found.ids_QK[0], ids_QK[0])
+
+
+def test_one_narrow_query_scores_as_many_do():
+  query_QD, row_MD = embeddings('ties', 40, rows=6000, width=64)
+  database = retrieval.prepare(row_MD)
+  for dim in (5, 16, 32):
+    many = retrieval.search(query_QD, database, 30, dim=dim)
+    for q in range(3):
+      one = retrieval.search(query_QD[q : q + 1], database, 30, dim=dim)
+      np.testing.assert_array_equal(one.ids_QK[0], many.ids_QK[q])
+      np.testing.assert_array_equal(one.scores_QK[0], many.scores_QK[q])
+
+
+def test_cached_loops_notice_a_change_in_another_file():
+  """Numba itself looks only at the file of a loop."""
+  own, folder = scores.rank._cache._cache_file._source_stamp
+  assert own
+  assert {x[0] for x in folder} >= {'keys.py', 'kernels.py', 'scores.py'}
+
+
 @pytest.mark.parametrize('rows', [257, 512, 513, 1025])
 def test_few_tiles(monkeypatch, rows):
   """Of one tile, or of three, every second is looked at for thresholds."""
