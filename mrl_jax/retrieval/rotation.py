@@ -21,7 +21,6 @@ import numpy as np
 from mrl_jax import checks
 from mrl_jax.retrieval import prefixes
 from mrl_jax.retrieval import projections
-from mrl_jax.workdir import files
 
 # The largest error of an orthogonal matrix's products, and rows sampled.
 _TOLERANCE, _SAMPLE = 1e-4, 16384
@@ -102,6 +101,9 @@ def fit(
 
 def save(rotation: Rotation, path: str | os.PathLike) -> None:
   """Writes a .npz file with `start` and `matrix`."""
+  # Imported late: searches do without the packages that it needs.
+  from mrl_jax.workdir import files
+
   with (
     files.replacing(pathlib.Path(path)) as temporary,
     open(temporary, 'wb') as file,
