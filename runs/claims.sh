@@ -37,8 +37,7 @@ train() {
 
 if [ "$size" = cpu ]; then
   shape=(--config.encoder=resnet8 --config.image_size=16 --config.eval_resize=16
-    --config.eval_image_size=16 --config.shift=2 --config.num_epochs=12
-    '--config.train_split=train[:20000]')
+    --config.eval_image_size=16 --config.shift=2 --config.num_epochs=5)
   widths='4 8 16 32 64' between=6,12,24,48 last=64 slim=16,32,48,64
   block=layer3.0
 else
@@ -48,7 +47,7 @@ else
 fi
 dims=${widths// /,}
 shape+=(--config.dataset="$images" --config.eval_every_epochs=100
-  --config.checkpoint_every_epochs=4)
+  --config.checkpoint_every_epochs=1)
 all=train,embed,evaluate,retrieve,analyze
 
 for seed in $seeds; do
@@ -71,17 +70,16 @@ for seed in $seeds; do
     --config.nesting_dims="$dims" --config.nesting_weights=8boost
   for parts in head "$block.conv2,head" "$block,head"; do
     train "images/tuned-${parts//[,.]/_}-$seed" cifar10_mrl.py train,evaluate \
-      "${common[@]}" --config.nesting_dims="$dims" --config.num_epochs=4 \
+      "${common[@]}" --config.nesting_dims="$dims" --config.num_epochs=3 \
       --config.init_from="$out/images/ff$last-$seed" --config.trainable="$parts"
   done
   train "texts/nested-$seed" text_mrl.py train,evaluate,export \
     --config.seed="$seed"
   # Nine heads and one, in turns.
   for head in mrl fixed; do
-    train "speed/$head-$seed" cifar10_mrl.py train "${common[@]}" \
-      --config.encoder=resnet18 --config.num_epochs=1 \
-      '--config.train_split=train[:5120]' --config.log_every_steps=5 \
-      --config.eval_dims='()' --config.head=$head \
+    train "speed/$head-$seed" digits_mrl.py train --config.seed="$seed" \
+      --config.encoder=resnet18 --config.num_epochs=3 --config.log_every_steps=5 \
+      --config.eval_every_epochs=100 --config.eval_dims='()' --config.head=$head \
       --config.nesting_dims="$([ $head = mrl ] && echo 2,4,8,16,32,64,128,256,)512"
   done
 done

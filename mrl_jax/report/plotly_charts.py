@@ -148,14 +148,7 @@ def places(
   for several in zip(*groups.values(), strict=True):
     x += [point[0] for point in several] + [None]
     y += [point[1] for point in several] + [None]
-  figure.add_scatter(
-    x=x,
-    y=y,
-    mode='lines',
-    hoverinfo='skip',
-    showlegend=False,
-    line={'color': colors.GRID, 'width': 1},
-  )
+  _add_silent(figure, x, y, color=colors.GRID)
   hues = (colors.LINEAR, colors.NEIGHBOR)
   for i, (name, points) in enumerate(groups.items()):
     look = _line(Style(hues[i % 2], symbol=_SYMBOLS[i])) | {'mode': 'markers'}
@@ -173,13 +166,18 @@ def _add_line(figure, name, points, look, hover='%{y:.2f} %', extra='') -> None:
 
 
 def _add_dotted(figure, x, y, **line) -> None:
+  _add_silent(figure, x, y, **line | {'color': colors.MUTED, 'dash': 'dot'})
+
+
+def _add_silent(figure, x, y, **line) -> None:
+  """A thin line without a name."""
   figure.add_scatter(
     x=x,
     y=y,
     mode='lines',
     hoverinfo='skip',
     showlegend=False,
-    line=line | {'color': colors.MUTED, 'width': 1, 'dash': 'dot'},
+    line=line | {'width': 1},
   )
 
 
