@@ -78,11 +78,13 @@ def kept(evidence: Evidence) -> Finding:
 
 
 def _main(runs, metric: str) -> str:
-  """The name of this metric in a run's values, with its set before it."""
-  names = [
-    name.rpartition('@')[0] for name in runs[0].values if f'/{metric}@' in name
-  ]
-  return sorted(names)[0] if names else metric
+  """The name of this metric of a config's first set with it, or of any set."""
+  for entry in runs[0].config.eval_sets:
+    name = entry.partition(':')[0].partition('=')[0]
+    if runs[0].at(f'{name}/{metric}'):
+      return f'{name}/{metric}'
+  names = sorted(x.partition('@')[0] for x in runs[0].values)
+  return next((x for x in names if x.endswith(f'/{metric}')), metric)
 
 
 TOWERS = Claim(
