@@ -1,14 +1,12 @@
 """Claims on the accuracy of each width, beside other ways to it."""
 
 from collections.abc import Sequence
-import json
 
 from mrl_jax.claims import verdict
 from mrl_jax.claims.evidence import by_width
-from mrl_jax.claims.evidence import difference
 from mrl_jax.claims.evidence import Evidence
-from mrl_jax.claims.evidence import Mean
-from mrl_jax.claims.evidence import mean
+from mrl_jax.compare.means import Mean
+from mrl_jax.compare.means import mean
 from mrl_jax.claims.evidence import Run
 from mrl_jax.claims.verdict import Claim
 from mrl_jax.claims.verdict import Finding
@@ -29,20 +27,16 @@ def separate(evidence: Evidence) -> Finding:
   runs, fixed = evidence.plain('MRL'), evidence.fixed()
   nested = by_width(runs, _TOP1)
   alone = {w: by_width(x, _TOP1)[w] for w, x in fixed.items()}
-  widths = [w for w in nested if w in alone]
-  if not widths or verdict.too_few(
-    *(alone[w] for w in widths), *nested.values()
-  ):
+  leads, table = verdict.compared({'alone': alone, 'MRL': nested})
+  if not leads:
     return undecided('needs two seeds of MRL and of each width alone')
-  leads = {w: difference(nested[w], alone[w]) for w in widths}
-  rows = [(w, str(nested[w]), str(alone[w]), *leads[w]) for w in widths]
-  worst = min(widths, key=lambda w: leads[w][0])
+  worst = min(leads, key=lambda w: leads[w][0])
   return Finding(
     all(verdict.is_no_worse(*lead) for lead in leads.values()),
-    f'{len(widths)} widths; the smallest lead is {leads[worst][0]:+.2f} points '
+    f'{len(leads)} widths; the smallest lead is {leads[worst][0]:+.2f} points '
     f'at {worst}.',
-    [*runs, *(x for w in widths for x in fixed[w])],
-    Table(('width', 'MRL', 'alone', 'lead', 'two errors'), rows),
+    [*runs, *(x for w in leads for x in fixed[w])],
+    table,
   )
 
 
@@ -95,11 +89,8 @@ def baselines(evidence: Evidence) -> Finding:
 
 def _projections(full: Sequence[Run]) -> dict[str, dict[int, Mean]]:
   """1-NN of random dims and SVD of full-width embeddings, by width."""
-  records = [
-    json.loads(path.read_text(encoding='utf-8'))
-    for path in (run.workdir.analysis / 'baselines.json' for run in full)
-    if path.exists()
-  ]
+  found = (run.record(run.workdir.analysis, 'baselines.json') for run in full)
+  records = [*filter(None, found)]
   found = {}
   for name in ('random dims', 'SVD'):
     columns = [
@@ -125,20 +116,17 @@ SHARED = Claim(
 def shared(evidence: Evidence) -> Finding:
   runs, tied = evidence.plain('MRL'), evidence.plain('MRL-E')
   nested, efficient = by_width(runs, _TOP1), by_width(tied, _TOP1)
-  widths = [w for w in _trained(runs) if w in efficient]
-  if len(widths) < 2 or verdict.too_few(*nested.values(), *efficient.values()):
+  leads, table = verdict.compared({'MRL': nested, 'MRL-E': efficient})
+  widths = [*leads]
+  if len(widths) < 2:
     return undecided('needs two seeds of MRL and of MRL-E')
-  leads = {w: difference(efficient[w], nested[w]) for w in widths}
   behind = [w for w in widths if not verdict.is_no_worse(*leads[w])]
   return Finding(
     behind == widths[:1],
     f'It falls behind at {", ".join(map(str, behind)) or "no width"}; at '
     f'{widths[0]} by {-leads[widths[0]][0]:.2f} points.',
     [*runs, *tied],
-    Table(
-      ('width', 'MRL', 'MRL-E', 'lead', 'two errors'),
-      [(w, str(nested[w]), str(efficient[w]), *leads[w]) for w in widths],
-    ),
+    table,
   )
 
 

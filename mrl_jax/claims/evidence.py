@@ -1,19 +1,18 @@
 """Finished runs below a folder, and what they measured, over their seeds."""
 
-from collections.abc import Callable, Iterable, Sequence
-import json
-import math
+from collections.abc import Callable, Sequence
 import pathlib
-import statistics
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from mrl_jax import stages
+from mrl_jax.compare import runs as compare_runs
+from mrl_jax.compare.means import Mean
+from mrl_jax.compare.means import mean
+from mrl_jax.workdir import checksums
 from mrl_jax.workdir import Workdir
 from mrl_jax.workdir.metrics_log import read_metrics
-
-_KINDS = {'mrl': 'MRL', 'mrl_e': 'MRL-E', 'fixed': 'FF'}
 
 
 class Run(NamedTuple):
@@ -33,42 +32,14 @@ class Run(NamedTuple):
 
   def at(self, metric: str) -> dict[int, float]:
     """The values of `<metric>@<width>`, by width."""
-    return {
-      int(name.rpartition('@')[2]): value
-      for name, value in self.values.items()
-      if name.rpartition('@')[0] == metric
-    }
+    return compare_runs.by_width(self.values, f'{metric}@')
 
+  def record(self, folder: pathlib.Path, name: str) -> dict[str, Any] | None:
+    """A stage's record; None if it is missing or of another checkpoint.
 
-class Mean(NamedTuple):
-  """A mean over seeds, its sample deviation, and how many there are."""
-
-  mean: float
-  deviation: float
-  count: int
-
-  @property
-  def error(self) -> float:
-    """The standard error; infinite of a single seed, which tells nothing."""
-    if self.count < 2:
-      return math.inf
-    return self.deviation / math.sqrt(self.count)
-
-  def __str__(self) -> str:
-    if self.count < 2:
-      return f'{self.mean:.2f}'
-    return f'{self.mean:.2f} ± {self.deviation:.2f}'
-
-
-def mean(values: Iterable[float]) -> Mean:
-  found = list(values)
-  deviation = statistics.stdev(found) if len(found) > 1 else 0.0
-  return Mean(statistics.fmean(found), deviation, len(found))
-
-
-def difference(first: Mean, second: Mean) -> tuple[float, float]:
-  """The difference of two means, and two standard errors of it."""
-  return first.mean - second.mean, 2 * math.hypot(first.error, second.error)
+    Raises ValueError if it is not as it was written.
+    """
+    return _record(self.workdir, folder / name)
 
 
 def by_width(runs: Sequence[Run], metric: str) -> dict[int, Mean]:
@@ -93,22 +64,29 @@ def find(folder: pathlib.Path) -> list[Run]:
 
 def _read(path: pathlib.Path) -> Run:
   config, workdir = stages.open_recorded(path)
-  step, values = workdir.latest_step(), {}
+  values, step = {}, workdir.latest_step()
   if workdir.metrics.exists():
     for record in read_metrics(workdir.metrics):
       if record['step'] == step:
         values |= record
   for part in sorted(workdir.evaluation.glob('*.json')):
-    record = json.loads(part.read_text(encoding='utf-8'))
-    if record.get('step') == step:
-      values |= record.get('values', {})
+    values |= (_record(workdir, part) or {}).get('values', {})
   if 'pairs' in config:
     kind = 'pairs'
   elif 'text' in config:
     kind = 'texts'
   else:
-    kind = 'Slim' if config.slimmable else _KINDS.get(config.head, config.head)
+    kind = compare_runs.kind_of(config)
   return Run(kind, config, workdir, values)
+
+
+def _record(workdir: Workdir, path: pathlib.Path) -> dict[str, Any] | None:
+  if not path.exists():
+    return None
+  remedy = 'delete it and run the stage that wrote it again'
+  record = checksums.read(path, remedy).record
+  checkpoint = workdir.checkpoint(workdir.latest_step())
+  return record if checkpoint.has_made(record) else None
 
 
 class Evidence:

@@ -4,9 +4,9 @@ import numpy as np
 
 import mrl_jax
 from mrl_jax.claims.evidence import by_width
-from mrl_jax.claims.evidence import difference
+from mrl_jax.compare.means import difference
 from mrl_jax.claims.evidence import Evidence
-from mrl_jax.claims.evidence import mean
+from mrl_jax.compare.means import mean
 from mrl_jax.claims.verdict import Claim
 from mrl_jax.claims.verdict import Finding
 from mrl_jax.claims.verdict import undecided

@@ -1,12 +1,10 @@
 """Claims on retrieval: adaptive searches, and indices on a prefix."""
 
-import json
-
 import numpy as np
 
 from mrl_jax import retrieval
 from mrl_jax.claims.evidence import Evidence
-from mrl_jax.claims.evidence import mean
+from mrl_jax.compare.means import mean
 from mrl_jax.claims.evidence import Run
 from mrl_jax.claims.verdict import Claim
 from mrl_jax.claims.verdict import Finding
@@ -24,17 +22,13 @@ ADAPTIVE = Claim(
 
 
 def adaptive(evidence: Evidence) -> Finding:
-  runs = [
-    x
-    for x in evidence.plain('MRL')
-    if (x.workdir.retrieval / 'retrieval.json').exists()
-  ]
+  runs, records = [], []
+  for run in evidence.plain('MRL'):
+    if record := run.record(run.workdir.retrieval, 'retrieval.json'):
+      runs.append(run)
+      records.append(record['methods'])
   if len(runs) < 2:
     return undecided('needs two seeds of MRL with --mode=embed,retrieve')
-  records = [
-    json.loads((x.workdir.retrieval / 'retrieval.json').read_text())['methods']
-    for x in runs
-  ]
   exact = str(runs[0].config.nesting_dims[-1])
   rows = []
   for name in records[0]:

@@ -7,9 +7,8 @@ import numpy as np
 
 from mrl_jax.claims import verdict
 from mrl_jax.claims.evidence import by_width
-from mrl_jax.claims.evidence import difference
 from mrl_jax.claims.evidence import Evidence
-from mrl_jax.claims.evidence import mean
+from mrl_jax.compare.means import mean
 from mrl_jax.claims.evidence import Run
 from mrl_jax.claims.verdict import Claim
 from mrl_jax.claims.verdict import Finding
@@ -30,20 +29,18 @@ BOOST = Claim(
 def boost(evidence: Evidence) -> Finding:
   runs = evidence.plain('MRL')
   boosted = evidence.select('MRL', lambda config: bool(config.nesting_weights))
-  both = by_width(runs, _TOP1), by_width(boosted, _TOP1)
-  widths = [w for w in both[0] if w in both[1]]
-  if not widths or verdict.too_few(*(x[w] for x in both for w in widths)):
+  leads, table = verdict.compared(
+    {'plain': by_width(runs, _TOP1), 'weighted': by_width(boosted, _TOP1)}
+  )
+  widths = [*leads]
+  if not widths:
     return undecided('needs two seeds of MRL and of --config.nesting_weights')
-  leads = {w: difference(both[1][w], both[0][w]) for w in widths}
   return Finding(
     verdict.is_no_worse(*leads[widths[-1]]),
     f'{leads[widths[0]][0]:+.2f} points at {widths[0]}, '
     f'{leads[widths[-1]][0]:+.2f} at {widths[-1]}.',
     [*runs, *boosted],
-    Table(
-      ('width', 'plain', 'weighted', 'lead', 'two errors'),
-      [(w, str(both[0][w]), str(both[1][w]), *leads[w]) for w in widths],
-    ),
+    table,
   )
 
 

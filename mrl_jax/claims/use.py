@@ -1,12 +1,10 @@
 """Claims on what a trained model is used for: classes, cascade, neighbours."""
 
-import json
-
 import numpy as np
 
 from mrl_jax.claims import verdict
 from mrl_jax.claims.evidence import by_width
-from mrl_jax.claims.evidence import difference
+from mrl_jax.compare.means import difference
 from mrl_jax.claims.evidence import Evidence
 from mrl_jax.claims.evidence import Run
 from mrl_jax.claims.verdict import Claim
@@ -115,11 +113,8 @@ SATURATION = Claim(
 
 def saturation(evidence: Evidence) -> Finding:
   runs = evidence.plain('MRL')
-  records = [
-    json.loads(path.read_text(encoding='utf-8'))
-    for path in (run.workdir.analysis / 'structure.json' for run in runs)
-    if path.exists()
-  ]
+  found = (run.record(run.workdir.analysis, 'structure.json') for run in runs)
+  records = [*filter(None, found)]
   if len(records) < 2:
     return undecided('needs two seeds of MRL with --mode=analyze')
   dims = records[0]['dims']

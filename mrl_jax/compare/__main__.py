@@ -10,9 +10,9 @@ full width, if there is one. On ImageNet, published figures are shown, too.
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
-import statistics
 
 from mrl_jax import terminal
+from mrl_jax.compare import means
 from mrl_jax.compare import published
 from mrl_jax.compare import runs as runs_lib
 from mrl_jax.terminal import arguments
@@ -109,16 +109,9 @@ def _averaged(
       if value is not None:
         values.setdefault(kind, {}).setdefault(dim, []).append(value)
   return {
-    kind: {dim: _spread(found) for dim, found in by_width.items()}
+    kind: {dim: str(means.mean(found)) for dim, found in by_width.items()}
     for kind, by_width in values.items()
   }
-
-
-def _spread(values: Sequence[float]) -> str:
-  text = f'{statistics.fmean(values):.2f}'
-  if len(values) > 1:
-    text += f' ± {statistics.stdev(values):.2f}'
-  return text
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,6 +1,6 @@
 """The accuracies of finished runs by width, and of baselines made from them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -40,14 +40,14 @@ def read(path: str) -> Run:
   if values is None:
     raise ValueError(f'{path} is not evaluated: run --mode=evaluate first')
   return Run(
-    'Slim' if config.slimmable else _KINDS[config.head],
+    kind_of(config),
     config,
     workdir,
-    _by_width(values, 'val/top1@'),
+    by_width(values, 'val/top1@'),
     # An FF run is of one width; accuracies at others are those of cut features.
     {last: values[f'val/knn1@{last}']}
     if config.head == 'fixed'
-    else _by_width(values, 'val/knn1@'),
+    else by_width(values, 'val/knn1@'),
   )
 
 
@@ -58,7 +58,13 @@ def widths(run: Run) -> tuple[int, ...]:
   return (*config.nesting_dims, *between)
 
 
-def _by_width(record, prefix) -> dict[int, float]:
+def kind_of(config: ConfigDict) -> str:
+  """MRL, MRL-E, FF or Slim; the head's name for one without classifiers."""
+  return 'Slim' if config.slimmable else _KINDS.get(config.head, config.head)
+
+
+def by_width(record: Mapping[str, float], prefix: str) -> dict[int, float]:
+  """The values whose names are this prefix and a width, by the width."""
   return {
     int(name.removeprefix(prefix)): value
     for name, value in record.items()

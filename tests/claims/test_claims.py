@@ -16,9 +16,13 @@ from mrl_jax.claims import page
 from mrl_jax.claims import training
 from mrl_jax.claims import use
 from mrl_jax.claims import verdict
+from mrl_jax.compare import means
 from mrl_jax.terminal.tables import Table
+from mrl_jax.workdir import Checkpoint
+from mrl_jax.workdir import checksums
 
 DIMS = (2, 8, 64)
+MADE = {'step': 1, 'checkpoint': 'made'}
 TOP1 = {2: 80.0, 8: 90.0, 64: 92.0}
 SETS = {'eval_sets': ('sts:x.csv', 'names=retrieval:x', 'a=retrieval:y')}
 
@@ -32,6 +36,12 @@ class Workdir(NamedTuple):
   predictions: pathlib.Path
   metrics: pathlib.Path
   stages: tuple[str, ...] = ('train', 'evaluate')
+
+  def latest_step(self):
+    return 1
+
+  def checkpoint(self, step):
+    return Checkpoint(step, 'made')
 
   def marks(self):
     return {name: {} for name in self.stages}
@@ -66,12 +76,12 @@ def judge(find, *groups):
 
 
 def test_means_and_their_errors():
-  found = evidence_lib.mean([1.0, 3.0])
+  found = means.mean([1.0, 3.0])
   assert (found.mean, found.count) == (2.0, 2)
   np.testing.assert_allclose(found.error, 1.0)
   assert str(found) == '2.00 ± 1.41'
-  assert evidence_lib.mean([1.0]).error == np.inf
-  lead, noise = evidence_lib.difference(found, evidence_lib.Mean(1.5, 0.0, 2))
+  assert means.mean([1.0]).error == np.inf
+  lead, noise = means.difference(found, means.Mean(1.5, 0.0, 2))
   np.testing.assert_allclose((lead, noise), (0.5, 2.0))
 
 
@@ -120,8 +130,8 @@ def test_baselines(made, lead, holds):
     columns = {
       name: [80 - lead, 90 - lead / 2, 91.9] for name in ('random dims', 'SVD')
     }
-    record = {'dims': DIMS, 'knn1': columns}
-    (run.workdir.analysis / 'baselines.json').write_text(json.dumps(record))
+    record = {'dims': DIMS, 'knn1': columns} | MADE
+    checksums.write(run.workdir.analysis / 'baselines.json', record)
   slim = made('Slim', values={f'val/knn1@{w}': 40.0 + w / 2 for w in DIMS})
   found = judge(accuracy.baselines, made('MRL', values=knn1), full, slim)
   assert found.holds is holds
@@ -148,10 +158,25 @@ def test_saturation(made, overlap, holds):
   for run in runs:
     run.workdir.analysis.mkdir()
     rows = [[1.0, 0.2, 0.1], [0.2, 1.0, overlap], [0.1, overlap, 1.0]]
-    record = json.dumps({'dims': DIMS, 'overlap': rows})
-    (run.workdir.analysis / 'structure.json').write_text(record)
+    record = {'dims': DIMS, 'overlap': rows} | MADE
+    checksums.write(run.workdir.analysis / 'structure.json', record)
   found = judge(use.saturation, runs)
   assert found.holds is holds and '8 and 64' in found.measured
+
+
+def test_a_record_counts_if_it_is_whole_and_of_this_checkpoint(made):
+  (run,) = made('MRL', TOP1, seeds=1)
+  folder = run.workdir.analysis
+  assert run.record(folder, 'a.json') is None
+  folder.mkdir()
+  checksums.write(folder / 'a.json', {'x': 1, **MADE})
+  assert run.record(folder, 'a.json')['x'] == 1
+  damaged = (folder / 'a.json').read_text().replace('"x": 1', '"x": 2')
+  (folder / 'a.json').write_text(damaged)
+  with pytest.raises(ValueError, match=r'a\.json'):
+    run.record(folder, 'a.json')
+  checksums.write(folder / 'a.json', {'x': 1, **MADE, 'checkpoint': 'other'})
+  assert run.record(folder, 'a.json') is None
 
 
 def test_fewer_classes_need_fewer_dims(made, monkeypatch):

@@ -173,7 +173,7 @@ def _in_full(queries, rows, k) -> Found:
   near_QK = np.zeros(kept.ids_QK.shape, bool)
   near_QK[:, 1:] = -np.diff(kept.score_QK, axis=1) <= margin_Q1
   near_QK[:, :-1] |= near_QK[:, 1:]
-  found = Found(kept.ids_QK[:, :k], kept.score_QK[:, :k], kept.products)
+  found = Found(kept.ids_QK[:, :k], kept.score_QK[:, :k], M * dim)
   if near_QK.any():
     best = Search(queries, most, work, by_query=True)
     keys.add(kept.score_QK, kept.ids_QK, near_QK, best.parts[0])
@@ -184,7 +184,7 @@ def _in_full(queries, rows, k) -> Found:
       ),
       Q,
     )
-    found = Found(*(x[:, :k] for x in best.found()[:2]), 0)
+    found = Found(*(x[:, :k] for x in best.found()[:2]), M * dim)
   if kept.ids_QK.shape[1] == M:
     return found
   unsure_Q = (kept.score_QK[:, -1:] + margin_Q1 >= found.score_QK[:, -1:])[:, 0]
@@ -193,7 +193,7 @@ def _in_full(queries, rows, k) -> Found:
     _multiply(best, rows, last)
     for array, values in zip(found[:2], best.found()[:2], strict=True):
       array[unsure_Q] = values
-  return found._replace(products=M * dim)
+  return found
 
 
 def _multiply(best, rows, level, keep=False) -> None:
