@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from mrl_jax.claims import verdict
 from mrl_jax.claims.evidence import by_width
 from mrl_jax.claims.evidence import Evidence
-from mrl_jax.compare.means import Mean
-from mrl_jax.compare.means import mean
 from mrl_jax.claims.evidence import Run
 from mrl_jax.claims.verdict import Claim
 from mrl_jax.claims.verdict import Finding
 from mrl_jax.claims.verdict import undecided
+from mrl_jax.compare.means import Mean
+from mrl_jax.compare.means import mean
 from mrl_jax.terminal.tables import Table
 
 _TOP1, _KNN1 = 'val/top1', 'val/knn1'

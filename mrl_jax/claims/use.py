@@ -4,12 +4,12 @@ import numpy as np
 
 from mrl_jax.claims import verdict
 from mrl_jax.claims.evidence import by_width
-from mrl_jax.compare.means import difference
 from mrl_jax.claims.evidence import Evidence
 from mrl_jax.claims.evidence import Run
 from mrl_jax.claims.verdict import Claim
 from mrl_jax.claims.verdict import Finding
 from mrl_jax.claims.verdict import undecided
+from mrl_jax.compare.means import difference
 from mrl_jax.terminal.tables import Table
 from mrl_jax.workdir import predictions
 

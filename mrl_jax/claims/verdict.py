@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from mrl_jax.claims.evidence import Run
 from mrl_jax.compare.means import difference
 from mrl_jax.compare.means import Mean
-from mrl_jax.claims.evidence import Run
 from mrl_jax.terminal.tables import Table
 
 # Points of accuracy that count as none.
