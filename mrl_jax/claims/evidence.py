@@ -98,12 +98,12 @@ class Evidence:
   def select(
     self, kind: str, is_meant: Callable[[ConfigDict], bool] = lambda _: True
   ) -> list[Run]:
-    """The evaluated runs of a kind whose config is meant."""
+    """The trained runs of a kind whose config is meant."""
     return [
       run
       for run in self.runs
       if run.kind == kind
-      and 'evaluate' in run.workdir.marks()
+      and 'train' in run.workdir.marks()
       and is_meant(run.config)
     ]
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import pathlib
 from typing import NamedTuple
 
+from mrl_jax.claims import command
 from mrl_jax.claims import verdict
 from mrl_jax.claims.verdict import Claim
 from mrl_jax.claims.verdict import Finding
@@ -80,13 +81,14 @@ def render(judged: Sequence[Judged], folder: pathlib.Path) -> str:
 
 def _section(judged: Judged, folder: pathlib.Path) -> Section:
   claim, finding = judged.claim, judged.finding
-  paths = [run.workdir.path for run in finding.runs]
-  names = [
-    str(x.relative_to(folder) if x.is_relative_to(folder) else x) for x in paths
-  ]
+  rows = []
+  for run in finding.runs:
+    path = run.workdir.path
+    name = path.relative_to(folder) if path.is_relative_to(folder) else path
+    rows.append((str(name), command.of(run)))
   shown = [('what was measured', finding.table)] if finding.table else []
-  if names:
-    shown.append(('runs', Table(('workdir',), [(name,) for name in names])))
+  if rows:
+    shown.append(('runs', Table(('workdir', 'command'), rows)))
   return Section(
     str(judged.number),
     f'{judged.number}. {claim.claim}',

@@ -5,6 +5,7 @@ Throughout, `variant` is the network's `resnet.Variant`, and `layers` its
 """
 
 import dataclasses
+import math
 
 from flax import nnx
 import jax
@@ -24,7 +25,29 @@ class Conv(nnx.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     if self.blur_stride:
       x = _blur(x, stride=self.blur_stride, padding=1)
+    size, stride = self.conv.kernel_shape[0], self.conv.strides
+    steps = [(length - 1) // stride + 1 for length in x.shape[1:3]]
+    is_plain = self.conv.kernel_dilation == self.conv.feature_group_count == 1
+    if is_plain and size == 3 and math.prod(steps) < size**2:
+      return self._as_product(x, *steps)
     return self.conv(x)
+
+  def _as_product(self, x: jax.Array, height: int, width: int) -> jax.Array:
+    """The convolution to a map that is smaller than its 3x3 kernel.
+
+    XLA would exchange the two, and convolve the kernel with the map in plain
+    loops on a CPU: two to seven times as slow as this product, backwards too.
+    """
+    stride = self.conv.strides
+    kernel = self.conv.kernel[...].astype(self.conv.dtype)
+    x = jnp.pad(x.astype(self.conv.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    rows, columns = (
+      [slice(i, i + stride * (length - 1) + 1, stride) for i in range(3)]
+      for length in (height, width)
+    )
+    patches = [x[:, row, column] for row in rows for column in columns]
+    kernel = kernel.reshape(-1, kernel.shape[-1])
+    return jnp.concatenate(patches, -1) @ kernel
 
 
 def project(norm: BatchNorm, conv: Conv, x: jax.Array) -> jax.Array:

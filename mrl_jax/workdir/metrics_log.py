@@ -6,7 +6,9 @@ import json
 import math
 import os
 import pathlib
+import sys
 import time
+import types
 from typing import BinaryIO
 
 import jax
@@ -39,9 +41,7 @@ class MetricWriter:
         kept = [record for record in records if record['step'] <= resume_step]
         self.num_dropped = len(records) - len(kept)
         _write(path, kept)
-    import tensorboardX
-
-    self._board = tensorboardX.SummaryWriter(
+    self._board = _import_tensorboard().SummaryWriter(
       str(path.parent / 'tensorboard'),
       # Names of one second would be equal, and the later file the only one.
       filename_suffix=f'.{time.time_ns()}',
@@ -94,6 +94,23 @@ class MetricWriter:
   def _show(self, step: int, values: Mapping[str, float]) -> None:
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
+
+
+def _import_tensorboard() -> types.ModuleType:
+  """Imports tensorboardX, without PyTorch.
+
+  It would import PyTorch wherever that is installed, for seconds, to take its
+  tensors as values.
+  """
+  hides = 'torch' not in sys.modules
+  if hides:
+    sys.modules['torch'] = None
+  try:
+    import tensorboardX
+  finally:
+    if hides:
+      del sys.modules['torch']
+  return tensorboardX
 
 
 def _finite(step: int, values: Mapping[str, float]) -> dict[str, float]:

@@ -2,14 +2,18 @@
 
 import json
 import pathlib
+import shlex
 from typing import NamedTuple
 
+from absl import flags
+from ml_collections import config_flags
 import numpy as np
 import pytest
 
 from configs import digits_mrl
-from mrl_jax.claims import __main__ as command
+from mrl_jax.claims import __main__ as claims
 from mrl_jax.claims import accuracy
+from mrl_jax.claims import command
 from mrl_jax.claims import evidence as evidence_lib
 from mrl_jax.claims import language
 from mrl_jax.claims import page
@@ -260,7 +264,7 @@ def test_the_command(finished, tmp_path, capsys):
   """One run decides nothing, and the page says what is lacking."""
   _, workdir = finished
   (tmp_path / 'run').symlink_to(workdir.path)
-  command.main([str(tmp_path)])
+  claims.main([str(tmp_path)])
   out = capsys.readouterr().out
   assert out.count('not decided') == 15 and 'needs two seeds' in out
   rows = json.loads((tmp_path / 'claims.json').read_text())
@@ -275,7 +279,7 @@ def test_the_command(finished, tmp_path, capsys):
 
 def test_a_folder_without_runs(tmp_path):
   with pytest.raises(ValueError, match='has no finished runs'):
-    command.judge(tmp_path)
+    claims.judge(tmp_path)
 
 
 def test_the_page_has_what_was_measured_and_by_which_runs(made, tmp_path):
@@ -292,3 +296,35 @@ def test_the_page_has_what_was_measured_and_by_which_runs(made, tmp_path):
   (row,) = page.records(judged)
   assert row['workdirs'] == [str(run.workdir.path) for run in runs]
   assert page.table(judged).rows[0][-1] == 'does not hold'
+
+
+@pytest.mark.filterwarnings('ignore:the load_module')
+@pytest.mark.parametrize(
+  'changed',
+  [
+    {},
+    {'trainable': ('layer3.0.conv2', 'head'), 'nesting_weights': '8boost'},
+    {'eval_dims': (), 'slimmable': True, 'peak_epoch': 0.5},
+    {'eval_sets': ("a=folder:it's,here", 'b'), 'dataset': 'folder:/a b'},
+    {'retrieval.k': 7, 'init_from': '/there', 'few_shot.shots': (3,)},
+  ],
+)
+def test_the_command_of_a_run_has_its_config(made, changed):
+  run, _ = made('MRL')
+  with run.config.ignore_type():
+    run.config.update_from_flattened_dict(changed)
+  line = shlex.split(command.of(run))
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file(
+    'config', flag_values=values, sys_argv=line[1:]
+  )
+  flags.DEFINE_string('mode', '', '', flag_values=values)
+  values(line[1:])
+  assert line[:2] == ['python', 'launch.py'] and values.mode == 'train,evaluate'
+  as_record = lambda config: json.loads(config.to_json())
+  assert as_record(values.config) == as_record(run.config)
+
+
+def test_a_config_of_ones_own_has_no_command(made):
+  run, _ = made('MRL', name='mine')
+  assert command.of(run) == ''

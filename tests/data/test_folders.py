@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 import shutil
+import threading
+import time
 
 from PIL import Image
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from mrl_jax import stages
 from mrl_jax.data.images import formats
 from mrl_jax.data.sources import datasets
+from mrl_jax.data.sources import directory
 from mrl_jax.data.sources import folders
 from mrl_jax.data.sources import image_tree
 from mrl_jax.stages import config as config_lib
@@ -264,3 +267,20 @@ def test_an_old_run_on_a_folder_goes_on_as_it_was_begun(tmp_path, capsys):
   # A dataset of TFDS was, and is, read as it is stored.
   config = digits_mrl.get_config()
   assert config_lib.as_begun(config, tmp_path).as_seen == 'auto'
+
+
+@pytest.mark.parametrize('seconds', [0, 1e-3])
+def test_threads_read_what_is_waited_for(seconds):
+  """What a disk keeps waiting is read in threads from the second chunk on."""
+  threads = set()
+
+  def read(x):
+    time.sleep(seconds) if seconds else None
+    threads.add(threading.current_thread())
+    return -x
+
+  items = range(3 * directory._CHUNK + 1)
+  assert [*directory.in_threads(read, items)] == [-x for x in items]
+  assert (len(threads) > 1) == bool(seconds)
+  with pytest.raises(ZeroDivisionError):
+    [*directory.in_threads(lambda x: 1 / (x - items[-1]), items)]

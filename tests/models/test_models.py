@@ -158,3 +158,27 @@ def test_blurpool_stands_before_strided_convolutions_of_16_channels():
     for stage in (2, 3, 4)
     for name in ('conv2', 'downsample.conv')
   }
+
+
+@pytest.mark.parametrize(
+  'size, stride', [((1, 1), 1), ((2, 3), 1), ((4, 3), 2), ((3, 3), 1)]
+)
+def test_a_map_smaller_than_the_kernel_is_convolved_all_the_same(size, stride):
+  """The output and both gradients, against the library's convolution."""
+  layers = residual.Layers(False, jnp.float32, nnx.Rngs(0))
+  layer = layers.conv(5, 7, 3, stride)
+  graphdef, state = nnx.split(layer)
+  x_NHWC = jax.random.normal(jax.random.key(1), (2, *size, 5))
+
+  def squares(call):
+    def total(state, x_NHWC):
+      return (call(nnx.merge(graphdef, state), x_NHWC) ** 2).sum()
+
+    return jax.value_and_grad(total, (0, 1))(state, x_NHWC)
+
+  ours = squares(lambda layer, x_NHWC: layer(x_NHWC))
+  chex.assert_trees_all_close(
+    ours, squares(lambda layer, x_NHWC: layer.conv(x_NHWC)), rtol=1e-5
+  )
+  text = jax.jit(lambda x_NHWC: layer(x_NHWC)).lower(x_NHWC).as_text()
+  assert ('stablehlo.convolution' in text) == (size == (3, 3))

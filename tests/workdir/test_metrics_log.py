@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -29,6 +30,21 @@ def test_each_writer_has_a_tensorboard_file_of_its_own(tmp_path):
   for step in range(3):  # Within a second.
     write(tmp_path / 'metrics.jsonl', (step,))
   assert len(list((tmp_path / 'tensorboard').iterdir())) == 3
+
+
+def test_tensorboard_comes_without_torch(monkeypatch):
+  """Importing PyTorch takes seconds, and nothing here uses it."""
+
+  class NoTorch:
+    def find_spec(self, name, *_):
+      assert name != 'torch'
+
+  for name in [*sys.modules]:
+    if name.split('.')[0] in ('tensorboardX', 'torch'):
+      monkeypatch.delitem(sys.modules, name)
+  monkeypatch.setattr(sys, 'meta_path', [NoTorch(), *sys.meta_path])
+  metrics_log._import_tensorboard()
+  assert 'torch' not in sys.modules and 'tensorboardX' in sys.modules
 
 
 def test_resuming_drops_what_will_be_written_again(tmp_path):

@@ -19,7 +19,7 @@ from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.sources.example import Source
 from mrl_jax.training import sharding
 
-_CHUNK = 4096
+_CHUNK = 32
 
 
 class Rows(NamedTuple):
@@ -54,20 +54,21 @@ def load(
   label_R = np.zeros(size, np.int32)
   good_R = np.zeros(size, bool)
 
-  def fill(place):
-    example = evaluation.view(
-      source, rows[place], resize=resize, size=image_size, damage=damage
-    )
-    if example is not None:
-      images_RHWC[place], label_R[place] = example
-      good_R[place] = True
+  def fill(places):
+    for place in places:
+      example = evaluation.view(
+        source, rows[place], resize=resize, size=image_size, damage=damage
+      )
+      if example is not None:
+        images_RHWC[place], label_R[place] = example
+        good_R[place] = True
 
+  # A future for several: of small images one costs as much as decoding.
   with concurrent.futures.ThreadPoolExecutor(
     num_threads or cores.count()
   ) as pool:
-    # In chunks, so that a large split does not queue a future for each image.
-    for start in range(0, len(rows), _CHUNK):
-      list(pool.map(fill, range(len(rows))[start : start + _CHUNK]))
+    chunks = range(0, len(rows), _CHUNK)
+    list(pool.map(fill, (range(len(rows))[x : x + _CHUNK] for x in chunks)))
   return Rows(images_RHWC, label_R, good_R)
 
 

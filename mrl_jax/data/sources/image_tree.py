@@ -98,14 +98,15 @@ def _not_images(root: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
   extensions = formats.extensions()
 
   def problem(name):
+    path = os.path.join(root, name)
     extension = os.path.splitext(name)[1].lower()
-    if not os.path.isfile(root / name):
-      is_link = os.path.islink(root / name)
+    if not os.path.isfile(path):
+      is_link = os.path.islink(path)
       return 'a link to nothing' if is_link else 'no regular file'
     if extension not in extensions:
       return f'its extension is {printable(extension)!r}'
     try:
-      with open(root / name, 'rb') as file:
+      with open(path, 'rb') as file:
         head = file.read(formats.HEAD)
     except OSError as error:
       return f'it cannot be read: {error.strerror}'
