@@ -9,8 +9,8 @@
 # second), sts_train.csv and sts_test.csv (first, second, score), adds the text
 # encoder that is fine-tuned; --emoji, made by mrl_jax.data.prepare.emoji, images
 # with texts. Started again, it goes on where it was. What a run prints is in
-# DIR/logs. On CPUs a run has one core, as many at once as there are cores: small
-# images gain little from a second one.
+# DIR/logs. On CPUs each run has a core of its own: small images gain little from
+# a second one. MINUTES
 set -euo pipefail
 cd "$(dirname "$0")/.."
 size=cpu out=runs/claims images=cifar10 texts='' emoji='' seeds='0 1 2'
@@ -82,6 +82,10 @@ for seed in $seeds; do
   common=("${shape[@]}" --config.seed="$seed")
   mrl=(cifar10_mrl.py "${common[@]}" --config.nesting_dims="$dims"
     --config.eval_dims=$between)
+  # The longest first, so that all cores are busy to the end.
+  add "images/slim-$seed" cifar10_mrl.py train,evaluate "${common[@]}" \
+    --config.head=mrl_e --config.slimmable --config.nesting_dims=$slim \
+    --config.eval_dims="${dims%%,16*}"
   add "images/mrl-$seed" "${mrl[0]}" train,embed,evaluate,analyze "${mrl[@]:1}" \
     --config.superclasses=runs/cifar10_superclasses.json
   for width in $widths; do
@@ -93,9 +97,6 @@ for seed in $seeds; do
   done
   add "images/mrl_e-$seed" cifar10_mrl.py train,evaluate "${common[@]}" \
     --config.head=mrl_e --config.nesting_dims="$dims" --config.eval_dims='()'
-  add "images/slim-$seed" cifar10_mrl.py train,evaluate "${common[@]}" \
-    --config.head=mrl_e --config.slimmable --config.nesting_dims=$slim \
-    --config.eval_dims="${dims%%,16*}"
   add "images/boost-$seed" cifar10_mrl.py train "${common[@]}" \
     --config.nesting_dims="$dims" --config.nesting_weights=8boost
   add "texts/nested-$seed" text_mrl.py train,evaluate,export \
@@ -143,4 +144,7 @@ for seed in $seeds; do
   done
 done
 
+# Tables 1 and 2 of the paper, and the claims.
+python -m mrl_jax.compare --no-probe "$out"/images/{mrl,mrl_e,slim,ff*}-[0-9]* \
+  | tee "$out/tables.txt"
 python -m mrl_jax.claims "$out"

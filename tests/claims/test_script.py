@@ -59,6 +59,7 @@ def test_all_that_the_claims_need_is_run_in_order(run, size, tmp_path):
     *(size, '--seeds=0 1', '--emoji=/the/emoji', '--texts=/the/texts')
   )
   assert done.returncode == 0, done.stderr
+  assert names[-2].startswith('-m mrl_jax.compare --no-probe ')
   assert names[-1] == f'-m mrl_jax.claims {tmp_path / "out"}'
   at = {name: i for i, name in enumerate(names)}
   for kind in (
