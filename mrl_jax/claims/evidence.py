@@ -1,5 +1,6 @@
 """Finished runs below a folder, and what they measured, over their seeds."""
 
+import collections
 from collections.abc import Callable, Sequence
 import pathlib
 from typing import Any, NamedTuple
@@ -13,6 +14,10 @@ from mrl_jax.compare.means import mean
 from mrl_jax.workdir import checksums
 from mrl_jax.workdir import Workdir
 from mrl_jax.workdir.metrics_log import read_metrics
+
+
+# Kinds of runs that have no images, or texts beside them.
+_OTHER_KINDS = ('texts', 'pairs')
 
 
 class Run(NamedTuple):
@@ -40,6 +45,11 @@ class Run(NamedTuple):
     Raises ValueError if it is not as it was written.
     """
     return _record(self.workdir, folder / name)
+
+
+def _setting(run: Run) -> tuple[str, str, int]:
+  """What runs must have in common to be compared."""
+  return run.config.dataset, run.config.encoder, run.config.image_size
 
 
 def by_width(runs: Sequence[Run], metric: str) -> dict[int, Mean]:
@@ -90,10 +100,18 @@ def _record(workdir: Workdir, path: pathlib.Path) -> dict[str, Any] | None:
 
 
 class Evidence:
-  """The runs of all claims."""
+  """The runs of all claims.
+
+  Claims on images compare runs of one dataset and encoder: those of which there
+  are most, since a few others are there only to be timed.
+  """
 
   def __init__(self, runs: Sequence[Run]):
     self.runs = runs
+    settings = [_setting(x) for x in runs if x.kind not in _OTHER_KINDS]
+    (self._setting, _), *_ = collections.Counter(settings).most_common(1) or [
+      (None, 0)
+    ]
 
   def select(
     self, kind: str, is_meant: Callable[[ConfigDict], bool] = lambda _: True
@@ -103,6 +121,7 @@ class Evidence:
       run
       for run in self.runs
       if run.kind == kind
+      and (kind in _OTHER_KINDS or _setting(run) == self._setting)
       and 'train' in run.workdir.marks()
       and is_meant(run.config)
     ]

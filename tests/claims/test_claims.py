@@ -241,6 +241,16 @@ def test_speed(made, rate, holds):
   assert found.holds is holds and '3 heads over one' in found.measured
 
 
+def test_runs_of_another_dataset_are_not_compared(made):
+  """Runs that are there to be timed have no say in the accuracies."""
+  nested, fixed = made('MRL', TOP1), made('FF', TOP1, nesting_dims=(64,))
+  timed = made('MRL', {64: 10.0}, encoder='resnet18')
+  found = evidence_lib.Evidence([*timed, *nested, *fixed])
+  assert found.plain('MRL') == nested and found.runs[:2] == timed
+  assert [*found.fixed()] == [64]
+  assert evidence_lib.Evidence([]).plain('MRL') == []
+
+
 @pytest.mark.parametrize('share, holds', [(0.99, True), (0.95, False)])
 def test_texts_keep_most_at_a_twelfth(made, share, holds):
   values = {'sts/spearman@384': 80.0, 'sts/spearman@32': 80 * share}
