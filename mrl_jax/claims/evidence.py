@@ -15,7 +15,6 @@ from mrl_jax.workdir import checksums
 from mrl_jax.workdir import Workdir
 from mrl_jax.workdir.metrics_log import read_metrics
 
-
 # Kinds of runs that have no images, or texts beside them.
 _OTHER_KINDS = ('texts', 'pairs')
 
