@@ -72,13 +72,19 @@ def baselines(evidence: Evidence) -> Finding:
     name: nested[widths[-1]].mean - x[widths[-1]].mean
     for name, x in found.items()
   }
+  least, width, of = min(
+    (x, w, name)
+    for name, lead in leads.items()
+    for x, w in zip(lead, widths[:3], strict=True)
+  )
   return Finding(
     all(min(lead) > 0 and lead[0] > last[name] for name, lead in leads.items()),
     f'At {widths[0]} it leads by '
     + ', '.join(f'{x[0]:+.1f} ({name})' for name, x in leads.items())
     + f'; at {widths[-1]} by '
     + ', '.join(f'{x:+.1f}' for x in last.values())
-    + '.',
+    + f'; the least of the three smallest widths is {least:+.2f} ({of} at '
+    f'{width}).',
     [*runs, *full, *slim],
     Table(
       ('width', 'MRL', *found),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from configs import digits_mrl
+import launch  # noqa: F401  (has lists read as the command line does)
 from mrl_jax.claims import __main__ as claims
 from mrl_jax.claims import accuracy
 from mrl_jax.claims import command
@@ -313,7 +314,7 @@ def test_the_page_has_what_was_measured_and_by_which_runs(made, tmp_path):
   'changed',
   [
     {},
-    {'trainable': ('layer3.0.conv2', 'head'), 'nesting_weights': '8boost'},
+    {'trainable': ('layer3.0.conv2', 'head'), 'nesting_weights': ('8boost',)},
     {'eval_dims': (), 'slimmable': True, 'peak_epoch': 0.5},
     {'eval_sets': ("a=folder:it's,here", 'b'), 'dataset': 'folder:/a b'},
     {'retrieval.k': 7, 'init_from': '/there', 'few_shot.shots': (3,)},
