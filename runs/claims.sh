@@ -77,17 +77,17 @@ fi
 dims=${widths// /,}
 shape+=(--config.dataset="$images" --config.eval_every_epochs=100
   --config.checkpoint_every_epochs=1)
+mrl=("${shape[@]}" --config.nesting_dims="$dims" --config.eval_dims=$between
+  --config.superclasses=runs/cifar10_superclasses.json)
 
 for seed in $seeds; do
   common=("${shape[@]}" --config.seed="$seed")
-  mrl=(cifar10_mrl.py "${common[@]}" --config.nesting_dims="$dims"
-    --config.eval_dims=$between)
   # The longest first, so that all cores are busy to the end.
   add "images/slim-$seed" cifar10_mrl.py train,evaluate "${common[@]}" \
     --config.head=mrl_e --config.slimmable --config.nesting_dims=$slim \
     --config.eval_dims="${dims%%,16*}"
-  add "images/mrl-$seed" "${mrl[0]}" train,embed,evaluate,analyze "${mrl[@]:1}" \
-    --config.superclasses=runs/cifar10_superclasses.json
+  add "images/mrl-$seed" cifar10_mrl.py train,embed,evaluate,analyze \
+    "${mrl[@]}" --config.seed="$seed"
   for width in $widths; do
     modes=train,embed,evaluate beyond='()'
     [ "$width" = $last ] && modes+=,analyze beyond=${dims%,*}
@@ -131,10 +131,8 @@ run_queue
 
 # What is timed has the machine to itself.
 for seed in $seeds; do
-  launch "images/mrl-$seed" cifar10_mrl.py retrieve "${shape[@]}" \
-    --config.seed="$seed" --config.nesting_dims="$dims" \
-    --config.eval_dims=$between \
-    --config.superclasses=runs/cifar10_superclasses.json
+  launch "images/mrl-$seed" cifar10_mrl.py retrieve "${mrl[@]}" \
+    --config.seed="$seed"
   # Nine heads and one, in turns.
   for head in mrl fixed; do
     launch "speed/$head-$seed" digits_mrl.py train --config.seed="$seed" \

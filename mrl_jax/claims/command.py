@@ -14,14 +14,19 @@ from mrl_jax.terminal import config_names
 def of(run: Run) -> str:
   """Its config file, the stages that are finished, and the fields it changes.
 
-  Empty if no config file that comes with the package has its config's name.
+  Empty if no config file that comes with the package has its config's name, or
+  if that file makes no config without an argument.
   """
   file = pathlib.Path(config_names.path(run.config.name))
   if not file.is_file():
     return ''
+  try:
+    original = _get_config(file)
+  except (AttributeError, ValueError):
+    return ''
   modes = ','.join(run.workdir.marks())
   recorded = json.loads(run.config.to_json())
-  changed = dict(_changed(recorded, json.loads(_get_config(file).to_json())))
+  changed = dict(_changed(recorded, json.loads(original.to_json())))
   changed.pop('modes', None)
   flags = [
     shlex.quote(f'--config.{name}={_typed(value)}')

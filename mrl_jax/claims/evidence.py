@@ -107,10 +107,10 @@ class Evidence:
 
   def __init__(self, runs: Sequence[Run]):
     self.runs = runs
-    settings = [_setting(x) for x in runs if x.kind not in _OTHER_KINDS]
-    (self._setting, _), *_ = collections.Counter(settings).most_common(1) or [
-      (None, 0)
-    ]
+    counts = collections.Counter(
+      _setting(x) for x in runs if x.kind not in _OTHER_KINDS
+    )
+    self._setting = max(counts, key=counts.get, default=None)
 
   def select(
     self, kind: str, is_meant: Callable[[ConfigDict], bool] = lambda _: True

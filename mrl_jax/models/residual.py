@@ -36,7 +36,7 @@ class Conv(nnx.Module):
     """The convolution to a map that is smaller than its 3x3 kernel.
 
     XLA would exchange the two, and convolve the kernel with the map in plain
-    loops on a CPU: two to seven times as slow as this product, backwards too.
+    loops on a CPU: up to seven times as slow as this product, backwards too.
     """
     stride = self.conv.strides
     kernel = self.conv.kernel[...].astype(self.conv.dtype)

@@ -336,6 +336,7 @@ def test_the_command_of_a_run_has_its_config(made, changed):
   assert as_record(values.config) == as_record(run.config)
 
 
-def test_a_config_of_ones_own_has_no_command(made):
-  run, _ = made('MRL', name='mine')
+@pytest.mark.parametrize('name', ['mine', 'resnet50_ff', 'fixed_feature'])
+def test_a_config_that_is_in_no_file_has_no_command(made, name):
+  run, _ = made('MRL', name=name)
   assert command.of(run) == ''

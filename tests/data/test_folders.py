@@ -275,7 +275,7 @@ def test_threads_read_what_is_waited_for(seconds, monkeypatch):
   threads = set()
 
   def read(x):
-    time.sleep(seconds) if seconds else None
+    time.sleep(seconds)
     threads.add(threading.current_thread())
     return -x
 

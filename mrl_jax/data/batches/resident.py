@@ -2,7 +2,6 @@
 
 import collections
 from collections.abc import Callable, Iterator
-import concurrent.futures
 import itertools
 import math
 from typing import NamedTuple
@@ -11,15 +10,16 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from mrl_jax import cores
 from mrl_jax.data.batches import evaluation
 from mrl_jax.data.batches import exchange
 from mrl_jax.data.batches import order
+from mrl_jax.data.batches import parallel
 from mrl_jax.data.batches.damage import DamageLog
 from mrl_jax.data.sources.example import Source
 from mrl_jax.training import sharding
 
-_CHUNK = 32
+# Images that are decoded before more are given to the threads.
+_BATCH = 256
 
 
 class Rows(NamedTuple):
@@ -54,21 +54,18 @@ def load(
   label_R = np.zeros(size, np.int32)
   good_R = np.zeros(size, bool)
 
-  def fill(places):
-    for place in places:
-      example = evaluation.view(
-        source, rows[place], resize=resize, size=image_size, damage=damage
-      )
-      if example is not None:
-        images_RHWC[place], label_R[place] = example
-        good_R[place] = True
+  def fill(place):
+    example = evaluation.view(
+      source, rows[place], resize=resize, size=image_size, damage=damage
+    )
+    if example is not None:
+      images_RHWC[place], label_R[place] = example
+      good_R[place] = True
 
-  # A future for several: of small images one costs as much as decoding.
-  with concurrent.futures.ThreadPoolExecutor(
-    num_threads or cores.count()
-  ) as pool:
-    chunks = range(0, len(rows), _CHUNK)
-    list(pool.map(fill, (range(len(rows))[x : x + _CHUNK] for x in chunks)))
+  places = range(len(rows))
+  batches = (places[i : i + _BATCH] for i in range(0, len(rows), _BATCH))
+  for _ in parallel.map_batches(fill, batches, num_threads):
+    pass
   return Rows(images_RHWC, label_R, good_R)
 
 
